@@ -15,7 +15,8 @@ pub(crate) async fn start_router(consul: SocketAddr, more: &str) -> (App, Socket
     );
     let loaded = load(Some(("test.yaml", &text)), &Environment::default(), &Overrides::default())
         .unwrap_or_else(|problems| panic!("{problems}"));
-    let app = App::start(loaded.config, &loaded.origins, Workers::CurrentRuntime).expect("start the app");
+    let app =
+        App::start(loaded.config, &loaded.origins, Workers::CurrentRuntime).await.expect("start the app");
     wait::within("it is ready", app.ready()).await;
     let addr = app.outbound_addrs()[0];
     (app, addr)

@@ -7,13 +7,30 @@
 use std::{collections::BTreeSet, fmt};
 
 use crate::{
-    Config, LoadedConfig, Origins, Registry, Token, Upstream,
+    Config, ConsulSettings, LoadedConfig, Origins, Registry, Token, Upstream,
     settings::{HIDDEN, Setting, list_every_setting, list_settings},
     tag_list,
 };
 
-/// Settings, or sections of them, that only a restart changes.
-pub const RESTART_ONLY: [&str; 5] = ["registry", "state_dir", "admin.listen", "workers", "log.format"];
+/// Settings, or sections of them, that only a restart changes:
+///
+/// - where instances come from: the answers of one registry, its indexes and the cache of its answers mean nothing to another one,
+/// - the number of its connections, which are handed out from the start,
+/// - `state_dir`: its file of answers is open from the start,
+/// - `workers`: each thread owns the sockets and the idle connections that it began with,
+/// - `log.format`: it is one of the process, and the spans in progress hold fields in that format.
+///
+/// From one kind of registry to the other, every setting of `registry` needs a restart.
+pub const RESTART_ONLY: [&str; 8] = [
+    "registry.file",
+    "registry.consul.address",
+    "registry.consul.datacenter",
+    "registry.consul.tls",
+    "registry.consul.max_connections",
+    "state_dir",
+    "workers",
+    "log.format",
+];
 
 /// One setting with a new value. Displays as `defaults.timeout: 15s → 5s`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +63,8 @@ pub struct ReloadPlan {
 
 /// Compares the running settings with the new ones.
 pub fn plan_reload(running: &LoadedConfig, read: LoadedConfig) -> ReloadPlan {
-    let (needs_restart, changed) =
-        list_changes(running, &read).into_iter().partition(|change| is_restart_only(&change.key));
+    let fixed = |change: &SettingChange| is_restart_only(&change.key, running, &read);
+    let (needs_restart, changed) = list_changes(running, &read).into_iter().partition(fixed);
     ReloadPlan { next: keep_restart_only(running, read), changed, needs_restart }
 }
 
@@ -64,26 +81,36 @@ pub fn fingerprint(config: &Config) -> u64 {
     hash >> 16
 }
 
-fn is_restart_only(key: &str) -> bool {
-    RESTART_ONLY
-        .iter()
-        .any(|fixed| key.strip_prefix(fixed).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+fn is_restart_only(key: &str, running: &LoadedConfig, read: &LoadedConfig) -> bool {
+    let is_below =
+        |fixed: &str| key.strip_prefix(fixed).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let other_kind = matches!(
+        (&running.config.registry, &read.config.registry),
+        (Registry::Consul(_), Registry::File(_)) | (Registry::File(_), Registry::Consul(_))
+    );
+    RESTART_ONLY.into_iter().any(is_below) || (other_kind && is_below("registry"))
 }
 
 fn keep_restart_only(running: &LoadedConfig, read: LoadedConfig) -> LoadedConfig {
-    let (old, mut next) = (&running.config, read);
-    next.config.registry.clone_from(&old.registry);
-    next.config.state_dir.clone_from(&old.state_dir);
-    next.config.admin.listen.clone_from(&old.admin.listen);
-    next.config.workers = old.workers;
-    next.config.log.format = old.log.format;
     let mut origins = Origins::default();
-    let kept = running.origins.iter().filter(|(key, _)| is_restart_only(key));
-    let new = next.origins.iter().filter(|(key, _)| !is_restart_only(key));
+    let is_fixed = |key: &str| is_restart_only(key, running, &read);
+    let kept = running.origins.iter().filter(|(key, _)| is_fixed(key));
+    let new = read.origins.iter().filter(|(key, _)| !is_fixed(key));
     for (key, origin) in kept.chain(new) {
         origins.set(key.to_owned(), origin.clone());
     }
+    let (old, mut next) = (&running.config, read);
     next.origins = origins;
+    match (&old.registry, &mut next.config.registry) {
+        (Registry::Consul(old), Registry::Consul(new)) => {
+            let (token, wait) = (new.token.take(), new.wait);
+            *new = ConsulSettings { token, wait, ..old.clone() };
+        }
+        (old, new) => new.clone_from(old),
+    }
+    next.config.state_dir.clone_from(&old.state_dir);
+    next.config.workers = old.workers;
+    next.config.log.format = old.log.format;
     next
 }
 
@@ -186,13 +213,15 @@ mod tests {
         let new = "workers: 2\nlog: {level: debug, format: json}\nstate_dir: /tmp/x\nadmin: {listen: 127.0.0.1:1}\n\
                    registry: {consul: {address: http://10.0.0.1:8500}}";
         let first = plan_reload(&old, loaded(new));
-        assert_eq!(lines(&first.changed), ["log.level: warn → debug"]);
+        assert_eq!(
+            lines(&first.changed),
+            ["admin.listen: localhost:7079 → 127.0.0.1:1", "log.level: warn → debug"]
+        );
         assert_eq!(
             lines(&first.needs_restart),
             [
                 "registry.consul.address: http://127.0.0.1:8500 → http://10.0.0.1:8500",
                 "state_dir: off → /tmp/x",
-                "admin.listen: localhost:7079 → 127.0.0.1:1",
                 "workers: 1 → 2",
                 "log.format: auto → json",
             ]
@@ -200,7 +229,8 @@ mod tests {
         assert_eq!(first.next.config.workers, crate::WorkerThreads::Count(1));
         let again = plan_reload(&first.next, loaded(new));
         assert_eq!((again.changed, again.needs_restart), (Vec::new(), first.needs_restart));
-        let back = plan_reload(&first.next, loaded("workers: 1\nlog: {level: debug}"));
+        let back =
+            plan_reload(&first.next, loaded("workers: 1\nlog: {level: debug}\nadmin: {listen: 127.0.0.1:1}"));
         assert_eq!((back.changed, back.needs_restart), (Vec::new(), Vec::new()));
     }
 
@@ -208,7 +238,37 @@ mod tests {
     fn a_new_secret_is_a_change_and_is_not_shown() {
         let with = |name| loaded(&format!("registry: {{consul: {{token: \"${{{name}}}\"}}}}"));
         let reload = plan_reload(&with("ONE"), with("OTHER"));
-        assert_eq!(lines(&reload.needs_restart), ["registry.consul.token: (hidden) → (hidden)"]);
+        assert_eq!(lines(&reload.changed), ["registry.consul.token: (hidden) → (hidden)"]);
+        assert_eq!(reload.needs_restart, []);
+        assert_eq!(reload.next, with("OTHER"));
+    }
+
+    #[test]
+    fn token_and_wait_of_the_same_agent_are_applied_and_another_registry_is_not() {
+        let old = loaded("registry: {consul: {token: \"${ONE}\"}}");
+        let new = "registry: {consul: {address: http://10.0.0.1:8500, token_file: /t, wait: 20s}}";
+        let reload = plan_reload(&old, loaded(new));
+        assert_eq!(
+            lines(&reload.changed),
+            [
+                "registry.consul.token_file: (not set) → /t",
+                "registry.consul.wait: 45s → 20s",
+                "registry.consul.token: (hidden) → (not set)",
+            ]
+        );
+        assert_eq!(
+            lines(&reload.needs_restart),
+            ["registry.consul.address: http://127.0.0.1:8500 → http://10.0.0.1:8500"]
+        );
+        let Registry::Consul(consul) = &reload.next.config.registry else { panic!("{reload:?}") };
+        assert_eq!(consul.address.port, 8500);
+        assert_eq!((consul.address.host.as_str(), consul.wait.as_secs()), ("127.0.0.1", 20));
+        assert_eq!(consul.token, Some(Token::File("/t".into())));
+
+        let reload = plan_reload(&old, loaded("registry: {file: /s}"));
+        assert_eq!(reload.changed, []);
+        assert!(!reload.needs_restart.is_empty());
+        assert_eq!(reload.next, old);
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub use service::{Health, Probe, Service, Weights};
 pub struct Config {
     /// The local app to register. Absent: nothing is registered, the sidecar only routes.
     pub service: Option<Service>,
-    /// Where instances are learned from, and where the app is registered. Needs a restart.
+    /// Where instances are learned from, and where the app is registered. Needs a restart, except
+    /// token and wait of the same agent.
     pub registry: Registry,
     /// How many services are watched, and for how long.
     pub discovery: DiscoverySettings,

@@ -17,5 +17,5 @@ pub mod reload;
 pub mod signal;
 pub mod telemetry;
 
-pub use app::{App, ShutdownSummary, StartError};
+pub use app::{App, ApplyError, ShutdownSummary, StartError};
 pub use outrigger_registration::{LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus};

@@ -7,7 +7,7 @@ use outrigger_discovery::DiskCache;
 use outrigger_registration::maintenance_path;
 use outrigger_registry::{
     Registrar, Registry,
-    consul::{Consul, Observation, Observer},
+    consul::{Consul, NewCredentials, Observation, Observer},
     file::FileRegistry,
 };
 use prometheus::{
@@ -27,6 +27,8 @@ pub(crate) struct OpenedRegistry {
     pub(crate) registry: Arc<dyn Registry>,
     /// `None`: the registry cannot register an instance.
     pub(crate) registrar: Option<Arc<dyn Registrar>>,
+    /// `None`: a file of static instances.
+    consul: Option<Arc<Consul>>,
 }
 
 /// Opens the registry. Connects to nothing.
@@ -35,15 +37,45 @@ pub(crate) fn open(
     metrics: &prometheus::Registry,
 ) -> Result<OpenedRegistry, Box<dyn std::error::Error + Send + Sync>> {
     match settings {
-        config::Registry::File(path) => {
-            Ok(OpenedRegistry { registry: Arc::new(FileRegistry::open(path)?), registrar: None })
-        }
+        config::Registry::File(path) => Ok(OpenedRegistry {
+            registry: Arc::new(FileRegistry::open(path)?),
+            registrar: None,
+            consul: None,
+        }),
         config::Registry::Consul(settings) => {
             let observer = Observer::new(exchange_recorder(metrics)?);
             let consul = Arc::new(Consul::with_observer(settings, observer)?);
             metrics.register(Box::new(WatchConnections::new(consul.clone())?))?;
-            Ok(OpenedRegistry { registry: consul.clone(), registrar: Some(consul) })
+            Ok(OpenedRegistry {
+                registry: consul.clone(),
+                registrar: Some(consul.clone()),
+                consul: Some(consul),
+            })
         }
+    }
+}
+
+/// Reads the credentials of `new`, where they are other ones than those of `old`.
+pub(crate) fn read_new_credentials(
+    old: &config::Registry,
+    new: &config::Registry,
+) -> Result<Option<NewCredentials>, outrigger_registry::Error> {
+    match (old, new) {
+        (config::Registry::Consul(old), config::Registry::Consul(new)) if old.token != new.token => {
+            Consul::read_credentials(new.token.as_ref()).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Puts in place what needs no restart.
+pub(crate) fn apply_settings(
+    opened: &OpenedRegistry,
+    settings: &config::Registry,
+    credentials: Option<NewCredentials>,
+) {
+    if let (Some(consul), config::Registry::Consul(settings)) = (&opened.consul, settings) {
+        consul.apply_settings(settings.wait, credentials);
     }
 }
 

@@ -95,12 +95,30 @@ pub struct PreparedSettings {
 }
 
 impl Proxy {
-    /// Binds every socket. The kernel queues connections; none is served before [`Proxy::start`]. The tasks of
-    /// the control plane run on the current runtime.
+    /// As [`Proxy::new`], and binds every socket. The kernel queues connections; none is served before
+    /// [`Proxy::start`].
     ///
     /// # Errors
-    /// When an address cannot be bound (all that cannot are named), a thread cannot be started, or a metric's name is taken.
+    /// As [`Proxy::new`], and when an address cannot be bound: all that cannot are named.
     pub fn bind(
+        config: &config::Config,
+        discovery: Arc<Discovery>,
+        metrics: &prometheus::Registry,
+        workers: Workers,
+    ) -> Result<Self, StartError> {
+        let plan = ListenerPlan::bind(config, &[])?;
+        let proxy = Self::new(config, discovery, metrics, workers)?;
+        let opened = proxy.replace_listeners(plan, config);
+        proxy.bound.lock().extend(opened);
+        Ok(proxy)
+    }
+
+    /// Starts workers, and watches the declared services. It has no listener before [`Proxy::apply_settings`]. The
+    /// tasks of the control plane run on the current runtime.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or a metric's name is taken.
+    pub fn new(
         config: &config::Config,
         discovery: Arc<Discovery>,
         metrics: &prometheus::Registry,
@@ -110,7 +128,6 @@ impl Proxy {
             Workers::CurrentRuntime => 0,
             Workers::Threads(count) => count.max(1),
         };
-        let plan = ListenerPlan::bind(config, &[])?;
         let families = Metrics::new(threads)?;
         families::register(metrics, &families)?;
         let control = Handle::current();
@@ -124,7 +141,7 @@ impl Proxy {
             StartError::Worker(error)
         })?;
         let sweep = control.spawn(essential("the sweep of idle connections and clusters", clusters.sweep()));
-        let proxy = Self {
+        Ok(Self {
             context,
             workers,
             bound: Mutex::default(),
@@ -134,10 +151,7 @@ impl Proxy {
             retirements: Mutex::default(),
             control,
             sweep,
-        };
-        let opened = proxy.replace_listeners(plan, config);
-        proxy.bound.lock().extend(opened);
-        Ok(proxy)
+        })
     }
 
     /// Sets the addresses on which another server of this process, `name`, listens. As the proxy's own, they are no
@@ -208,8 +222,9 @@ impl Proxy {
         let PreparedSettings { config, listeners: plan } = prepared;
         self.context.clusters.apply_settings(&config).await;
         self.downstream.store(Arc::new(DownstreamSettings::new(&config)));
+        let is_first = self.listeners.lock().is_empty();
         let opened = self.replace_listeners(plan, &config);
-        for BoundListener { listener, .. } in &opened {
+        for BoundListener { listener, .. } in opened.iter().filter(|_| !is_first) {
             info!(addr = %listener.addr, service = listener.service(), "listening");
         }
         self.start_acceptors(opened);

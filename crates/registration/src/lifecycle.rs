@@ -42,14 +42,13 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Starts the task; the sockets are bound already. `first_answers` resolves once the registry has answered
+    /// Starts the task, which waits for the first settings. `first_answers` resolves once the registry has answered
     /// for every declared service.
     pub fn start(
         first_answers: impl Future<Output = ()> + Send + 'static,
-        plan: Option<RegistrationPlan>,
         propagation: PropagationMonitor,
     ) -> Self {
-        let handle = LifecycleHandle::new(plan);
+        let handle = LifecycleHandle::new();
         info!(state = handle.state().label(), "state changed");
         let task = tokio::spawn(essential("the lifecycle", run(handle.clone(), first_answers, propagation)));
         Self { handle, _task: AbortOnDropHandle::new(task) }
@@ -60,9 +59,9 @@ impl Lifecycle {
         &self.handle
     }
 
-    /// Applies a reload. Absent `plan`: the app is registered no more.
+    /// Puts settings in place, the first or other ones. Absent `plan`: nothing is registered (any more).
     pub fn apply_settings(&self, plan: Option<RegistrationPlan>, drain: outrigger_config::Drain) {
-        self.handle.replace_settings(LifecycleSettings { plan, drain: Some(drain) });
+        self.handle.replace_settings(LifecycleSettings { plan, drain });
     }
 
     /// Withdraws the app from the registry and returns when the app may be stopped. Requests are routed
@@ -104,12 +103,14 @@ async fn run(
     let mut settings = handle.subscribe_settings();
     let mut registrant = None;
     loop {
-        let LifecycleSettings { plan, drain } = settings.borrow_and_update().clone();
-        drain.into_iter().for_each(|drain| propagation.apply_settings(drain));
-        apply_registration(&handle, plan.as_ref(), &mut registrant).await;
+        let now = settings.borrow_and_update().clone();
+        if let Some(LifecycleSettings { plan, drain }) = &now {
+            propagation.apply_settings(*drain);
+            apply_registration(&handle, plan.as_ref(), &mut registrant).await;
+        }
         tokio::select! {
             () = handle.drain().requested.cancelled() => break,
-            () = start_up(&handle, &mut first_answers, learn_until, plan, &mut registrant) => {}
+            () = start_up(&handle, &mut first_answers, learn_until, now, &mut registrant) => {}
             // Never an error: `handle` holds the sender.
             _ = settings.changed() => {}
         }
@@ -156,9 +157,10 @@ async fn start_up<F: Future<Output = ()>>(
     handle: &LifecycleHandle,
     first_answers: &mut Option<Pin<&mut F>>,
     learn_until: Instant,
-    plan: Option<RegistrationPlan>,
+    settings: Option<LifecycleSettings>,
     registrant: &mut Option<Registrant>,
 ) {
+    let Some(LifecycleSettings { plan, .. }) = settings else { return std::future::pending().await };
     if let Some(answers) = first_answers {
         if timeout_at(learn_until, answers.as_mut()).await.is_err() {
             warn!(after = ?LEARN_TIMEOUT, "the registry has not answered for every declared service, starting without");

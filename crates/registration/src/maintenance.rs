@@ -55,15 +55,8 @@ pub(crate) struct Maintenance {
 }
 
 impl Maintenance {
-    /// Starts from the reason that an earlier run saved.
-    pub(crate) fn load(self) -> Self {
-        self.apply_earlier(self.file.read());
-        self
-    }
-
-    /// Uses the file at `path` from now on, because a reload gave the app another name, or its first one. The desired
-    /// state moves to the new file; without one, the reason that an earlier run saved there applies, as after a
-    /// restart.
+    /// Uses the file at `path` from now on: the app has its first name, or another one. The desired state moves to the new
+    /// file; without one, the reason that an earlier run saved there applies.
     pub(crate) async fn move_to(&self, path: Option<PathBuf>) {
         let desired = |left| {
             if self.state.current().desired_maintenance().is_none() {

@@ -21,11 +21,10 @@ pub struct RegistrationPlan {
     pub maintenance_file: Option<PathBuf>,
 }
 
-/// What a reload replaces.
+/// What the process was last told to do.
 #[derive(Debug, Clone)]
 pub(crate) struct LifecycleSettings {
     /// Absent: there is nothing to register.
     pub(crate) plan: Option<RegistrationPlan>,
-    /// Absent: the settings that the `PropagationMonitor` was made with.
-    pub(crate) drain: Option<outrigger_config::Drain>,
+    pub(crate) drain: outrigger_config::Drain,
 }

@@ -26,9 +26,14 @@ pub(crate) fn is_report(call: &AgentCall) -> bool {
     matches!(call, AgentCall::Report(..))
 }
 
+/// Settings of a drain that waits for callers for a fixed time.
+pub(crate) fn fixed_drain(wait: Duration) -> Drain {
+    Drain { propagation: Propagation::Fixed(wait), ..Drain::default() }
+}
+
 /// Waits for callers for a fixed time, without a watch.
 pub(crate) fn fixed_propagation(wait: Duration) -> PropagationMonitor {
-    PropagationMonitor::new(Drain { propagation: Propagation::Fixed(wait), ..Drain::default() }, None)
+    PropagationMonitor::new(fixed_drain(wait), None)
 }
 
 /// A watch that shows nothing, so that `wait` holds.
@@ -66,8 +71,8 @@ pub(crate) fn start_registrant_at(
         task: tokio_util::task::AbortOnDropHandle::new(tokio::spawn(std::future::pending())),
     };
     let registration = test_registration();
-    let maintenance =
-        Maintenance { registrar: agent.clone(), registration, state: state.clone(), file }.load();
+    state.load_maintenance(file.read());
+    let maintenance = Maintenance { registrar: agent.clone(), registration, state: state.clone(), file };
     let registrant = Registrant::start_with_probe(test_registration(), probing, maintenance.clone());
     RegistrantFixture { agent, health: sender, state, maintenance, registrant, started_at: Instant::now() }
 }

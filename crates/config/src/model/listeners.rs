@@ -113,7 +113,7 @@ impl Default for Limits {
 /// The admin side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where everything is served. Default `localhost:7079`. Needs a restart.
+    /// Where everything is served. Default `localhost:7079`.
     pub listen: Listen,
     /// A second listener, which serves only metrics and health, for the network. Absent: none.
     pub metrics_listen: Option<Listen>,

@@ -1,18 +1,139 @@
-//! A reload: the start again, with something to keep. No connection is dropped, and nothing that was
-//! learned is forgotten.
+//! Puts settings in place: those of the start, with nothing to keep, and every other ones. First every step that can
+//! fail, then every step that cannot. No connection is dropped, and nothing that was learned is forgotten.
 
 use std::sync::Arc;
 
-use outrigger_config::{LoadedConfig, Origin};
+use outrigger_config::{Config, LoadedConfig, Origin, ReloadPlan, fingerprint, plan_reload};
+use outrigger_proxy::PreparedSettings;
+use outrigger_registry::consul::NewCredentials;
 
 use super::{
-    components::{ActiveConfig, Components, MetricsServer, registration_plan},
-    listen::{ListenFailures, METRICS_LISTEN, admin_failures_after_restart},
+    components::{ActiveConfig, Components},
+    error::ApplyError,
+    listen::{ADMIN_LISTEN, ListenFailures, METRICS_LISTEN},
+    servers::{AdminServers, ServerChange},
 };
 use crate::{
-    admin::{self, AdminServer, AdminState, BoundListeners},
+    admin::{self, AdminState, AllowedHosts},
+    registry,
     reload::{AppliedReload, ReloadError, ReloadResult},
 };
+
+/// The parts of a sidecar, and its servers.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) components: Arc<Components>,
+    pub(super) servers: AdminServers,
+}
+
+/// Settings that can be put in place without an error: every socket is bound, and every file was read. Dropping it
+/// undoes it.
+#[derive(Debug)]
+struct PreparedApply {
+    loaded: LoadedConfig,
+    proxy: PreparedSettings,
+    admin: ServerChange,
+    metrics: ServerChange,
+    credentials: Option<NewCredentials>,
+}
+
+impl Running {
+    /// Puts `next` in place. Of settings that need a restart it must have those that are in place.
+    pub(super) async fn apply(&self, next: LoadedConfig) -> Result<(), ApplyError> {
+        let prepared = self.prepare(next)?;
+        self.commit(prepared).await;
+        Ok(())
+    }
+
+    fn prepare(&self, loaded: LoadedConfig) -> Result<PreparedApply, ApplyError> {
+        let Components { proxy, admin_thread, .. } = &*self.components;
+        let config = &loaded.config;
+        let running = self.components.active();
+        let old = running.as_ref().map(|running| &running.config);
+        // Without old settings the registry has just been opened with these.
+        let old_registry = old.map_or(&config.registry, |old| &old.registry);
+        let credentials =
+            registry::read_new_credentials(old_registry, &config.registry).map_err(ApplyError::Token)?;
+        let admin =
+            ServerChange::bind(old.map(|old| &old.admin.listen), Some(&config.admin.listen), admin_thread);
+        let metrics = ServerChange::bind(
+            old.and_then(|old| old.admin.metrics_listen.as_ref()),
+            config.admin.metrics_listen.as_ref(),
+            admin_thread,
+        );
+        let own = proxy.own_addrs();
+        let mut failures = ListenFailures::new(&own);
+        let proxy = proxy.prepare(config).map_err(|refused| failures.note_proxy(&refused)).ok();
+        let admin = failures.note(ADMIN_LISTEN, admin);
+        let metrics = failures.note(METRICS_LISTEN, metrics);
+        match (proxy, admin, metrics) {
+            (Some(proxy), Some(admin), Some(metrics)) => {
+                Ok(PreparedApply { loaded, proxy, admin, metrics, credentials })
+            }
+            _ => Err(ApplyError::Listen(failures.lines)),
+        }
+    }
+
+    async fn commit(&self, prepared: PreparedApply) {
+        let PreparedApply { loaded, proxy, admin, metrics, credentials } = prepared;
+        let (components, config) = (&self.components, &loaded.config);
+        if let Some(logs) = components.log_control.get() {
+            logs.set_level(&config.log.level);
+        }
+        registry::apply_settings(&components.registry, &config.registry, credentials);
+        components.discovery.apply_settings(config.discovery);
+        components.proxy.apply_settings(proxy).await;
+        components.lifecycle.apply_settings(components.registration_plan(config), config.drain);
+        let state = AdminState {
+            lifecycle: components.lifecycle.handle().clone(),
+            metrics: components.metrics.clone(),
+            backend: components.clone(),
+        };
+        if let ServerChange::Replace(bound) = metrics {
+            let before = self.servers.metrics.replace(bound, admin::metrics_router(state.clone()));
+            if let Some(before) = before {
+                before.stop().await;
+            }
+        }
+        if let ServerChange::Replace(bound) = admin {
+            let hosts = AllowedHosts(config.admin.listen.host);
+            let before = self.servers.admin.replace(bound, admin::admin_router(state, hosts));
+            before.into_iter().for_each(|before| self.servers.retire(before));
+        }
+        // They are no instances of a service.
+        components.proxy.set_other_listeners("admin", self.servers.admin.addrs());
+        components.proxy.set_other_listeners("metrics", self.servers.metrics.addrs());
+        *components.active_config.lock() = Some(ActiveConfig::new(loaded));
+    }
+
+    /// Reads the settings again, and puts in place what needs no restart.
+    pub(super) async fn reload(&self) -> ReloadResult {
+        let components = &self.components;
+        let read = match components.config_source.get() {
+            Some(source) => source.read().await?,
+            None => return Err(ReloadError::NoFile),
+        };
+        let leaving = components.lifecycle.handle().drain().requested.is_cancelled();
+        let Some(running) = components.active().filter(|_| !leaving) else {
+            return Err(ReloadError::Leaving);
+        };
+        // A program that rewrites a file empties it first. An empty file would deregister the app.
+        if let (Some(file), None) = (settings_file(&running), settings_file(&read)) {
+            let problem = format!("{file}: sets nothing any more; if that is meant, restart the sidecar");
+            return Err(ReloadError::Problems { problems: vec![problem], warnings: Vec::new() });
+        }
+        let ReloadPlan { next, changed, needs_restart } = plan_reload(&running, read);
+        let hash = fingerprint(&next.config);
+        let warnings = next.warnings.iter().map(ToString::to_string).collect();
+        self.apply(next).await?;
+        Ok(AppliedReload { changed, needs_restart, warnings, hash })
+    }
+
+    /// The settings that are in place.
+    pub(super) fn config(&self) -> Config {
+        self.components.active().map(|active| active.config).unwrap_or_default()
+    }
+}
 
 /// The file that some of these settings come from, if there is one.
 fn settings_file(loaded: &LoadedConfig) -> Option<&str> {
@@ -20,76 +141,4 @@ fn settings_file(loaded: &LoadedConfig) -> Option<&str> {
         Origin::File { file, .. } => Some(&**file),
         _ => None,
     })
-}
-
-impl Components {
-    /// Tells the proxy where the server for metrics listens, which is no instance of a service.
-    pub(super) fn set_metrics_listeners(&self, server: Option<&AdminServer>) {
-        let addrs = server.map(|server| server.addrs.clone()).unwrap_or_default();
-        self.proxy.set_other_listeners("metrics", addrs);
-    }
-
-    /// One reload: first every step that can fail, then every step that cannot.
-    pub(super) async fn reload(
-        self: Arc<Self>,
-        metrics_server: MetricsServer,
-        state: AdminState,
-    ) -> ReloadResult {
-        let read = match self.config_source.get() {
-            Some(source) => source.read().await?,
-            None => return Err(ReloadError::NoFile),
-        };
-        if self.lifecycle.handle().drain().requested.is_cancelled() {
-            return Err(ReloadError::Leaving);
-        }
-        let running = self.active_config.lock().loaded.clone();
-        // A program that rewrites a file empties it first. An empty file would deregister the app.
-        if let (Some(file), None) = (settings_file(&running), settings_file(&read)) {
-            let problem = format!("{file}: sets nothing any more; if that is meant, restart the sidecar");
-            return Err(ReloadError::Problems { problems: vec![problem], warnings: Vec::new() });
-        }
-        let own = self.proxy.own_addrs();
-        // The admin side keeps its address until a restart, which then should not fail.
-        let admin_failures = if read.config.admin.listen == running.config.admin.listen {
-            Vec::new()
-        } else {
-            admin_failures_after_restart(&read.config.admin.listen, &own)
-        };
-        let outrigger_config::ReloadPlan { next, changed, needs_restart } =
-            outrigger_config::plan_reload(&running, read);
-        let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
-        let moves = old != new;
-        let mut failures = ListenFailures::new(&own);
-        let bound = new.as_ref().filter(|_| moves).and_then(|listen| {
-            failures.note(METRICS_LISTEN, BoundListeners::bind(listen, &self.admin_thread))
-        });
-        let prepared = self.proxy.prepare(&next.config).map_err(|refused| failures.note_proxy(&refused)).ok();
-        let Some(prepared) = prepared.filter(|_| failures.lines.is_empty()) else {
-            return Err(ReloadError::Address([failures.lines, admin_failures].concat().join("\n")));
-        };
-
-        if let Some(logs) =
-            self.log_control.get().filter(|_| running.config.log.level != next.config.log.level)
-        {
-            logs.set_level(&next.config.log.level);
-        }
-        self.discovery.apply_settings(next.config.discovery);
-        self.proxy.apply_settings(prepared).await;
-        self.lifecycle.apply_settings(
-            registration_plan(&next.config, self.registrar.as_ref(), &self.app_started),
-            next.config.drain,
-        );
-        if moves {
-            let server = bound.map(|bound| AdminServer::start(bound, admin::metrics_router(state)));
-            self.set_metrics_listeners(server.as_ref());
-            let before = std::mem::replace(&mut *metrics_server.lock(), server);
-            if let Some(server) = before {
-                server.stop().await;
-            }
-        }
-        let hash = outrigger_config::fingerprint(&next.config);
-        let warnings = next.warnings.iter().map(ToString::to_string).chain(admin_failures).collect();
-        *self.active_config.lock() = ActiveConfig::new(next);
-        Ok(AppliedReload { changed, needs_restart, warnings, hash })
-    }
 }

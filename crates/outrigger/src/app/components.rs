@@ -1,4 +1,4 @@
-//! What a running sidecar is made of, and what the admin pages may ask of it.
+//! What lives as long as the process, and what the admin pages may ask of it.
 
 use std::{
     future::Future,
@@ -6,36 +6,23 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use outrigger_config::{Config, LoadedConfig};
+use outrigger_config::{Config, LoadedConfig, Origins};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus};
-use outrigger_proxy::{ClusterStatus, Proxy};
-use outrigger_registration::{Lifecycle, RegistrationPlan, build_registration, host_name};
-use outrigger_registry::Registrar;
+use outrigger_proxy::{ClusterStatus, Proxy, Workers};
+use outrigger_registration::{
+    Lifecycle, PropagationMonitor, RegistrationPlan, build_registration, host_name,
+};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::error::StartError;
 use crate::{
-    admin::{AdminBackend, AdminServer},
-    registry,
+    admin::AdminBackend,
+    registry::{self, OpenedRegistry},
     reload::{ConfigSource, ReloadHandle, ReloadResult},
     telemetry::LogControl,
 };
-
-/// What these settings ask to register. `None`: no service is configured, or the registry registers nothing.
-pub(super) fn registration_plan(
-    config: &Config,
-    registrar: Option<&Arc<dyn Registrar>>,
-    started: &CancellationToken,
-) -> Option<RegistrationPlan> {
-    config.service.as_ref().zip(registrar).map(|(service, registrar)| RegistrationPlan {
-        app_started: started.clone(),
-        registrar: registrar.clone(),
-        registration: build_registration(service, &host_name()),
-        probe: service.health.clone(),
-        maintenance_file: registry::maintenance_file_path(config, service),
-    })
-}
 
 /// The settings that are in place.
 #[derive(Debug)]
@@ -52,24 +39,84 @@ impl ActiveConfig {
     }
 }
 
-/// The listener for the network, with metrics and health alone. It is not a field of [`Components`], because
-/// its pages hold the components, so that it would keep itself alive.
-pub(super) type MetricsServer = Arc<Mutex<Option<AdminServer>>>;
-
-/// The parts of a running sidecar.
+/// The parts of a running sidecar that no settings replace.
 #[derive(Debug)]
 pub(super) struct Components {
     pub(super) proxy: Arc<Proxy>,
     pub(super) discovery: Arc<Discovery>,
     pub(super) lifecycle: Lifecycle,
-    pub(super) registrar: Option<Arc<dyn Registrar>>,
+    pub(super) registry: OpenedRegistry,
+    pub(super) metrics: prometheus::Registry,
     pub(super) app_started: CancellationToken,
     /// Where the listeners of the admin side are served.
     pub(super) admin_thread: Handle,
     pub(super) reload_handle: ReloadHandle,
     pub(super) config_source: OnceLock<ConfigSource>,
     pub(super) log_control: OnceLock<LogControl>,
-    pub(super) active_config: Mutex<ActiveConfig>,
+    /// Absent before the first settings are in place.
+    pub(super) active_config: Mutex<Option<ActiveConfig>>,
+}
+
+impl Components {
+    /// Opens what `config` names of the settings that need a restart, and starts what needs no socket. The rest of
+    /// the settings is put in place by the caller.
+    pub(super) fn open(
+        config: &Config,
+        origins: &Origins,
+        workers: Workers,
+        metrics: prometheus::Registry,
+        admin_thread: Handle,
+        reload_handle: ReloadHandle,
+    ) -> Result<Self, StartError> {
+        let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
+            place: registry::location(&config.registry),
+            source: error,
+        })?;
+        let cache = registry::open_disk_cache(config, origins);
+        let runtime = Handle::current();
+        let source = opened.registry.clone();
+        let discovery = Discovery::with_cache(source, config.discovery, runtime, &metrics, cache)?;
+        let proxy = Proxy::new(config, discovery.clone(), &metrics, workers).map_err(StartError::Outbound)?;
+        let proxy = Arc::new(proxy);
+        discovery.set_liveness(proxy.liveness());
+        discovery.start_contact_check();
+        let learner = proxy.clone();
+        let first_answers = async move { learner.wait_for_first_answers().await };
+        let propagation = PropagationMonitor::new(config.drain, Some(discovery.clone()));
+        let lifecycle = Lifecycle::start(first_answers, propagation);
+        lifecycle.register_metrics(&metrics)?;
+        Ok(Self {
+            proxy,
+            discovery,
+            lifecycle,
+            registry: opened,
+            metrics,
+            app_started: CancellationToken::new(),
+            admin_thread,
+            reload_handle,
+            config_source: OnceLock::new(),
+            log_control: OnceLock::new(),
+            active_config: Mutex::default(),
+        })
+    }
+
+    /// The settings that are in place. Absent before the first.
+    pub(super) fn active(&self) -> Option<LoadedConfig> {
+        self.active_config.lock().as_ref().map(|active| active.loaded.clone())
+    }
+
+    /// What these settings ask to register. `None`: no service is configured, or the registry registers nothing.
+    pub(super) fn registration_plan(&self, config: &Config) -> Option<RegistrationPlan> {
+        config.service.as_ref().zip(self.registry.registrar.as_ref()).map(|(service, registrar)| {
+            RegistrationPlan {
+                app_started: self.app_started.clone(),
+                registrar: registrar.clone(),
+                registration: build_registration(service, &host_name()),
+                probe: service.health.clone(),
+                maintenance_file: registry::maintenance_file_path(config, service),
+            }
+        })
+    }
 }
 
 impl AdminBackend for Components {
@@ -90,7 +137,7 @@ impl AdminBackend for Components {
     }
 
     fn config(&self) -> Arc<str> {
-        self.active_config.lock().page.clone()
+        self.active_config.lock().as_ref().map_or_else(|| "".into(), |active| active.page.clone())
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResult> + Send>> {

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use outrigger_config::{Listen, error_chain};
-use outrigger_net::{BindError, bind, bind_listen};
+use outrigger_config::error_chain;
+use outrigger_net::BindError;
 use outrigger_proxy::ListenErrors;
 
 /// The key of the listener of the admin side.
@@ -42,18 +42,6 @@ impl<'a> ListenFailures<'a> {
         }
         self.lines.push(line);
     }
-}
-
-/// What would keep the admin side from listening on `listen` after a restart: lines as those of [`ListenFailures`]. The addresses of
-/// this sidecar (`own`) are free then.
-pub(super) fn admin_failures_after_restart(listen: &Listen, own: &[SocketAddr]) -> Vec<String> {
-    let tried = bind_listen(listen, |_, addr| bind(addr).map(|bound| ((), bound.addr)));
-    let foreign = tried
-        .err()
-        .into_iter()
-        .flatten()
-        .filter(|error| !own.iter().any(|addr| addr.port() == error.addr.port()));
-    foreign.map(|error| format!("{}; it is needed after a restart", describe(ADMIN_LISTEN, &error))).collect()
 }
 
 fn describe(key: &str, error: &BindError) -> String {

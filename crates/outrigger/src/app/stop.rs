@@ -19,7 +19,7 @@ impl App {
     /// Ends every wait for callers while the sidecar leaves: the app has ended for good, or a second signal asks
     /// for it.
     pub fn skip_waits(&self) {
-        self.components.lifecycle.handle().drain().skip_waits.cancel();
+        self.running.components.lifecycle.handle().drain().skip_waits.cancel();
     }
 
     /// Resolves when no process listens on the app's port any more, after `drain.timeout` at most; at once
@@ -34,7 +34,7 @@ impl App {
     /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: after at most 20 s
     /// plus `drain.max_propagation` or `drain.unobserved_wait`.
     pub async fn drain(&self) {
-        self.components.lifecycle.drain().await;
+        self.running.components.lifecycle.drain().await;
     }
 
     /// Serves until `signal`, then calls [`App::shutdown`].
@@ -48,19 +48,15 @@ impl App {
     pub async fn shutdown(self) -> ShutdownSummary {
         let grace = self.config().drain.timeout;
         let stop_traffic = async {
-            self.components.proxy.close_listeners();
-            self.components.proxy.shutdown(grace).await.aborted
+            self.running.components.proxy.close_listeners();
+            self.running.components.proxy.shutdown(grace).await.aborted
         };
-        let aborted = self.components.lifecycle.drain_and_stop(stop_traffic).await;
+        let aborted = self.running.components.lifecycle.drain_and_stop(stop_traffic).await;
         // A reload could open a listener that is closed here.
         self.reload_task.abort();
         let _ = self.reload_task.await;
-        let metrics_server = self.metrics_server.lock().take();
-        self.admin.stop().await;
-        if let Some(server) = metrics_server {
-            server.stop().await;
-        }
-        self.components.discovery.shutdown().await;
+        self.running.servers.stop().await;
+        self.running.components.discovery.shutdown().await;
         ShutdownSummary { aborted }
     }
 }

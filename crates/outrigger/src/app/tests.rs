@@ -51,8 +51,8 @@ fn orders(port: u16) -> Service {
     }
 }
 
-fn start(config: Config) -> Result<App, StartError> {
-    App::start(config, &Origins::default(), Workers::CurrentRuntime)
+async fn start(config: Config) -> Result<App, StartError> {
+    App::start(config, &Origins::default(), Workers::CurrentRuntime).await
 }
 
 async fn get(addr: SocketAddr, line: &str) -> (u16, String) {
@@ -79,7 +79,7 @@ async fn an_app_is_registered_drained_and_gone() {
     let mut config = config(registry.addr());
     config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
     config.service = Some(orders(local.local_addr().unwrap().port()));
-    let app = start(config).unwrap();
+    let app = start(config).await.unwrap();
     let admin = app.admin_addr().unwrap();
     timeout(LONG, app.ready()).await.unwrap();
     assert_eq!(get(admin, "GET /readyz").await.0, 200);
@@ -110,7 +110,7 @@ async fn time_shown_as_critical() -> Option<Duration> {
     let mut config = config(registry.addr());
     config.service = Some(orders(local.local_addr().unwrap().port()));
     config.drain = Drain::default();
-    let app = start(config).unwrap();
+    let app = start(config).await.unwrap();
     timeout(LONG, app.ready()).await.unwrap();
 
     let agent = registry.addr();
@@ -151,7 +151,7 @@ async fn maintenance_at_the_registry_survives_a_corrected_registration() {
     let port = local.local_addr().unwrap().port();
     let mut config = config(registry.addr());
     config.service = Some(orders(port));
-    let app = start(config).unwrap();
+    let app = start(config).await.unwrap();
     timeout(LONG, app.ready()).await.unwrap();
     let agent = registry.addr();
     let line = "PUT /v1/agent/service/maintenance/orders-1?enable=true&reason=disk";
@@ -184,7 +184,7 @@ async fn readyz_names_the_app_that_does_not_listen() {
     drop(local);
     let mut config = config(registry.addr());
     config.service = Some(orders(port));
-    let app = start(config).unwrap();
+    let app = start(config).await.unwrap();
     let refused = format!("127.0.0.1:{port}: Connection refused");
     let seen = timeout(LONG, async {
         loop {
@@ -216,7 +216,7 @@ async fn the_admin_side_has_a_thread_of_its_own() {
     let registry = registry().await;
     let mut config = config(registry.addr());
     config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
-    let app = start(config).unwrap();
+    let app = start(config).await.unwrap();
     for addr in [app.admin_addr().unwrap(), app.metrics_addrs()[0]] {
         for path in ["/healthz", "/metrics"] {
             let answer = get_while_the_control_plane_is_blocked(addr, path);
@@ -234,7 +234,7 @@ async fn the_network_is_not_told_where_the_app_was_looked_for() {
     config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
     let port = outrigger_net::reserve_addr().port();
     config.service = Some(orders(port));
-    let app = start(config).unwrap();
+    let app = start(config).await.unwrap();
     let told = timeout(LONG, async {
         while !get(app.admin_addr().unwrap(), "GET /readyz").await.1.contains("Connection refused") {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -269,7 +269,7 @@ async fn every_occupied_port_is_named_at_once_with_the_flag_of_its_listener() {
         datacenter: None,
         policy: outrigger_config::Policy::default(),
     });
-    let error = start(all).unwrap_err();
+    let error = start(all).await.unwrap_err();
     assert!(error.is_bind_error(), "{error:?}");
     let text = error_chain(&error);
     for (name, addr) in [
@@ -288,7 +288,7 @@ async fn every_occupied_port_is_named_at_once_with_the_flag_of_its_listener() {
 
     let mut one = config(registry.addr());
     one.admin.metrics_listen = Some(addrs[2].into());
-    let text = error_chain(&start(one).unwrap_err());
+    let text = error_chain(&start(one).await.unwrap_err());
     assert!(text.starts_with("--metrics-listen") && text.lines().count() == 1, "{text}");
 }
 
@@ -297,7 +297,7 @@ async fn a_sidecar_starts_without_a_reachable_registry() {
     let gone = registry().await;
     let addr = gone.addr();
     gone.shutdown().await;
-    let app = start(config(addr)).unwrap();
+    let app = start(config(addr)).await.unwrap();
     timeout(LONG, app.ready()).await.unwrap();
     assert_eq!(get(app.admin_addr().unwrap(), "GET /healthz").await.0, 200);
     timeout(LONG, app.shutdown()).await.unwrap();
@@ -306,7 +306,7 @@ async fn a_sidecar_starts_without_a_reachable_registry() {
 #[tokio::test]
 async fn a_missing_file_of_instances_is_an_error_that_names_it() {
     let config = Config { registry: Registry::File("/no/such/services.yaml".into()), ..Config::default() };
-    let error = start(config).unwrap_err();
+    let error = start(config).await.unwrap_err();
     assert!(!error.is_bind_error());
     assert!(error_chain(&error).contains("/no/such/services.yaml"), "{error:?}");
 }
@@ -317,7 +317,7 @@ async fn a_missing_token_file_is_an_error_that_names_it_and_the_start() {
     let mut config = config(registry.addr());
     let Registry::Consul(consul) = &mut config.registry else { unreachable!() };
     consul.token = Some(outrigger_config::Token::File("/no/such/token".into()));
-    let error = start(config).unwrap_err();
+    let error = start(config).await.unwrap_err();
     assert!(!error.is_bind_error());
     let text = error_chain(&error);
     assert!(text.contains("/no/such/token") && text.contains("at start"), "{text}");

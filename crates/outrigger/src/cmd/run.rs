@@ -69,14 +69,15 @@ struct StartInputs {
 }
 
 impl StartInputs {
-    fn start(
+    async fn start(
         self,
-        start: impl FnOnce(Config, &Origins, Workers) -> Result<App, StartError>,
+        start: impl AsyncFnOnce(Config, &Origins, Workers) -> Result<App, StartError>,
     ) -> Result<App, CommandError> {
         info!(version = VERSION, commit = COMMIT, "outrigger starts");
         let LoadedConfig { config, origins, .. } = self.loaded;
         let threads = proxy_workers(config.workers);
         let app = start(config.clone(), &origins, threads)
+            .await
             .map_err(|error| CommandError::running(error_chain(&error)))?;
         if let Some(logs) = &self.logs {
             logs.register_metrics(app.metrics())
@@ -95,7 +96,7 @@ async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
     let mut signals = listen_for_termination()?;
     // SIGHUP does not kill the process any more, not even when the terminal closes.
     let mut hangup = unix::signal(SignalKind::hangup()).map_err(signal_error)?;
-    let app = inputs.start(App::start)?;
+    let app = inputs.start(App::start).await?;
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
@@ -145,7 +146,7 @@ fn should_await_app(setting: AwaitApp) -> bool {
 /// Runs a sidecar and its app: the app starts after the sidecar and ends before it.
 async fn run_with_app(inputs: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
     let is_token_chosen = inputs.loaded.origins.is_set("app.consul_token");
-    let app = inputs.start(App::start_before_app)?;
+    let app = inputs.start(App::start_before_app).await?;
     process::warn_of_inherited_token(&app.config(), is_token_chosen);
     let code = process::supervise(&app, command).await.map_err(signal_error)?;
     app.skip_waits();

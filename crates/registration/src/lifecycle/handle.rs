@@ -23,33 +23,24 @@ struct LifecycleShared {
     registration: RegistrationState,
     drain: DrainControl,
     maintenance_file: MaintenanceFile,
-    settings: watch::Sender<LifecycleSettings>,
+    /// Absent before the first settings.
+    settings: watch::Sender<Option<LifecycleSettings>>,
 }
 
 impl LifecycleHandle {
-    pub(super) fn new(plan: Option<RegistrationPlan>) -> Self {
-        let registration = match &plan {
-            Some(plan) => RegistrationState::new(RegistrationPhase::AwaitingApp, &plan.registration.id),
-            None => RegistrationState::new(RegistrationPhase::Off, ""),
-        };
-        let maintenance_file =
-            MaintenanceFile::new(plan.as_ref().and_then(|plan| plan.maintenance_file.clone()));
-        let settings = watch::Sender::new(LifecycleSettings { plan, drain: None });
-        let handle = Self(Arc::new(LifecycleShared {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(LifecycleShared {
             state: watch::Sender::new(LifecycleState::Learning),
-            registration,
+            registration: RegistrationState::new(RegistrationPhase::Off, ""),
             drain: DrainControl::default(),
-            maintenance_file,
-            settings,
-        }));
-        // Only for its effect: the reason that an earlier run saved becomes part of the state.
-        handle.maintenance().map(Maintenance::load);
-        handle
+            maintenance_file: MaintenanceFile::default(),
+            settings: watch::Sender::new(None),
+        }))
     }
 
     /// `None`: there is nothing to register.
     fn maintenance(&self) -> Option<Maintenance> {
-        Some(self.maintenance_with(self.0.settings.borrow().plan.as_ref()?))
+        Some(self.maintenance_with(self.0.settings.borrow().as_ref()?.plan.as_ref()?))
     }
 
     /// A reload changes registrar and registration: the state and the file are those of the process.
@@ -130,11 +121,15 @@ impl LifecycleHandle {
         &self.0.registration
     }
 
-    pub(super) fn subscribe_settings(&self) -> watch::Receiver<LifecycleSettings> {
+    pub(super) fn subscribe_settings(&self) -> watch::Receiver<Option<LifecycleSettings>> {
         self.0.settings.subscribe()
     }
 
     pub(super) fn replace_settings(&self, settings: LifecycleSettings) {
-        self.0.settings.send_replace(settings);
+        if let Some(plan) = settings.plan.as_ref().filter(|_| self.registration_status().id.is_empty()) {
+            // Pages show the id from now on.
+            self.0.registration.start_registration(RegistrationPhase::AwaitingApp, &plan.registration.id);
+        }
+        self.0.settings.send_replace(Some(settings));
     }
 }

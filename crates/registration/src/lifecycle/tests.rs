@@ -27,6 +27,17 @@ async fn stop_recorded_traffic(agent: Arc<FakeAgent>) -> usize {
     0
 }
 
+/// A lifecycle with its first settings.
+fn start_lifecycle(
+    first_answers: impl Future<Output = ()> + Send + 'static,
+    plan: Option<RegistrationPlan>,
+    propagation: Duration,
+) -> Lifecycle {
+    let lifecycle = Lifecycle::start(first_answers, fixed_propagation(propagation));
+    lifecycle.apply_settings(plan, fixed_drain(propagation));
+    lifecycle
+}
+
 struct LifecycleFixture {
     agent: Arc<FakeAgent>,
     folder: tempfile::TempDir,
@@ -48,7 +59,7 @@ impl LifecycleFixture {
 
     /// The maintenance reason that the next run would read.
     fn saved_reason(&self, name: &str) -> Option<String> {
-        MaintenanceFile::new(Some(self.file_path(name))).read()
+        MaintenanceFile::at(self.file_path(name)).read()
     }
 
     /// Registers the app as service `name`.
@@ -73,7 +84,7 @@ impl LifecycleFixture {
     }
 
     fn start(&self, plan: Option<RegistrationPlan>, propagation: Duration) -> Lifecycle {
-        let lifecycle = Lifecycle::start(std::future::ready(()), plan, fixed_propagation(propagation));
+        let lifecycle = start_lifecycle(std::future::ready(()), plan, propagation);
         let handle = lifecycle.handle().clone();
         self.events().observe(move || handle.state().is_ready());
         lifecycle
@@ -154,7 +165,7 @@ async fn a_requested_drain_stays_safe_and_routes_until_the_process_stops() {
 
 #[tokio::test(start_paused = true)]
 async fn without_an_app_it_is_ready_at_once_and_drains_without_a_wait() {
-    let lifecycle = Lifecycle::start(std::future::ready(()), None, fixed_propagation(PROPAGATION));
+    let lifecycle = start_lifecycle(std::future::ready(()), None, PROPAGATION);
     timeout(Duration::from_secs(1), lifecycle.handle().wait_for_state(|state| state.is_ready()))
         .await
         .unwrap();
@@ -167,7 +178,7 @@ async fn without_an_app_it_is_ready_at_once_and_drains_without_a_wait() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
     let from = Instant::now();
-    let lifecycle = Lifecycle::start(std::future::pending(), None, fixed_propagation(PROPAGATION));
+    let lifecycle = start_lifecycle(std::future::pending(), None, PROPAGATION);
     assert_eq!(lifecycle.handle().state(), LifecycleState::Learning);
     timeout(Duration::from_secs(60), lifecycle.handle().wait_for_state(|state| state.is_ready()))
         .await
@@ -177,7 +188,7 @@ async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
 
 #[tokio::test(start_paused = true)]
 async fn reloads_do_not_put_off_the_start_at_a_silent_registry() {
-    let lifecycle = Lifecycle::start(std::future::pending(), None, fixed_propagation(Duration::ZERO));
+    let lifecycle = start_lifecycle(std::future::pending(), None, Duration::ZERO);
     let from = Instant::now();
     while !lifecycle.handle().state().is_ready() {
         assert!(from.elapsed() < LEARN_TIMEOUT * 2, "{:?}", lifecycle.handle().state());
@@ -188,7 +199,7 @@ async fn reloads_do_not_put_off_the_start_at_a_silent_registry() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_while_learning_ends_at_once() {
-    let lifecycle = Lifecycle::start(std::future::pending(), None, fixed_propagation(PROPAGATION));
+    let lifecycle = start_lifecycle(std::future::pending(), None, PROPAGATION);
     let from = Instant::now();
     lifecycle.drain().await;
     assert!(from.elapsed() < LEARN_TIMEOUT);
@@ -200,7 +211,7 @@ async fn a_panic_of_the_lifecycle_ends_the_process_with_a_message() {
     const IN_CHILD: &str = "OUTRIGGER_TEST_LIFECYCLE_PANIC";
     if std::env::var_os(IN_CHILD).is_some() {
         let fault = async { panic!("on purpose") };
-        let lifecycle = Lifecycle::start(fault, None, fixed_propagation(PROPAGATION));
+        let lifecycle = start_lifecycle(fault, None, PROPAGATION);
         // Returns only when the process goes on.
         sleep(Duration::from_secs(60)).await;
         return drop(lifecycle);
@@ -214,9 +225,18 @@ async fn a_panic_of_the_lifecycle_ends_the_process_with_a_message() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn before_the_first_settings_it_is_not_ready_and_can_be_drained() {
+    let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION));
+    sleep(LEARN_TIMEOUT * 2).await;
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Learning);
+    timeout(LEARN_TIMEOUT, lifecycle.drain()).await.unwrap();
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_gauge_shows_one_state() {
     let metrics = prometheus::Registry::new();
-    let lifecycle = Lifecycle::start(std::future::ready(()), None, fixed_propagation(PROPAGATION));
+    let lifecycle = start_lifecycle(std::future::ready(()), None, PROPAGATION);
     lifecycle.register_metrics(&metrics).unwrap();
     lifecycle.handle().wait_for_state(|state| state.is_ready()).await;
     let text = prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();
@@ -316,7 +336,7 @@ async fn maintenance_stays_when_one_reload_removes_the_app_and_another_adds_it_a
 #[tokio::test]
 async fn the_first_registration_after_a_reload_restores_the_saved_maintenance_and_takes_requests() {
     let fixture = LifecycleFixture::new().await;
-    MaintenanceFile::new(Some(fixture.file_path("orders"))).write(|| Some("disk".into())).await;
+    MaintenanceFile::at(fixture.file_path("orders")).write(|| Some("disk".into())).await;
     let lifecycle = fixture.start_at_once(None);
     wait_until_ready(&lifecycle).await;
     let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;

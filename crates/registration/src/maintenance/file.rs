@@ -23,17 +23,19 @@ pub fn maintenance_path(folder: &Path, name: &str, port: u16) -> PathBuf {
     folder.join(format!("maintenance-{name}-{port}"))
 }
 
-/// The file. Clones share its path.
+/// The file; without a path nothing is kept. Clones share the path.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MaintenanceFile(Arc<Mutex<Option<PathBuf>>>);
 
 impl MaintenanceFile {
-    /// The file at `path`. `None`: nothing is kept.
-    pub(crate) fn new(path: Option<PathBuf>) -> Self {
-        Self(Arc::new(Mutex::new(path)))
+    /// The file at `path`.
+    #[cfg(test)]
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self(Arc::new(Mutex::new(Some(path))))
     }
 
-    /// The reason that an earlier run saved. Blocks, so it is for the start only.
+    /// The reason that is saved.
+    #[cfg(test)]
     pub(crate) fn read(&self) -> Option<String> {
         read_or_warn(self.0.try_lock().ok()?.as_deref()?)
     }
@@ -136,9 +138,8 @@ mod tests {
     #[tokio::test]
     async fn the_next_run_reads_the_reason_until_it_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let file = || {
-            MaintenanceFile::new(Some(maintenance_path(&folder.path().join("not/there/yet"), "a/b", 8080)))
-        };
+        let file =
+            || MaintenanceFile::at(maintenance_path(&folder.path().join("not/there/yet"), "a/b", 8080));
         assert_eq!(file().read(), None);
         for reason in ["disk", "a new\ndisk"] {
             file().write(|| Some(reason.into())).await;
@@ -151,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_folder_nothing_is_kept_and_nothing_fails() {
-        let file = MaintenanceFile::new(None);
+        let file = MaintenanceFile::default();
         file.write(|| Some("disk".into())).await;
         assert_eq!(file.read(), None);
     }
@@ -159,13 +160,13 @@ mod tests {
     #[tokio::test]
     async fn a_move_passes_on_the_reason_that_an_earlier_run_saved_at_the_new_path() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| Some(maintenance_path(folder.path(), name, 8080));
-        let left = |name: &str| MaintenanceFile::new(at(name)).read();
-        MaintenanceFile::new(at("payments")).write(|| Some("theirs".into())).await;
+        let at = |name: &str| maintenance_path(folder.path(), name, 8080);
+        let left = |name: &str| MaintenanceFile::at(at(name)).read();
+        MaintenanceFile::at(at("payments")).write(|| Some("theirs".into())).await;
 
-        let file = MaintenanceFile::new(None);
+        let file = MaintenanceFile::default();
         let moved = async |name, expected: Option<&str>, reason: Option<&str>| {
-            file.move_to(at(name), |found| {
+            file.move_to(Some(at(name)), |found| {
                 assert_eq!(found.as_deref(), expected, "{name}");
                 reason.map(str::to_owned)
             })
@@ -176,7 +177,7 @@ mod tests {
         assert_eq!(moved("orders", None, Some("disk")).await, are([Some("disk"), Some("theirs")]));
         assert_eq!(moved("payments", Some("theirs"), Some("ours")).await, are([None, Some("ours")]));
         assert_eq!(moved("orders", None, None).await, are([None, None]));
-        file.move_to(at("orders"), |_| unreachable!("the path is the same")).await;
+        file.move_to(Some(at("orders")), |_| unreachable!("the path is the same")).await;
     }
 
     #[test]
@@ -193,10 +194,10 @@ mod tests {
         symlink("/dev/zero", path("zero")).unwrap();
         mknodat(CWD, path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         for name in ["open", "link", "zero", "pipe"] {
-            assert_eq!(MaintenanceFile::new(Some(path(name))).read(), None, "{name}");
+            assert_eq!(MaintenanceFile::at(path(name)).read(), None, "{name}");
         }
         fs::set_permissions(path("open"), fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(MaintenanceFile::new(Some(path("open"))).read().as_deref(), Some("disk"));
+        assert_eq!(MaintenanceFile::at(path("open")).read().as_deref(), Some("disk"));
     }
 
     #[test]
@@ -220,6 +221,6 @@ mod tests {
     fn a_directory_at_the_path_is_no_reason() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("maintenance-orders-8080")).unwrap();
-        assert_eq!(MaintenanceFile::new(Some(maintenance_path(folder.path(), "orders", 8080))).read(), None);
+        assert_eq!(MaintenanceFile::at(maintenance_path(folder.path(), "orders", 8080)).read(), None);
     }
 }

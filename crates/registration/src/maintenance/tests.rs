@@ -23,11 +23,7 @@ async fn settled(folder: &tempfile::TempDir) -> RegistrantFixture {
 
 /// Another run with the same folder, at this agent.
 fn next_run(fake: FakeAgent, folder: &tempfile::TempDir) -> RegistrantFixture {
-    start_registrant_at(
-        fake,
-        PASSING,
-        MaintenanceFile::new(Some(maintenance_path(folder.path(), "orders", 8080))),
-    )
+    start_registrant_at(fake, PASSING, MaintenanceFile::at(maintenance_path(folder.path(), "orders", 8080)))
 }
 
 fn folder() -> tempfile::TempDir {
@@ -179,7 +175,7 @@ async fn the_next_run_restores_maintenance() {
 async fn a_registry_that_kept_the_app_counts_more_than_the_file() {
     for (saved, at_the_registry) in [(Some("disk"), None), (None, Some("theirs"))] {
         let folder = folder();
-        MaintenanceFile::new(Some(maintenance_path(folder.path(), "orders", 8080)))
+        MaintenanceFile::at(maintenance_path(folder.path(), "orders", 8080))
             .write(|| saved.map(str::to_owned))
             .await;
         let fake = FakeAgent::default();

@@ -15,7 +15,7 @@ use super::{
     connection_limit::{ConnectionLimit, Slot},
     dial::Dialer,
     observe::{ObservedExchange, Observer},
-    token::TokenSource,
+    token::{CurrentToken, TokenSource},
 };
 use crate::Error;
 
@@ -57,7 +57,7 @@ impl ApiRequest {
 pub(super) struct ApiClient {
     pub(super) dialer: Dialer,
     host: HeaderValue,
-    pub(super) token: TokenSource,
+    pub(super) token: CurrentToken,
     observer: Observer,
     max_body: usize,
 }
@@ -75,7 +75,7 @@ impl ApiClient {
         Ok(Self {
             dialer: Dialer::new(config)?,
             host,
-            token: TokenSource::new(config.token.as_ref())?,
+            token: CurrentToken::new(TokenSource::new(config.token.as_ref())?),
             observer,
             max_body: MAX_BODY,
         })

@@ -38,11 +38,13 @@ use std::{fmt, time::Duration};
 use ::http::{Method, StatusCode};
 use bytes::Bytes;
 use outrigger_config as config;
+use parking_lot::Mutex;
 
 use self::{
     api_client::{ApiClient, ApiRequest},
     connection::ApiResponse,
     connection_limit::{ConnectionLimit, Slot},
+    token::TokenSource,
 };
 use crate::{Error, resolve::Resolver};
 
@@ -63,7 +65,8 @@ pub struct Consul {
     api: ApiClient,
     resolver: Resolver,
     datacenter: Option<String>,
-    wait: Duration,
+    // Locked for a copy or a replacement.
+    wait: Mutex<Duration>,
     agent_connections: ConnectionLimit,
     watch_connections: ConnectionLimit,
     // `None` where `max_connections` is 1.
@@ -82,6 +85,15 @@ pub struct WatchLoad {
     pub limit: usize,
 }
 
+/// A token that was read, for [`Consul::apply_settings`].
+pub struct NewCredentials(TokenSource);
+
+impl fmt::Debug for NewCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NewCredentials")
+    }
+}
+
 impl Consul {
     /// Reads the token file and the TLS files. A file that cannot be used is [`Error::File`]. When the
     /// token file becomes unusable later, the last token stays in use and a warning is logged.
@@ -96,11 +108,25 @@ impl Consul {
             api: ApiClient::new(config, observer)?,
             resolver: Resolver::new(),
             datacenter: config.datacenter.clone(),
-            wait: config.wait,
+            wait: Mutex::new(config.wait),
             agent_connections: ConnectionLimit::new(AGENT_CONNECTIONS),
             watch_connections: ConnectionLimit::new(watches),
             read_connections: (reads > 0).then(|| ConnectionLimit::new(reads)),
         })
+    }
+
+    /// Puts other settings in place: the longest wait of watches, and where the credentials are replaced,
+    /// [`read_credentials`](Self::read_credentials). The other settings stay.
+    pub fn apply_settings(&self, wait: Duration, credentials: Option<NewCredentials>) {
+        *self.wait.lock() = wait;
+        if let Some(NewCredentials(source)) = credentials {
+            self.api.token.replace(source);
+        }
+    }
+
+    /// Reads the token that other settings name. A file that cannot be used is [`Error::File`].
+    pub fn read_credentials(token: Option<&config::Token>) -> Result<NewCredentials, Error> {
+        TokenSource::new(token).map(NewCredentials)
     }
 
     /// How many of the connections for watches are in use, for a metric.

@@ -1,4 +1,5 @@
-//! The ACL token that goes with every request. A token file is read again when it changes.
+//! The ACL token that goes with every request. A token file is read again when it changes, and other settings may
+//! replace the source.
 //!
 //! A file that is missing or bad at start is an error. When it goes missing later, or is empty while a
 //! process writes it, the last good token stays in use: a request without a token would be answered with an
@@ -7,6 +8,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use http::HeaderValue;
@@ -20,6 +22,46 @@ use crate::{Error, file_version::FileVersion};
 
 /// Largest token file, bytes.
 const MAX_FILE_BYTES: usize = 4096;
+
+/// The token of the requests that begin now.
+pub(super) struct CurrentToken {
+    // Locked for a copy or a replacement, never over an await.
+    source: Mutex<Arc<TokenSource>>,
+    /// A number that rises with every new token.
+    rotations: watch::Sender<u64>,
+}
+
+impl CurrentToken {
+    pub(super) fn new(source: TokenSource) -> Self {
+        Self { source: Mutex::new(Arc::new(source)), rotations: watch::Sender::new(0) }
+    }
+
+    /// The value of `X-Consul-Token`; none where no token is set, or an empty one.
+    pub(super) async fn header(&self) -> Option<HeaderValue> {
+        let source = self.source.lock().clone();
+        match &*source {
+            TokenSource::None => None,
+            TokenSource::Fixed(value) => Some(value.clone()),
+            TokenSource::File(file) => Some(file.header(&self.rotations).await),
+        }
+    }
+
+    /// Replaces the source: that is a new token.
+    pub(super) fn replace(&self, source: TokenSource) {
+        *self.source.lock() = Arc::new(source);
+        self.rotations.send_modify(|rotations| *rotations += 1);
+    }
+
+    /// A number that rises with every new token.
+    pub(super) fn watch_rotations(&self) -> watch::Receiver<u64> {
+        self.rotations.subscribe()
+    }
+
+    /// Whether a token is configured.
+    pub(super) fn is_set(&self) -> bool {
+        !matches!(**self.source.lock(), TokenSource::None)
+    }
+}
 
 /// The source of the token.
 pub(super) enum TokenSource {
@@ -36,8 +78,6 @@ pub(super) struct TokenFile {
     path: PathBuf,
     // Locked for a check and a replacement, never over an await.
     loaded: Mutex<LoadedToken>,
-    /// A number that rises with every new token.
-    rotations: watch::Sender<u64>,
 }
 
 struct LoadedToken {
@@ -62,28 +102,6 @@ impl TokenSource {
             Some(Token::File(path)) => TokenFile::open(path).map(Self::File),
         }
     }
-
-    /// The value of `X-Consul-Token`; none where no token is set, or an empty one.
-    pub(super) async fn header(&self) -> Option<HeaderValue> {
-        match self {
-            Self::None => None,
-            Self::Fixed(value) => Some(value.clone()),
-            Self::File(file) => Some(file.header().await),
-        }
-    }
-
-    /// A number that rises with every new token; it never changes without a file.
-    pub(super) fn watch_rotations(&self) -> watch::Receiver<u64> {
-        match self {
-            Self::None | Self::Fixed(_) => watch::channel(0).1,
-            Self::File(file) => file.rotations.subscribe(),
-        }
-    }
-
-    /// Whether a token is configured.
-    pub(super) fn is_set(&self) -> bool {
-        !matches!(self, Self::None)
-    }
 }
 
 impl TokenFile {
@@ -91,19 +109,23 @@ impl TokenFile {
     fn open(path: &Path) -> Result<Self, Error> {
         let (stamp, value) = read_token(path).map_err(|reason| Error::File {
             path: path.display().to_string(),
-            reason: format!("{reason}; the token's file must be there at start"),
+            reason: format!("{reason}; the token's file must be there at start and at a reload"),
         })?;
         let loaded = LoadedToken { stamp, value, failing: false };
-        Ok(Self { path: path.to_owned(), loaded: Mutex::new(loaded), rotations: watch::Sender::new(0) })
+        Ok(Self { path: path.to_owned(), loaded: Mutex::new(loaded) })
     }
 
-    async fn header(&self) -> HeaderValue {
+    async fn header(&self, rotations: &watch::Sender<u64>) -> HeaderValue {
         let news = self.read_if_changed().await;
-        self.adopt(news)
+        self.adopt(news, rotations)
     }
 
     /// Takes over what was read, if it is good. Returns the token to send.
-    fn adopt(&self, news: io::Result<Option<(FileVersion, HeaderValue)>>) -> HeaderValue {
+    fn adopt(
+        &self,
+        news: io::Result<Option<(FileVersion, HeaderValue)>>,
+        rotations: &watch::Sender<u64>,
+    ) -> HeaderValue {
         let mut read = self.loaded.lock();
         match news {
             Ok(None) => {}
@@ -113,7 +135,7 @@ impl TokenFile {
                 }
                 if read.value != value {
                     info!(path = %self.path.display(), "the token file holds another token");
-                    self.rotations.send_modify(|rotations| *rotations += 1);
+                    rotations.send_modify(|rotations| *rotations += 1);
                 }
                 // After a write during the read the version is the older one: the next request reads the file
                 // again.
@@ -181,14 +203,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "good").unwrap();
-        let file = TokenFile::open(&path).unwrap();
+        let (file, rotations) = (TokenFile::open(&path).unwrap(), watch::Sender::new(0));
         for (errno, failing) in
             [(Errno::MFILE, false), (Errno::NFILE, false), (Errno::NOMEM, false), (Errno::ACCESS, true)]
         {
-            assert_eq!(file.adopt(Err(errno.into())), "good");
+            assert_eq!(file.adopt(Err(errno.into()), &rotations), "good");
             assert_eq!(file.loaded.lock().failing, failing, "{errno:?}");
         }
-        assert_eq!(file.adopt(read_token(&path).map(Some)), "good");
+        assert_eq!(file.adopt(read_token(&path).map(Some), &rotations), "good");
         assert!(!file.loaded.lock().failing);
     }
 }

@@ -56,7 +56,7 @@ impl Registry for Consul {
     }
 
     fn longest_wait(&self) -> Duration {
-        self.wait
+        *self.wait.lock()
     }
 
     fn empty_hint(&self) -> Option<&'static str> {

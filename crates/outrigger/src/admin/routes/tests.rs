@@ -125,7 +125,8 @@ fn admin() -> TestAdmin {
 
 fn admin_with(outcome: ReloadResult) -> TestAdmin {
     let settings = Drain { propagation: Propagation::Fixed(Duration::from_secs(2)), ..Drain::default() };
-    let life = Lifecycle::start(std::future::pending(), None, PropagationMonitor::new(settings, None));
+    let life = Lifecycle::start(std::future::pending(), PropagationMonitor::new(settings, None));
+    life.apply_settings(None, settings);
     let metrics = crate::telemetry::new_metrics_registry().unwrap();
     life.register_metrics(&metrics).unwrap();
     let pages =

@@ -84,7 +84,7 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<(), CommandError> {
         DevRegistry::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), DevRegistryOptions::default())
             .await
             .map_err(|error| CommandError::running(format!("start the registry: {}", error_chain(&error))))?;
-    let app = start_sidecar(registry.addr())?;
+    let app = start_sidecar(registry.addr()).await?;
     let outbound = first_addr(&app.outbound_addrs())?;
     print_introduction(&app, registry.addr(), outbound);
 
@@ -135,16 +135,17 @@ fn init_quiet_logging() {
 }
 
 /// A sidecar on the default ports, or on free ports where those are taken.
-fn start_sidecar(registry: SocketAddr) -> Result<App, CommandError> {
+async fn start_sidecar(registry: SocketAddr) -> Result<App, CommandError> {
     let mut config = demo_config(registry);
-    let start =
-        |config: &Config| App::start(config.clone(), &Origins::default(), proxy_workers(config.workers));
-    let started = match start(&config) {
+    let start = async |config: &Config| {
+        App::start(config.clone(), &Origins::default(), proxy_workers(config.workers)).await
+    };
+    let started = match start(&config).await {
         Err(error) if error.is_bind_error() => {
             print_line(format!("{}\n(the demo uses free ports instead)\n", error_chain(&error)));
             config.outbound.listen = Listen::localhost(0);
             config.admin.listen = Listen::localhost(0);
-            start(&config)
+            start(&config).await
         }
         started => started,
     };

@@ -67,6 +67,33 @@ async fn a_new_token_is_reported_with_the_next_question_and_an_equal_one_is_not(
 }
 
 #[tokio::test]
+async fn other_settings_replace_the_token_and_the_wait() {
+    let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let file = config::Token::File(path.clone());
+    let error = Consul::read_credentials(Some(&file)).unwrap_err().to_string();
+    assert!(error.contains(&path.display().to_string()), "{error}");
+
+    fs::write(&path, "second").unwrap();
+    let consul = client_with_token(&agent, config::Token::Value(config::Secret::new("first")));
+    watch(&consul, 0).await.unwrap();
+    let mut credentials = consul.watch_credentials();
+    let wait = std::time::Duration::from_secs(7);
+    for (token, sent) in [(Some(&file), true), (None, false)] {
+        consul.apply_settings(wait, Some(Consul::read_credentials(token).unwrap()));
+        assert!(credentials.has_changed().unwrap());
+        credentials.mark_unchanged();
+        watch(&consul, 0).await.unwrap();
+        assert_eq!(consul.empty_hint().unwrap().contains("no token is set"), !sent);
+    }
+    consul.apply_settings(wait, None);
+    assert!(!credentials.has_changed().unwrap());
+    assert_eq!(consul.longest_wait(), wait);
+    assert_eq!(sent_tokens(&agent), [Some("first".to_owned()), Some("second".to_owned()), None]);
+}
+
+#[tokio::test]
 async fn a_token_file_that_becomes_unusable_leaves_the_last_token_in_use() {
     let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,86 @@
+//! The servers of the admin side, which other settings may move.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use outrigger_config::Listen;
+use outrigger_net::BindError;
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, task::JoinSet};
+use tracing::info;
+
+use crate::admin::{AdminServer, BoundListeners};
+
+/// What becomes of a server. Dropping it undoes it.
+#[derive(Debug)]
+pub(super) enum ServerChange {
+    Keep,
+    /// `None`: there is no such server any more.
+    Replace(Option<BoundListeners>),
+}
+
+impl ServerChange {
+    /// Binds what `new` needs beyond `old`, to be served on `thread`.
+    pub(super) fn bind(
+        old: Option<&Listen>,
+        new: Option<&Listen>,
+        thread: &Handle,
+    ) -> Result<Self, Vec<BindError>> {
+        if old == new {
+            return Ok(Self::Keep);
+        }
+        let bound = new.map(|listen| BoundListeners::bind(listen, thread)).transpose()?;
+        Ok(Self::Replace(bound))
+    }
+}
+
+/// The server for this machine, and the one for the network. They are no part of the
+/// [`Components`](super::components::Components), because their pages hold these.
+#[derive(Debug, Default)]
+pub(super) struct AdminServers {
+    pub(super) admin: ServerSlot,
+    pub(super) metrics: ServerSlot,
+    /// Servers that end their last answers.
+    retired: Mutex<JoinSet<()>>,
+}
+
+/// A server, if there is one.
+#[derive(Debug, Default)]
+pub(super) struct ServerSlot(Mutex<Option<AdminServer>>);
+
+impl ServerSlot {
+    /// Puts a change in place. Returns the server that was replaced.
+    pub(super) fn replace(&self, bound: Option<BoundListeners>, router: Router) -> Option<AdminServer> {
+        let server = bound.map(|bound| AdminServer::start(bound, router));
+        let before = std::mem::replace(&mut *self.0.lock(), server)?;
+        info!(before = ?before.addrs, now = ?self.addrs(), "moved a listener of the admin side");
+        Some(before)
+    }
+
+    /// Where it listens.
+    pub(super) fn addrs(&self) -> Vec<SocketAddr> {
+        self.0.lock().as_ref().map_or_else(Vec::new, |server| server.addrs.clone())
+    }
+}
+
+impl AdminServers {
+    /// Lets a server that was replaced end its answers, and returns at once: the answer to this reload may be one of them.
+    pub(super) fn retire(&self, server: AdminServer) {
+        let mut retired = self.retired.lock();
+        while retired.try_join_next().is_some() {}
+        // Contained: the server that was replaced.
+        retired.spawn(server.stop());
+    }
+
+    /// Stops every server, and returns when their connections have ended.
+    pub(super) async fn stop(&self) {
+        for slot in [&self.admin, &self.metrics] {
+            let server = slot.0.lock().take();
+            if let Some(server) = server {
+                server.stop().await;
+            }
+        }
+        let mut retired = std::mem::take(&mut *self.retired.lock());
+        while retired.join_next().await.is_some() {}
+    }
+}

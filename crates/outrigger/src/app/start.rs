@@ -57,7 +57,8 @@ impl App {
         let components = Components::open(&config, origins, workers, metrics, thread, reload_handle)?;
         let running =
             Arc::new(Running { components: Arc::new(components), servers: AdminServers::default() });
-        running.apply(LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() }).await?;
+        let settings = LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() };
+        Box::pin(running.apply(settings)).await?;
         let reloads = {
             let running = running.clone();
             reload_worker.run(reload_metrics, move || {

@@ -77,7 +77,9 @@ impl Running {
     async fn commit(&self, prepared: PreparedApply) {
         let PreparedApply { loaded, proxy, admin, metrics, credentials } = prepared;
         let (components, config) = (&self.components, &loaded.config);
-        if let Some(logs) = components.log_control.get() {
+        if let Some(logs) =
+            components.log_control.get().filter(|_| self.config().log.level != config.log.level)
+        {
             logs.set_level(&config.log.level);
         }
         registry::apply_settings(&components.registry, &config.registry, credentials);

@@ -27,6 +27,7 @@ mod limits;
 mod loops;
 mod lost_instance;
 mod metrics;
+mod names;
 mod outage;
 mod path_form;
 mod read_ahead;

@@ -282,6 +282,15 @@ mod tests {
     }
 
     #[test]
+    fn a_comma_within_a_tag_makes_another_list_of_tags() {
+        let with = |tags| loaded(&format!("service: {{name: a, port: 1, tags: {tags}}}"));
+        let (two, one) = (with("[a, b]"), with("['a, b']"));
+        let reload = plan_reload(&two, one.clone());
+        assert_eq!(lines(&reload.changed), [r#"service.tags: [a, b] → ["a, b"]"#]);
+        assert_ne!(fingerprint(&two.config), fingerprint(&one.config));
+    }
+
+    #[test]
     fn the_fingerprint_depends_on_values_and_not_on_origins() {
         let plain = loaded("{}");
         assert_eq!(fingerprint(&plain.config), fingerprint(&loaded("defaults: {timeout: 15s}").config));

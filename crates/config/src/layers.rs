@@ -21,7 +21,7 @@ pub struct Overrides {
     pub address: Option<String>,
     /// `--id ID`: `service.id`.
     pub id: Option<String>,
-    /// `--tag TAG`, any number of times: `service.tags`. Empty: not given.
+    /// `--tag TAG`, any number of times: `service.tags`. Each is one tag, with its commas. Empty: not given.
     pub tags: Vec<String>,
     /// `--health-http PATH`: `service.health.http`.
     pub health_http: Option<String>,
@@ -53,9 +53,33 @@ pub struct Overrides {
     pub access_log: Option<bool>,
 }
 
+/// A list as the text of one variable: each item ends with a comma; `\,` is a comma of an item, `\\` a backslash.
+fn join_items(items: &[String]) -> String {
+    items.iter().map(|item| item.replace('\\', r"\\").replace(',', r"\,") + ",").collect()
+}
+
+/// The items of a list in the text of one variable, without the white space around them. The last comma may be left out. `\,`
+/// is a comma of an item and `\\` a backslash; any other backslash stands for itself. An item may be empty.
+pub(crate) fn split_items(text: &str) -> Vec<String> {
+    let (mut items, mut item) = (Vec::new(), String::new());
+    let mut rest = text.chars().peekable();
+    while let Some(one) = rest.next() {
+        let escaped = rest.next_if(|next| one == '\\' && matches!(next, ',' | '\\'));
+        match (one, escaped) {
+            (_, Some(escaped)) => item.push(escaped),
+            (',', None) => items.push(std::mem::take(&mut item)),
+            (one, None) => item.push(one),
+        }
+    }
+    if items.is_empty() || !item.trim().is_empty() {
+        items.push(item);
+    }
+    items.iter().map(|item| item.trim().to_owned()).collect()
+}
+
 impl Overrides {
     fn set_values(&self) -> Vec<(&'static str, &'static str, String)> {
-        let tags = (!self.tags.is_empty()).then(|| self.tags.join(","));
+        let tags = (!self.tags.is_empty()).then(|| join_items(&self.tags));
         let access = self.access_log.map(|on| on.to_string());
         [
             ("service.name", "--service", &self.service),
@@ -321,6 +345,33 @@ mod tests {
         assert!(overlay.get("service.name").is_empty());
         assert_eq!(overlay.first_below("service").map(|value| value.text.as_str()), Some("2"));
         assert!(overlay.first_below("serv").is_none());
+    }
+
+    #[test]
+    fn a_comma_separates_items_unless_a_backslash_escapes_it() {
+        for (text, expected) in [
+            ("a,b", &["a", "b"][..]),
+            (" a , b ", &["a", "b"]),
+            (r"a\,b,c", &["a,b", "c"]),
+            (r"urlprefix-/x proto=http\,https", &["urlprefix-/x proto=http,https"]),
+            (r"a\\,b", &[r"a\", "b"]),
+            (r"C:\x,\", &[r"C:\x", r"\"]),
+            ("a,,b", &["a", "", "b"]),
+            ("a, ", &["a"]),
+            ("a,,", &["a", ""]),
+            (",", &[""]),
+            ("", &[""]),
+        ] {
+            assert_eq!(split_items(text), expected, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn joined_items_are_split_into_the_same_ones(items in proptest::collection::vec("[a,b\\\\ é]{0,6}", 1..5)) {
+            let trimmed: Vec<_> = items.iter().map(|item| item.trim().to_owned()).collect();
+            proptest::prop_assert_eq!(split_items(&join_items(&items)), trimmed);
+        }
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Names: services, tags, ids, datacenters, hosts, paths, metadata, log filters.
 //!
-//! The names of services and datacenters are used in `Host` headers (`orders.service.dc2.consul`), so they are
-//! DNS labels; a value that is only sent as JSON may be almost any text.
+//! The names of datacenters are used in `Host` headers (`orders.service.dc2.consul`), so they are DNS labels, and so is each
+//! part of a service's name; a value that is only sent as JSON may be almost any text.
 
 use std::net::IpAddr;
 
 use crate::error::InvalidValue;
+
+/// Longest name of a service, in bytes; as in the path form.
+const MAX_SERVICE_NAME: usize = 128;
 
 /// A DNS label of at most 63 letters, digits, `-` and `_`, with a letter or digit at both ends.
 fn is_label(text: &str) -> bool {
@@ -15,13 +18,20 @@ fn is_label(text: &str) -> bool {
     bytes.len() <= 63 && bytes.iter().all(|b| inner(*b)) && edge(bytes.first()) && edge(bytes.last())
 }
 
-/// A service's name: one DNS label, because a dot would make `v2.orders` ambiguous.
+/// A service's name, as Consul takes it, of the bytes that a `Host` header and a path can hold.
 pub(crate) fn service(text: &str) -> Result<String, InvalidValue> {
-    if is_label(text) {
-        return Ok(text.to_owned());
+    let wrong = |what: &str, hint: &str| Err(InvalidValue::new(what, hint));
+    if text.parse::<IpAddr>().is_ok() {
+        return wrong("is an address, and no service's name", "name the service as the registry lists it");
     }
-    let hint = "1 to 63 letters, digits, - and _, without dots: it must fit in a Host header";
-    Err(InvalidValue::new("cannot be a service's name", hint))
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_part = |part: &str| !part.is_empty() && part.len() <= 63 && part.bytes().all(is_name_byte);
+    if text.len() > MAX_SERVICE_NAME || !text.split('.').all(is_part) {
+        let hint =
+            "1 to 128 letters, digits, -, _ and dots; at least 1 and at most 63 bytes between two dots";
+        return wrong("cannot be a service's name", hint);
+    }
+    Ok(text.to_owned())
 }
 
 /// By Consul's rules: letters, digits, `-` and `_`.
@@ -177,12 +187,43 @@ mod tests {
     }
 
     #[test]
-    fn a_service_name_fits_in_a_host_header() {
-        let long = "a".repeat(64);
+    fn a_service_has_the_name_that_consul_takes_if_it_fits_in_a_host_header() {
+        let (longest, long) = ("a".repeat(63), "a".repeat(64));
+        let many = format!("{longest}.{longest}");
         check(
             service,
-            &["orders", "order-db_2", "7", "Orders"],
-            &["", "a.b", "-a", "a-", "a b", "a/b", "é", &long],
+            &[
+                "orders",
+                "order-db_2",
+                "7",
+                "Orders",
+                "_orders",
+                "orders_",
+                "-a",
+                "a-",
+                "a.b",
+                "Billing.V2_x",
+                "1.2",
+                &longest,
+                &many,
+            ],
+            &[
+                "",
+                ".",
+                "..",
+                ".a",
+                "a.",
+                "a..b",
+                "a b",
+                "a/b",
+                "a@b",
+                "a[b]",
+                "é",
+                "10.0.0.5",
+                "::1",
+                &long,
+                &format!("{many}.ab"),
+            ],
         );
     }
 

@@ -1,7 +1,7 @@
 //! [`Config`] → a flat list of dotted keys and values, in the order of a settings file, for `render`,
 //! `summary` and `diff`. It never holds a secret.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
     AwaitApp, Balance, CircuitBreaker, Config, ConsulSettings, HedgePolicy, InheritedToken, LogFormat,
@@ -29,13 +29,22 @@ impl fmt::Display for DisplayValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
-            Self::List(items) => write!(f, "[{}]", items.join(", ")),
+            Self::List(items) => {
+                let items: Vec<_> = items.iter().map(|item| quote_item(item)).collect();
+                write!(f, "[{}]", items.join(", "))
+            }
             Self::Map(entries) => {
                 let entries = entries.iter().map(|(key, value)| format!("{key}: {value}"));
                 write!(f, "{{{}}}", entries.collect::<Vec<_>>().join(", "))
             }
         }
     }
+}
+
+/// An item of a list, in quotes where it could be taken for another list: two lists that differ are shown differently.
+fn quote_item(item: &str) -> Cow<'_, str> {
+    let is_syntax = |one: char| matches!(one, ',' | '[' | ']' | '"');
+    if item.is_empty() || item.contains(is_syntax) { format!("{item:?}").into() } else { item.into() }
 }
 
 /// Every setting with its value. Of an upstream only its own: the others come from the defaults.

@@ -76,6 +76,20 @@ fn tags_of_flags_and_variables_are_a_list() {
     assert_eq!(got.config.service.unwrap().tags, ["x", "y"]);
 }
 
+#[test]
+fn a_tag_of_a_flag_or_variable_may_hold_commas() {
+    let tags = |env: &str, flags: &[&str]| {
+        let flags =
+            Overrides { tags: flags.iter().map(ToString::to_string).collect(), ..Overrides::default() };
+        let got = loaded("service: {name: a, port: 1}\n", &[("OUTRIGGER_TAGS", env)], &flags);
+        got.config.service.unwrap().tags
+    };
+    assert_eq!(tags("", &["a,b", "c"]), ["a,b", "c"]);
+    assert_eq!(tags("", &[r"a\", r"b\,c"]), [r"a\", r"b\,c"]);
+    assert_eq!(tags(r"a\,b, c", &[]), ["a,b", "c"]);
+    assert_eq!(tags(r"a\\,b\c", &[]), [r"a\", r"b\c"]);
+}
+
 /// Variables with their values.
 type Vars<'a> = &'a [(&'a str, &'a str)];
 

@@ -10,7 +10,7 @@ use crate::{
     Environment, Origin, Origins, Problem,
     error::InvalidValue,
     expand, keys,
-    layers::Overlay,
+    layers::{Overlay, split_items},
     raw::{Node, NodeValue, Position},
     renamed::RenamedKeys,
     units,
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A list of values; in a flag or variable, commas separate them.
+    /// A list of values; in a variable, commas separate them ([`split_items`]).
     pub(super) fn set_list<T>(
         &mut self,
         section: &Section<'_>,
@@ -194,13 +194,10 @@ impl<'a> Reader<'a> {
         let key = section.key(name);
         let mut lists = Vec::new();
         for list in self.overlay.get(&key).to_vec() {
-            let items = list.text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            let given = |item: &str| Candidate {
-                text: item.to_owned(),
-                shown: quote(item),
-                origin: list.origin.clone(),
-            };
-            lists.push((list.origin.clone(), self.parse_all(items.map(given).collect(), &key, &parse)));
+            let given =
+                |item: String| Candidate { shown: quote(&item), text: item, origin: list.origin.clone() };
+            let items = split_items(&list.text).into_iter().map(given).collect();
+            lists.push((list.origin.clone(), self.parse_all(items, &key, &parse)));
         }
         if let Some(node) = section.node(name) {
             let given = self.read_scalars(node, name, &key, !lists.is_empty());

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 /// The local app.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
-    /// The name under which other services call it: one DNS label. Required.
+    /// The name under which other services call it: 1 to 128 letters, digits, `-`, `_` and dots. Required.
     pub name: String,
     /// The port the app listens on. Required, 1–65535.
     pub port: u16,
@@ -13,7 +13,7 @@ pub struct Service {
     pub address: Option<String>,
     /// The registration's ID. Absent: made from name, host name and port, so that it is stable.
     pub id: Option<String>,
-    /// Tags of the registration, each at most 255 bytes. Default none.
+    /// Tags of the registration, each of 1 to 255 bytes, which may be commas too. Default none.
     pub tags: Vec<String>,
     /// Key-value metadata of the registration, by Consul's rules: at most 64 pairs, keys of at most
     /// 128 letters, digits, `-` and `_`, values of at most 512 bytes. Default none.

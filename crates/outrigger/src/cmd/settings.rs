@@ -26,7 +26,7 @@ pub(super) struct SettingsFlags {
     /// Id of the registration. Default: made from name, host name and port. [env: OUTRIGGER_ID]
     #[arg(long, value_name = "ID", help_heading = "The local app")]
     id: Option<String>,
-    /// Tag of the registration; may be repeated. [env: OUTRIGGER_TAGS]
+    /// Tag of the registration, with its commas; may be repeated. [env: OUTRIGGER_TAGS]
     #[arg(long = "tag", value_name = "TAG", help_heading = "The local app")]
     tags: Vec<String>,
     /// Path of the app's health check. Default: a TCP connection is enough. [env: OUTRIGGER_HEALTH_HTTP]
@@ -234,6 +234,7 @@ mod tests {
             ("--id o-1", ("OUTRIGGER_ID", "o-1")),
             ("--tag a --tag b", ("OUTRIGGER_TAGS", "a,b")),
             ("--tag a", ("OUTRIGGER_TAG", "a")),
+            ("--tag a,b --tag c", ("OUTRIGGER_TAGS", r"a\,b,c")),
             ("--health-http /up", ("OUTRIGGER_HEALTH_HTTP", "/up")),
         ] {
             let by_variable = loaded("", &[app[0], app[1], variable]).unwrap();

@@ -220,8 +220,9 @@ fn no_route(host: &str, what: &str) -> Refusal {
 
 fn outside_host(host: &str) -> Refusal {
     let detail = format!(
-        "{host:?} is no service of the registry, and this is no open proxy; use the name of a service (`Host: orders`), \
-         or give the service a listener of its own (upstreams[].listen), which takes any Host"
+        "{host:?} is no service of the registry, and this is no open proxy; use the name of a service (`Host: orders`); one \
+         with dots in its name is named by the path (`/svc/a.b/...`), or by the Host once it is declared \
+         (upstreams[].service); or give the service a listener of its own (upstreams[].listen), which takes any Host"
     );
     Refusal::new(Reason::OutsideHost, detail)
 }

@@ -103,7 +103,7 @@ pub(super) struct FullForm {
     pub(super) port: Spanned<i64>,
     pub(super) id: Option<Spanned<String>>,
     pub(super) weight: Option<Spanned<i64>>,
-    pub(super) tags: Option<Vec<String>>,
+    pub(super) tags: Option<Vec<Spanned<String>>>,
     pub(super) meta: Option<BTreeMap<String, String>>,
     pub(super) status: Option<Spanned<String>>,
 }

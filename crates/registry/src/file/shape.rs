@@ -165,7 +165,12 @@ fn check_full_form(full: FullForm) -> Result<StaticInstance, FileProblem> {
     if let Some(word) = full.status {
         entry.status = parse_status(&word)?;
     }
-    entry.tags = full.tags.unwrap_or_default();
+    for tag in full.tags.unwrap_or_default() {
+        if tag.value.is_empty() {
+            return Err(FileProblem::at(tag.referenced, "tags: a tag is not empty"));
+        }
+        entry.tags.push(tag.value);
+    }
     entry.meta = full.meta.unwrap_or_default();
     Ok(entry)
 }
@@ -253,6 +258,7 @@ mod tests {
             "neither an IP address nor a host",
         );
         assert_fails(&format!("{list}{{address: a, port: 1, id: ''}}\n"), "3:33:", "id:");
+        assert_fails(&format!("{list}{{address: a, port: 1, tags: [b, '']}}\n"), "3:39:", "tags:");
         assert_fails(&format!("{list}a:1\n    - a:1\n"), "4:7:", "a second instance of orders");
         assert_fails(&format!("{list}a\n"), "3:7:", "`address:port`");
         assert_fails(&format!("{list}a:0\n"), "3:7:", "`address:port`");

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use outrigger_config::{ConsulAddress, ConsulSettings as Settings, Tls, Weights};
+use outrigger_config::{ConsulAddress, ConsulSettings as Settings, Weights};
 use outrigger_registry::{
     Consistency, Cursor, Drift, HealthStatus, Query, Registrar as _, Registration, Registry as _, Report,
     ReportedHealth, Seen, WatchAnswer,
@@ -232,11 +232,9 @@ fn client(target: &Target) -> Consul {
     let addr = target.addr();
     let settings = Settings {
         address: ConsulAddress { tls: false, host: addr.ip().to_string(), port: addr.port() },
-        datacenter: None,
-        token: None,
-        tls: Tls::default(),
         wait: WAIT,
         max_connections: 10,
+        ..Settings::default()
     };
     Consul::new(&settings).unwrap()
 }

@@ -9,8 +9,13 @@ use outrigger_tests::wait;
 
 /// Starts a sidecar that only routes, and waits until it is ready. `more` are lines of YAML.
 pub(crate) async fn start_router(consul: SocketAddr, more: &str) -> (App, SocketAddr) {
+    start_router_by(&format!("address: \"http://{consul}\""), more).await
+}
+
+/// As [`start_router`]; `consul` are the keys of `registry.consul`.
+pub(crate) async fn start_router_by(consul: &str, more: &str) -> (App, SocketAddr) {
     let text = format!(
-        "registry: {{consul: {{address: \"http://{consul}\"}}}}\noutbound: {{listen: \"127.0.0.1:0\"}}\n\
+        "registry: {{consul: {{{consul}}}}}\noutbound: {{listen: \"127.0.0.1:0\"}}\n\
          admin: {{listen: \"127.0.0.1:0\"}}\n{more}\n"
     );
     let loaded = load(Some(("test.yaml", &text)), &Environment::default(), &Overrides::default())

@@ -41,7 +41,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     }
     registry {
         consul {
-            address datacenter token token_file
+            address datacenter domain token token_file
             tls { ca_file cert_file key_file server_name }
             wait max_connections
         }
@@ -53,7 +53,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     }
     state_dir
     outbound {
-        listen x_forwarded via loop_guard rewrite_cookie_path allow_origins
+        listen names x_forwarded via loop_guard rewrite_cookie_path allow_origins
         limits { max_header_bytes max_headers head_timeout idle max_connections tunnel_idle }
     }
     defaults [POLICY]

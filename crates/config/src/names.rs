@@ -46,6 +46,29 @@ pub(crate) fn datacenter(text: &str) -> Result<String, InvalidValue> {
     }
 }
 
+/// The domain of Consul's names, in lower case and without a dot at its end.
+pub(crate) fn domain(text: &str) -> Result<String, InvalidValue> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.len() <= 200 && name.split('.').all(is_label) && name.parse::<IpAddr>().is_err() {
+        return Ok(name.to_ascii_lowercase());
+    }
+    Err(InvalidValue::new("is not a domain", "write the domain of the agent, as consul or corp.example"))
+}
+
+/// A further host of the sidecar itself, in lower case, without brackets and without a dot at its end.
+pub(crate) fn own_name(text: &str) -> Result<String, InvalidValue> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    match reachable_host(bare.strip_suffix('.').unwrap_or(bare)) {
+        Ok(host) => {
+            Ok(host.parse::<IpAddr>().map_or(host.to_ascii_lowercase(), |ip| ip.to_canonical().to_string()))
+        }
+        Err(_) => Err(InvalidValue::new(
+            "is not a host",
+            "write a name or an address without a port, as sidecar or host.docker.internal",
+        )),
+    }
+}
+
 /// A tag: any text without control characters; only a label can be used in a `Host` header.
 pub(crate) fn tag(text: &str) -> Result<String, InvalidValue> {
     printable(text, 255, "cannot be a tag")
@@ -251,6 +274,26 @@ mod tests {
             ],
         );
         assert_eq!(public_host("App.Example.").as_deref(), Ok("app.example"));
+    }
+
+    #[test]
+    fn names_of_the_sidecar_and_the_domain_are_kept_in_lower_case() {
+        check(
+            domain,
+            &["consul", "corp.example", "a.b.c."],
+            &["", ".", ".consul", "a..b", "10.0.0.5", "a b", "-a"],
+        );
+        assert_eq!(domain("Corp.Example.").as_deref(), Ok("corp.example"));
+        check(
+            own_name,
+            &["sidecar", "a.b", "10.0.0.5", "[::1]", "localhost"],
+            &["", "a:80", "a/b", "0.0.0.0", "*", "a b"],
+        );
+        for (text, expected) in
+            [("Sidecar.", "sidecar"), ("[FD00:0::5]", "fd00::5"), ("::ffff:10.0.0.5", "10.0.0.5")]
+        {
+            assert_eq!(own_name(text).as_deref(), Ok(expected));
+        }
     }
 
     #[test]

@@ -137,6 +137,7 @@ impl SettingList {
     fn consul(&mut self, consul: &ConsulSettings) {
         self.text("registry.consul.address", &consul.address);
         self.text_if_some("registry.consul.datacenter", consul.datacenter.as_ref());
+        self.text("registry.consul.domain", &consul.domain);
         match &consul.token {
             Some(Token::Value(_)) => self.text("registry.consul.token", HIDDEN),
             Some(Token::File(path)) => self.text("registry.consul.token_file", path.display()),
@@ -173,6 +174,7 @@ impl SettingList {
     fn outbound(&mut self, config: &Config) {
         let (outbound, limits) = (&config.outbound, &config.outbound.limits);
         self.text("outbound.listen", &outbound.listen);
+        self.list("outbound.names", &outbound.names);
         self.text("outbound.x_forwarded", outbound.x_forwarded);
         self.text("outbound.via", outbound.via);
         self.text("outbound.loop_guard", if outbound.loop_guard { "on" } else { "off" });

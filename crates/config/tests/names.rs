@@ -62,3 +62,51 @@ fn an_empty_tag_is_refused_wherever_it_is_written() {
         assert_eq!(problems(service, &[], &flags), [format!("--tag: {what}")], "{tags:?}");
     }
 }
+
+#[test]
+fn a_declared_service_has_no_name_that_a_host_reads_otherwise() {
+    check(
+        "upstreams: [{service: v2.orders.service.consul}, {service: orders.service.dc2.consul}]\n",
+        &[
+            "o.yaml:1:23 upstreams[0].service: \"v2.orders.service.consul\" is the name of a service in full, as in a Host; write orders; tags and datacenter are keys of their own",
+            "o.yaml:1:60 upstreams[1].service: \"orders.service.dc2.consul\" is the name of a service in full, as in a Host; write orders; tags and datacenter are keys of their own",
+        ],
+    );
+    let registry = "registry: {consul: {domain: corp.example}}\n";
+    check(
+        &format!("{registry}service: {{name: A.Service.Corp.Example, port: 1}}\n"),
+        &[
+            "o.yaml:2:17 service.name: \"A.Service.Corp.Example\" is the name of a service in full, as in a Host; write a; tags and datacenter are keys of their own",
+        ],
+    );
+    check(
+        &format!(
+            "{registry}upstreams: [{{service: a.service.consul}}, {{service: a.servicex.corp.example}}]\n"
+        ),
+        &[],
+    );
+    check(
+        "outbound: {names: [sidecar, Billing.V2]}\nservice: {name: sidecar, port: 1}\nupstreams: [{service: billing.V2}]\n",
+        &[
+            "o.yaml:3:23 upstreams[0].service: \"billing.V2\" is in outbound.names, as a name of this sidecar; remove one of them",
+        ],
+    );
+}
+
+#[test]
+fn hosts_of_the_sidecar_and_the_domain_are_names() {
+    check(
+        "outbound: {names: ['http://a', 'a:80', '*']}\n",
+        &[
+            "o.yaml:1:20 outbound.names: \"http://a\" is not a host; write a name or an address without a port, as sidecar or host.docker.internal",
+            "o.yaml:1:32 outbound.names: \"a:80\" is not a host; write a name or an address without a port, as sidecar or host.docker.internal",
+            "o.yaml:1:40 outbound.names: \"*\" is not a host; write a name or an address without a port, as sidecar or host.docker.internal",
+        ],
+    );
+    check(
+        "registry: {consul: {domain: .consul}}\n",
+        &[
+            "o.yaml:1:29 registry.consul.domain: \".consul\" is not a domain; write the domain of the agent, as consul or corp.example",
+        ],
+    );
+}

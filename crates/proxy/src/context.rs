@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    host::HostNames,
     limit::MIN_ANSWER_FIELDS,
     metrics::{
         Metrics,
@@ -188,6 +189,8 @@ pub(crate) struct DownstreamSettings {
     pub(crate) unread: Duration,
     /// Whether the log gets one line per request.
     pub(crate) access_log: bool,
+    /// What hosts may name.
+    pub(crate) names: Arc<HostNames>,
     /// The setting `hosts` of each service that has it.
     hosts: Vec<(ClusterKey, Vec<String>)>,
 }
@@ -207,6 +210,7 @@ impl DownstreamSettings {
             },
             unread: idle.fold(config.defaults.body_idle, Duration::max),
             access_log: config.log.access,
+            names: Arc::new(HostNames::new(config)),
             hosts: config
                 .upstreams
                 .iter()

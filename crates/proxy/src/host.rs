@@ -1,82 +1,94 @@
-//! Reads a service's name out of an authority.
+//! Reads the authority of a request: a service, the sidecar itself, or neither.
 //!
-//! `orders`, `orders:7070`, `orders.service.consul`, `v2.orders.service.consul` (a tag),
-//! `orders.service.dc2.consul`. Any other name is outside the registry, unless a
-//! declared service has it.
+//! The grammar of a service's name is in [`outrigger_registry::name`]. An IP address is never a service, and any name that is
+//! no service's is outside the registry.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::net::IpAddr;
+
+use outrigger_config as config;
+pub(crate) use outrigger_registry::name::ServiceName;
+use outrigger_registry::name::{ConsulForm, HostForm, parse_host};
 
 /// What an authority names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ParsedHost<'a> {
     /// A service of the registry.
     Service(ServiceName<'a>),
-    /// A loopback address or `localhost`: possibly the address of this listener.
+    /// A loopback address, `localhost`, or a name of `outbound.names`: possibly the address of this listener.
     Local,
+    /// A form of Consul's names that is not offered.
+    NotOffered(ConsulForm),
     /// A name outside the registry, or any other IP address.
     Outside,
     /// No host at all.
     Invalid,
 }
 
-/// A service, with the tag and datacenter of its long form. All in lower case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct ServiceName<'a> {
-    pub(crate) service: Cow<'a, str>,
-    pub(crate) tag: Option<Cow<'a, str>>,
-    pub(crate) datacenter: Option<Cow<'a, str>>,
+/// The names that settings give a meaning. All in lower case.
+#[derive(Debug)]
+pub(crate) struct HostNames {
+    /// The domain of Consul's names (`registry.consul.domain`).
+    pub(crate) domain: Box<str>,
+    /// The declared services with dots in their names.
+    dotted: Box<[Box<str>]>,
+    /// The sidecar's own further names (`outbound.names`).
+    own: Box<[Box<str>]>,
 }
 
-/// Reads an authority (`host` or `host:port`).
-pub(crate) fn parse(authority: &str) -> ParsedHost<'_> {
-    let Some(host) = host_of(authority) else { return ParsedHost::Invalid };
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return if inner.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| is_loopback_ip(ip.into())) {
-            ParsedHost::Local
-        } else {
-            ParsedHost::Outside
-        };
+impl HostNames {
+    pub(crate) fn new(config: &config::Config) -> Self {
+        let declared = config.upstreams.iter().map(|upstream| upstream.service.to_ascii_lowercase());
+        Self {
+            domain: config.registry.domain().into(),
+            dotted: declared.filter(|name| name.contains('.')).map(Into::into).collect(),
+            own: config.outbound.names.iter().map(|name| name.as_str().into()).collect(),
+        }
     }
-    // Without brackets, only a text that begins with a digit can be an address.
-    let numeric = host.starts_with(|first: char| first.is_ascii_digit());
-    if numeric && let Ok(ip) = host.parse::<IpAddr>() {
-        return if is_loopback_ip(ip) { ParsedHost::Local } else { ParsedHost::Outside };
-    }
-    if host.eq_ignore_ascii_case("localhost") {
-        return ParsedHost::Local;
-    }
-    if host.is_empty() || host.len() > 253 || !host.bytes().all(is_name_byte) {
-        return ParsedHost::Invalid;
-    }
-    match parse_service_name(host) {
-        Some(name) => ParsedHost::Service(name),
-        None => ParsedHost::Outside,
-    }
-}
 
-fn parse_service_name(host: &str) -> Option<ServiceName<'_>> {
-    if !host.contains('.') && host.len() <= 63 {
-        return Some(ServiceName { service: lowercase(host), tag: None, datacenter: None });
+    /// Reads an authority (`host` or `host:port`).
+    pub(crate) fn parse<'a>(&self, authority: &'a str) -> ParsedHost<'a> {
+        let Some(host) = host_of(authority) else { return ParsedHost::Invalid };
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let local = |is_local| if is_local { ParsedHost::Local } else { ParsedHost::Outside };
+        if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            return local(inner.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| self.is_local_ip(ip.into())));
+        }
+        // Without brackets, only a text that begins with a digit can be an address.
+        let numeric = host.starts_with(|first: char| first.is_ascii_digit());
+        if numeric && let Ok(ip) = host.parse::<IpAddr>() {
+            return local(self.is_local_ip(ip));
+        }
+        if host.eq_ignore_ascii_case("localhost") || self.is_own_name(host) {
+            return ParsedHost::Local;
+        }
+        if host.is_empty() || host.len() > 253 || !host.bytes().all(is_name_byte) {
+            return ParsedHost::Invalid;
+        }
+        match parse_host(host, &self.domain, |name| self.dotted.iter().any(|one| **one == *name)) {
+            HostForm::Service(name) => ParsedHost::Service(name),
+            HostForm::NotOffered(form) => ParsedHost::NotOffered(form),
+            HostForm::Other => ParsedHost::Outside,
+        }
     }
-    let labels: Vec<&str> = host.split('.').collect();
-    if labels.iter().any(|label| label.is_empty() || label.len() > 63) {
-        return None;
+
+    /// Whether an authority means `service` as a whole, which need not be declared.
+    pub(crate) fn is_whole_service(&self, authority: &str, service: &str) -> bool {
+        let host = host_of(authority).unwrap_or_default();
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let form = parse_host(host, &self.domain, |name| name.eq_ignore_ascii_case(service));
+        matches!(form, HostForm::Service(name) if name.is_plain() && name.service.eq_ignore_ascii_case(service))
+            && !matches!(self.parse(authority), ParsedHost::Local | ParsedHost::Invalid)
     }
-    let is = |label: &str, word: &str| label.eq_ignore_ascii_case(word);
-    let (tag, service, datacenter) = match labels[..] {
-        [service] => (None, service, None),
-        [service, s, c] if is(s, "service") && is(c, "consul") => (None, service, None),
-        [service, s, dc, c] if is(s, "service") && is(c, "consul") => (None, service, Some(dc)),
-        [tag, service, s, c] if is(s, "service") && is(c, "consul") => (Some(tag), service, None),
-        [tag, service, s, dc, c] if is(s, "service") && is(c, "consul") => (Some(tag), service, Some(dc)),
-        _ => return None,
-    };
-    Some(ServiceName {
-        service: lowercase(service),
-        tag: tag.map(lowercase),
-        datacenter: datacenter.map(lowercase),
-    })
+
+    /// Whether `name` is one of the sidecar's own further names.
+    pub(crate) fn is_own_name(&self, name: &str) -> bool {
+        self.own.iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    fn is_local_ip(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_loopback() || self.own.iter().any(|own| own.parse() == Ok(ip))
+    }
 }
 
 /// Whether a path segment can be the name of a service: what Consul's DNS and URLs accept, dots included.
@@ -102,24 +114,6 @@ pub(crate) fn ip_of(host: &str) -> Option<IpAddr> {
     host.trim_matches(['[', ']']).parse().ok()
 }
 
-/// Whether the host of an authority is a loopback address or `localhost`.
-pub(crate) fn is_loopback(authority: &str) -> bool {
-    matches!(parse(authority), ParsedHost::Local)
-}
-
-/// The text in lower case; copied only where it has an upper-case letter.
-pub(crate) fn lowercase(text: &str) -> Cow<'_, str> {
-    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(text.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(text)
-    }
-}
-
-fn is_loopback_ip(ip: IpAddr) -> bool {
-    ip.to_canonical().is_loopback()
-}
-
 fn is_port(text: &str) -> bool {
     text.is_empty() || text.parse::<u16>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -132,54 +126,103 @@ fn is_name_byte(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn assert_service(text: &str, service: &str, tag: Option<&str>, datacenter: Option<&str>) {
-        let expected = ServiceName {
-            service: service.into(),
-            tag: tag.map(Into::into),
-            datacenter: datacenter.map(Into::into),
-        };
-        assert_eq!(parse(text), ParsedHost::Service(expected), "{text}");
+    fn names(settings: &str) -> HostNames {
+        let (environment, flags) = (config::Environment::default(), config::Overrides::default());
+        HostNames::new(&config::load(Some(("test.yaml", settings)), &environment, &flags).unwrap().config)
     }
 
     #[test]
-    fn every_form_names_its_service() {
-        assert_service("orders", "orders", None, None);
-        assert_service("Orders:7070", "orders", None, None);
-        assert_service("orders.", "orders", None, None);
-        assert_service("orders.service.consul", "orders", None, None);
-        assert_service("orders.service.consul.:80", "orders", None, None);
-        assert_service("v2.orders.service.consul", "orders", Some("v2"), None);
-        assert_service("orders.service.dc2.consul", "orders", None, Some("dc2"));
-        assert_service("v2.orders.service.dc2.consul:7070", "orders", Some("v2"), Some("dc2"));
+    fn a_host_with_or_without_a_port_or_a_dot_at_its_end_names_its_service() {
+        let names = names("upstreams: [{service: Billing.V2}]");
+        let tagged = ServiceName { service: "orders".into(), tag: Some("v2".into()), datacenter: None };
+        for (text, expected) in [
+            ("orders", ServiceName::plain("orders")),
+            ("Orders:7070", ServiceName::plain("orders")),
+            ("orders.", ServiceName::plain("orders")),
+            ("orders.service.consul.:80", ServiceName::plain("orders")),
+            ("billing.v2:80", ServiceName::plain("billing.v2")),
+            ("Billing.V2.service.consul", ServiceName::plain("billing.v2")),
+            ("v2.orders.service:7070", tagged),
+        ] {
+            assert_eq!(names.parse(text), ParsedHost::Service(expected), "{text}");
+        }
     }
 
     #[test]
     fn addresses_and_outside_names_name_no_service() {
+        let names = names("");
         for text in
             ["10.0.0.5", "10.0.0.5:80", "[2001:db8::1]:80", "example.com", "orders.example.com", "a.b"]
         {
-            assert_eq!(parse(text), ParsedHost::Outside, "{text}");
+            assert_eq!(names.parse(text), ParsedHost::Outside, "{text}");
         }
         for text in
             ["localhost", "LOCALHOST:7070", "127.0.0.1:7070", "127.9.9.9", "[::1]:7070", "[::ffff:127.0.0.1]"]
         {
-            assert_eq!(parse(text), ParsedHost::Local, "{text}");
+            assert_eq!(names.parse(text), ParsedHost::Local, "{text}");
+        }
+        let form = names.parse("orders.virtual.consul:80");
+        assert!(matches!(form, ParsedHost::NotOffered(ConsulForm { text: ".virtual.", .. })), "{form:?}");
+    }
+
+    #[test]
+    fn further_names_of_the_sidecar_are_its_own() {
+        let names = names("outbound: {names: [Sidecar, host.docker.internal, 10.0.0.5, '[fd00::5]']}");
+        for text in [
+            "sidecar",
+            "SIDECAR:7070",
+            "sidecar.",
+            "Host.Docker.Internal:80",
+            "10.0.0.5:7070",
+            "[fd00::5]:7070",
+            "[FD00:0::5]",
+            "[::ffff:10.0.0.5]",
+            "localhost",
+        ] {
+            assert_eq!(names.parse(text), ParsedHost::Local, "{text}");
+        }
+        for text in ["docker.internal", "x.sidecar", "10.0.0.6", "[fd00::6]"] {
+            assert_eq!(names.parse(text), ParsedHost::Outside, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_whole_service_is_its_name_and_its_long_form() {
+        let names = names("registry: {consul: {domain: corp.example}}");
+        for (authority, service, expected) in [
+            ("orders", "orders", true),
+            ("Orders:80", "orders", true),
+            ("orders.service.corp.example", "Orders", true),
+            ("orders.service", "orders", true),
+            ("orders.service.consul", "orders", false),
+            ("a.b", "a.b", true),
+            ("A.b.service.corp.example:80", "a.B", true),
+            ("b.service", "a.b", false),
+            ("v2.orders.service", "orders", false),
+            ("orders.service.dc2.dc", "orders", false),
+            ("other", "orders", false),
+            ("localhost", "localhost", false),
+            ("127.0.0.1", "127.0.0.1", false),
+            ("or ders", "or ders", false),
+        ] {
+            assert_eq!(names.is_whole_service(authority, service), expected, "{authority} and {service}");
         }
     }
 
     #[test]
     fn a_text_that_is_no_authority_is_invalid() {
+        let names = names("");
         for text in
             ["", ":80", "a b", "orders:x", "orders:99999", "[::1", "o/rders", "user@orders", "ord\u{e9}rs"]
         {
-            assert_eq!(parse(text), ParsedHost::Invalid, "{text}");
+            assert_eq!(names.parse(text), ParsedHost::Invalid, "{text}");
         }
     }
 
     proptest::proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in "\\PC{0,80}") {
-            let _ = parse(&text);
+            let _ = names("").parse(&text);
         }
     }
 }

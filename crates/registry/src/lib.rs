@@ -4,13 +4,14 @@
 //! [`Registry`] is the source of instances; [`Registrar`] is where the local app is registered.
 //! [`consul::Consul`] is both; [`file::FileRegistry`] is a registry of static instances. Asking again,
 //! backing off and keeping the last good answer belong to the `discovery` crate; announcing again to the
-//! `registration` crate.
+//! `registration` crate. [`name`] reads the names of services in hosts.
 
 pub mod consul;
 mod error;
 pub mod file;
 mod file_version;
 mod model;
+pub mod name;
 mod registrar;
 mod registry;
 mod resolve;

@@ -78,6 +78,7 @@ pub(crate) fn check(
     read_log(&mut r, &section, &mut config.log);
     listeners::check(&mut r, &config);
     upstreams::check_count(&mut r, &root, &config);
+    upstreams::check_names(&mut r, &config);
     registry::check_service(&mut r, &config);
     environment::check(&mut r, tree);
     let Reader { origins, mut problems, warnings, renamed, .. } = r;
@@ -114,6 +115,7 @@ fn read_mass_loss(r: &mut Reader<'_>, parent: &Section<'_>) -> Option<MassLoss> 
 
 fn read_outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
     r.set(s, "listen", &mut out.listen, address::listen_address);
+    r.set_list(s, "names", &mut out.names, names::own_name);
     r.set(s, "x_forwarded", &mut out.x_forwarded, switch);
     r.set(s, "via", &mut out.via, switch);
     r.set(s, "loop_guard", &mut out.loop_guard, on_or_off);

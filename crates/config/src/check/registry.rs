@@ -63,6 +63,7 @@ fn read_consul(r: &mut Reader<'_>, s: &Section<'_>) -> ConsulSettings {
     let mut out = ConsulSettings::default();
     out.address = read_consul_address(r, s, out.address);
     out.datacenter = r.get(s, "datacenter", names::datacenter);
+    r.set(s, "domain", &mut out.domain, names::domain);
     out.token = read_token(r, s);
     let section = r.section(s, "tls");
     out.tls = read_tls(r, &section);

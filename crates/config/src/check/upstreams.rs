@@ -54,6 +54,26 @@ fn is_same(a: &Upstream, b: &Upstream) -> bool {
     a.service.eq_ignore_ascii_case(&b.service) && a.datacenter == b.datacenter && tags(a) == tags(b)
 }
 
+/// A declared service is named by its Host, so its name means neither the sidecar itself nor, in full, another service.
+pub(super) fn check_names(r: &mut Reader<'_>, config: &Config) {
+    let own = config.service.iter().map(|service| ("service.name".to_owned(), &service.name));
+    let declared = config.upstreams.iter().enumerate();
+    let declared = declared.map(|(n, upstream)| (format!("upstreams[{n}].service"), &upstream.service));
+    let domain = format!(".{}", config.registry.domain());
+    for (key, name) in own.chain(declared) {
+        let lower = name.to_ascii_lowercase();
+        let labels: Vec<_> = lower.strip_suffix(&domain).unwrap_or_default().split('.').collect();
+        let service = labels.windows(2).rev().find(|two| two[1] == "service").map(|two| two[0]);
+        if let Some(service) = service {
+            let what = format!("{name:?} is the name of a service in full, as in a Host");
+            r.report_set(&key, what, format!("write {service}; tags and datacenter are keys of their own"));
+        } else if key != "service.name" && config.outbound.names.contains(&lower) {
+            let what = format!("{name:?} is in outbound.names, as a name of this sidecar");
+            r.report_set(&key, what, "remove one of them");
+        }
+    }
+}
+
 /// Declared services are always watched, so `max_services` must not be below their number.
 pub(super) fn check_count(r: &mut Reader<'_>, root: &Section<'_>, config: &Config) {
     let (declared, most) = (config.upstreams.len(), config.discovery.max_services);

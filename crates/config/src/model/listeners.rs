@@ -49,6 +49,9 @@ pub enum ListenHost {
 pub struct Outbound {
     /// Where it listens. Default `localhost:7070`.
     pub listen: Listen,
+    /// Further hosts that mean this listener, as `localhost` does: names and IP addresses in lower case, without brackets and
+    /// ports. With such a Host the path names the service (`http://sidecar:7070/svc/NAME/…`). Default none.
+    pub names: Vec<String>,
     /// Add `X-Forwarded-For`, `-Proto` and `-Host`. Default false.
     pub x_forwarded: bool,
     /// Add `Via`. Default false.
@@ -69,6 +72,7 @@ impl Default for Outbound {
     fn default() -> Self {
         Self {
             listen: Listen::localhost(7070),
+            names: Vec::new(),
             x_forwarded: false,
             via: false,
             loop_guard: false,

@@ -11,6 +11,16 @@ pub enum Registry {
     File(PathBuf),
 }
 
+impl Registry {
+    /// The domain of the long names of services (`orders.service.consul`), in lower case and without a dot at its end.
+    pub fn domain(&self) -> &str {
+        match self {
+            Self::Consul(consul) => &consul.domain,
+            Self::File(_) => ConsulSettings::DOMAIN,
+        }
+    }
+}
+
 /// How to reach the Consul agent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConsulSettings {
@@ -19,6 +29,9 @@ pub struct ConsulSettings {
     pub address: ConsulAddress,
     /// Datacenter asked for by default. Absent: the agent's own.
     pub datacenter: Option<String>,
+    /// The agent's `domain`, with which the long names of services end in a Host. Default `consul`. In lower case, without a
+    /// dot at its end.
+    pub domain: String,
     /// Where the ACL token comes from. Absent: no token is sent.
     pub token: Option<Token>,
     /// TLS to the agent; used when the address is `https`.
@@ -30,11 +43,17 @@ pub struct ConsulSettings {
     pub max_connections: usize,
 }
 
+impl ConsulSettings {
+    /// The default of `domain`, as of Consul's own setting.
+    const DOMAIN: &str = "consul";
+}
+
 impl Default for ConsulSettings {
     fn default() -> Self {
         Self {
             address: ConsulAddress { tls: false, host: "127.0.0.1".into(), port: 8500 },
             datacenter: None,
+            domain: Self::DOMAIN.into(),
             token: None,
             tls: Tls::default(),
             wait: Duration::from_secs(45),

@@ -18,7 +18,7 @@ use outrigger_http1::{Head, Name};
 
 use crate::{
     context::{ConnectionInfo, DownstreamSettings},
-    host::{self, ParsedHost},
+    host::{self, HostNames, ParsedHost},
     reason::{Reason, Refusal},
 };
 
@@ -39,12 +39,13 @@ pub(crate) fn check_page(
     is_absolute: bool,
 ) -> Result<(), Refusal> {
     // HTTP/1.0 may have no Host, and then the path names the service.
-    let is_own_host = authority.is_empty() || is_own_authority(info, authority);
+    let names = &settings.names;
+    let is_own_host = authority.is_empty() || is_own_authority(info, names, authority);
     let has_own_port = authority_port(authority) == info.local.port();
     if !is_own_host && !has_own_port && !is_absolute {
         return Ok(());
     }
-    let mut is_known = host::parse(authority) != ParsedHost::Outside;
+    let mut is_known = !matches!(names.parse(authority), ParsedHost::Outside | ParsedHost::NotOffered(_));
     if let Some(cluster) = info.listener.kind.cluster()
         && !is_own_host
     {
@@ -60,7 +61,7 @@ pub(crate) fn check_page(
     // Another port of this machine is another origin. A page that has the request's own authority is one of the service
     // itself, unless the name can have been turned to this machine.
     let is_own = |origin: &str| {
-        is_own_authority(info, origin) && authority_port(origin) == info.local.port()
+        is_own_authority(info, names, origin) && authority_port(origin) == info.local.port()
             || is_known && is_same_authority(origin, authority)
     };
     check_marks(head, &settings.outbound.allow_origins, is_own)
@@ -130,9 +131,9 @@ fn rebinding_refusal(service: &str, authority: &str) -> Refusal {
     Refusal::new(Reason::ForbiddenOrigin, detail)
 }
 
-/// Whether the host of an authority is a loopback address or the local address of this connection.
-pub(crate) fn is_own_authority(info: &ConnectionInfo, authority: &str) -> bool {
-    host::is_loopback(authority)
+/// Whether the host of an authority is a loopback address, the local address of this connection, or a name of `outbound.names`.
+pub(crate) fn is_own_authority(info: &ConnectionInfo, names: &HostNames, authority: &str) -> bool {
+    names.parse(authority) == ParsedHost::Local
         || host::host_of(authority)
             .and_then(host::ip_of)
             .is_some_and(|ip| ip.to_canonical() == info.local.ip().to_canonical())

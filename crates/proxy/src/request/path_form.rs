@@ -5,11 +5,14 @@
 //! cookie is changed where it is a path. What has the prefix already is left, because the instance is told the prefix
 //! (`X-Forwarded-Prefix`), and some frameworks use it. Bodies are left.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_http1::{Head, Name, head::list_members};
 
-use crate::host::{self, ParsedHost};
+use crate::{
+    context::DownstreamSettings,
+    host::{self, HostNames},
+};
 
 /// The path prefix before a service's name, when the Host is the sidecar's own address.
 pub(crate) const PATH_PREFIX: &[u8] = b"/svc/";
@@ -30,18 +33,15 @@ pub(crate) struct PathForm {
     is_https: bool,
     /// Whether `Path` of cookies is changed.
     rewrites_cookies: bool,
+    /// What hosts may name.
+    names: Arc<HostNames>,
 }
 
 impl PathForm {
-    /// Of a request for `service`, as the path has it. `rest`: the app's path behind the name; `adds_host`: the Host goes to
-    /// the instance as `X-Forwarded-Host`, unless there is one.
-    pub(crate) fn new(
-        head: &Head,
-        service: &[u8],
-        rest: &[u8],
-        adds_host: bool,
-        rewrites_cookies: bool,
-    ) -> Self {
+    /// Of a request for `service`, as the path has it. `rest`: the app's path behind the name.
+    pub(crate) fn new(head: &Head, service: &[u8], rest: &[u8], settings: &DownstreamSettings) -> Self {
+        // Whether the Host goes to the instance as X-Forwarded-Host, unless there is one.
+        let adds_host = settings.outbound.x_forwarded;
         let prefix = [PATH_PREFIX, service].concat();
         let before = head.values(Name::XForwardedPrefix).flat_map(list_members);
         let mut whole_prefix: Vec<u8> = before.flat_map(trim_slashes).copied().collect();
@@ -55,7 +55,8 @@ impl PathForm {
             path: rest[..path_end(rest)].to_vec(),
             forwarded_hosts: hosts.map(<[u8]>::to_vec).collect(),
             is_https: head.has_token(Name::XForwardedProto, b"https"),
-            rewrites_cookies,
+            rewrites_cookies: settings.outbound.rewrite_cookie_path,
+            names: settings.names.clone(),
         }
     }
 
@@ -227,17 +228,8 @@ impl PathForm {
             Ok(addr) => addr == instance,
             Err(_) => instance.port() == 80 && host::ip_of(authority) == Some(instance.ip()),
         };
-        let host = host::host_of(authority).unwrap_or_default();
-        let is_name = match host::parse(authority) {
-            ParsedHost::Service(name) => {
-                name.tag.is_none()
-                    && name.datacenter.is_none()
-                    && name.service.as_bytes().eq_ignore_ascii_case(service)
-            }
-            // A declared service's name may have dots.
-            ParsedHost::Outside => host.as_bytes().eq_ignore_ascii_case(service),
-            ParsedHost::Local | ParsedHost::Invalid => false,
-        };
+        let is_name =
+            std::str::from_utf8(service).is_ok_and(|service| self.names.is_whole_service(authority, service));
         is_instance || is_name
     }
 }
@@ -335,7 +327,8 @@ mod tests {
     /// Of a request with `fields` for `rest` behind `/svc/Orders`.
     fn form(rest: &str, fields: &str) -> PathForm {
         let text = format!("GET / HTTP/1.1\nHost: localhost:7070\n{fields}\n");
-        PathForm::new(&head(HeadKind::Request, &text), b"Orders", rest.as_bytes(), false, true)
+        let settings = DownstreamSettings::new(&outrigger_config::Config::default());
+        PathForm::new(&head(HeadKind::Request, &text), b"Orders", rest.as_bytes(), &settings)
     }
 
     fn restored(form: &PathForm, field: &str) -> String {

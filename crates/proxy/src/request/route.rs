@@ -7,10 +7,11 @@
 use std::sync::Arc;
 
 use outrigger_http1::{Head, Name};
+use outrigger_registry::name::ConsulForm;
 
 use crate::{
     context::{ConnectionInfo, DownstreamSettings},
-    host::{self, ParsedHost, ServiceName},
+    host::{self, HostNames, ParsedHost, ServiceName},
     reason::{Reason, Refusal},
     request::{
         browser::{self, is_own_authority},
@@ -67,22 +68,19 @@ pub(crate) fn find<'h>(
         return route_absolute_form(info, settings, head, host, facts);
     }
     if let Some(cluster) = info.listener.kind.cluster() {
-        return route_by_listener(cluster, facts, host).map(Destination::Cluster);
+        return route_by_listener(cluster, settings, facts, host).map(Destination::Cluster);
     }
     if host.is_empty() {
         return route_by_path(target, host, settings, head, facts);
     }
-    match host::parse(host) {
+    match settings.names.parse(host) {
         ParsedHost::Service(name) => Ok(Destination::Service(name)),
         ParsedHost::Local => route_by_path(target, host, settings, head, facts),
-        ParsedHost::Outside if is_own_authority(info, host) => {
+        ParsedHost::Outside if is_own_authority(info, &settings.names, host) => {
             route_by_path(target, host, settings, head, facts)
         }
-        // A declared service's name may have dots.
-        ParsedHost::Outside => {
-            let cluster = find_dotted_service(info, host).ok_or_else(|| outside_host(host))?;
-            Ok(Destination::Cluster(cluster))
-        }
+        ParsedHost::Outside => Err(outside_host(&settings.names, host)),
+        ParsedHost::NotOffered(form) => Err(form_not_offered(&settings.names, host, form)),
         ParsedHost::Invalid => Err(invalid_host(host)),
     }
 }
@@ -108,10 +106,11 @@ fn target_is_path(target: &[u8]) -> bool {
 /// gets, may not.
 fn route_by_listener(
     cluster: &Arc<Cluster>,
+    settings: &DownstreamSettings,
     facts: &mut RequestFacts,
     host: &str,
 ) -> Result<Arc<Cluster>, Refusal> {
-    if !host.is_empty() && host::parse(host) == ParsedHost::Invalid {
+    if !host.is_empty() && settings.names.parse(host) == ParsedHost::Invalid {
         return Err(invalid_host(host));
     }
     if !facts.has_host {
@@ -135,13 +134,11 @@ fn route_by_path<'h>(
     let Some(service) = std::str::from_utf8(service).ok().filter(|name| host::is_service_name(name)) else {
         return Err(no_route(host, &format!("{} cannot be a service's name", shown(service))));
     };
-    let name = ServiceName { service: host::lowercase(service), tag: None, datacenter: None };
+    let name = ServiceName::plain(service);
     let changes = &mut facts.changes;
     changes.target = Some(with_slash(rest).into());
     changes.host = Some(service.as_bytes().into());
-    let outbound = &settings.outbound;
-    let (adds_host, rewrites_cookies) = (outbound.x_forwarded, outbound.rewrite_cookie_path);
-    let form = PathForm::new(head, service.as_bytes(), rest, adds_host, rewrites_cookies);
+    let form = PathForm::new(head, service.as_bytes(), rest, settings);
     form.write_field(head, &mut changes.add);
     changes.drop = changes.drop.with(Name::XForwardedPrefix);
     changes.path_form = Some(Box::new(form));
@@ -164,35 +161,27 @@ fn route_absolute_form<'h>(
         let detail = format!("only http:// is carried, not {}", target.escape_ascii());
         return Err(Refusal::new(Reason::OutsideHost, detail));
     }
-    if facts.has_host && !host.is_empty() && host::parse(host) == ParsedHost::Invalid {
+    let names = &settings.names;
+    if facts.has_host && !host.is_empty() && names.parse(host) == ParsedHost::Invalid {
         return Err(invalid_host(host));
     }
     let Ok(authority) = std::str::from_utf8(authority) else { return Err(invalid_host("not text")) };
     let by_listener = info.listener.kind.cluster();
-    if by_listener.is_none() && is_own_authority(info, authority) {
+    if by_listener.is_none() && is_own_authority(info, names, authority) {
         return route_by_path(path, authority, settings, head, facts);
     }
-    let destination = match (by_listener, host::parse(authority)) {
+    let destination = match (by_listener, names.parse(authority)) {
         (_, ParsedHost::Invalid) => return Err(invalid_host(authority)),
-        (Some(cluster), _) => Destination::Cluster(route_by_listener(cluster, facts, authority)?),
+        (Some(cluster), _) => Destination::Cluster(route_by_listener(cluster, settings, facts, authority)?),
         (None, ParsedHost::Service(name)) => Destination::Service(name),
-        (None, ParsedHost::Outside) => {
-            Destination::Cluster(find_dotted_service(info, authority).ok_or_else(|| outside_host(authority))?)
-        }
-        (None, ParsedHost::Local) => return Err(outside_host(authority)),
+        (None, ParsedHost::NotOffered(form)) => return Err(form_not_offered(names, authority, form)),
+        (None, ParsedHost::Outside | ParsedHost::Local) => return Err(outside_host(names, authority)),
     };
     // OPTIONS of an empty path is for the server as a whole (RFC 9112 §3.2.4).
     let is_server = path.is_empty() && head.method() == b"OPTIONS";
     facts.changes.target = Some(if is_server { Box::from(*b"*") } else { with_slash(path).into() });
     facts.changes.host = Some(authority.as_bytes().into());
     Ok(destination)
-}
-
-/// A declared service with dots in its name, which in a Host looks like a name outside the registry.
-fn find_dotted_service(info: &ConnectionInfo, authority: &str) -> Option<Arc<Cluster>> {
-    let service = host::lowercase(host::host_of(authority)?);
-    let name = ServiceName { service, tag: None, datacenter: None };
-    info.clusters().find(&name).filter(|cluster| cluster.is_declared())
 }
 
 /// Most bytes of a path or a Host that a problem body shows.
@@ -218,13 +207,42 @@ fn no_route(host: &str, what: &str) -> Refusal {
     Refusal::new(Reason::NoRoute, detail)
 }
 
-fn outside_host(host: &str) -> Refusal {
+/// Of a host that is no service of the registry.
+fn outside_host(names: &HostNames, host: &str) -> Refusal {
+    let (domain, bare) = (&names.domain, host::host_of(host).unwrap_or(host));
+    let has_domain = |domain: &str| {
+        let end = bare.len().checked_sub(domain.len()).and_then(|start| bare.get(start..));
+        end.is_some_and(|end| end.eq_ignore_ascii_case(domain))
+    };
+    let more = if has_domain(&format!(".{domain}")) {
+        format!("; below .{domain} a service is {}", long_form(names))
+    } else if has_domain(".consul") {
+        format!("; the domain of Consul's names is {domain} here (registry.consul.domain)")
+    } else {
+        String::new()
+    };
     let detail = format!(
-        "{host:?} is no service of the registry, and this is no open proxy; use the name of a service (`Host: orders`); one \
-         with dots in its name is named by the path (`/svc/a.b/...`), or by the Host once it is declared \
+        "{host:?} is no service of the registry, and this is no open proxy{more}; use the name of a service (`Host: orders`); \
+         one with dots in its name is named by the path (`/svc/a.b/...`), or by the Host once it is declared \
          (upstreams[].service); or give the service a listener of its own (upstreams[].listen), which takes any Host"
     );
     Refusal::new(Reason::OutsideHost, detail)
+}
+
+/// Of a host in a form of Consul's DNS that is not offered.
+fn form_not_offered(names: &HostNames, host: &str, form: ConsulForm) -> Refusal {
+    let ConsulForm { text, meaning } = form;
+    let detail = format!(
+        "{host:?} has a form of Consul's DNS that is not offered: {text} stands for {meaning}; a service is {}, or by its \
+         name alone (`Host: orders`)",
+        long_form(names)
+    );
+    Refusal::new(Reason::OutsideHost, detail)
+}
+
+/// The long form of a service's name.
+fn long_form(names: &HostNames) -> String {
+    format!("[TAG.]NAME.service[.DATACENTER.dc].{}", names.domain)
 }
 
 fn invalid_host(host: &str) -> Refusal {

@@ -22,7 +22,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    host::ServiceName,
+    host::{HostNames, ServiceName},
     listener::own::OwnListeners,
     metrics::Metrics,
     reason::{Reason, Refusal},
@@ -43,7 +43,7 @@ const MAX_FIRST_ANSWER_WAIT: Duration = Duration::from_secs(5);
 struct NameIndex {
     /// By the service name alone: the usual request needs no key.
     plain: HashMap<Box<[u8]>, Arc<Cluster>, BuildHasherDefault<NameHasher>>,
-    /// By service, datacenter and tags.
+    /// By service, datacenter and tags; and those of services that have the name of the sidecar itself, which no Host means.
     narrowed: HashMap<ClusterKey, Arc<Cluster>>,
 }
 
@@ -94,12 +94,13 @@ struct ManagerSettings {
     discovery: config::DiscoverySettings,
     defaults: config::Policy,
     upstreams: Vec<config::Upstream>,
+    names: HostNames,
 }
 
 impl ManagerSettings {
     fn new(config: &config::Config) -> Self {
         let (defaults, upstreams) = (config.defaults.clone(), config.upstreams.clone());
-        Self { discovery: config.discovery, defaults, upstreams }
+        Self { discovery: config.discovery, defaults, upstreams, names: HostNames::new(config) }
     }
 
     fn find_declared(&self, key: &ClusterKey) -> Option<&config::Upstream> {
@@ -356,10 +357,8 @@ impl ClusterManager {
     /// The cluster of `name`, if it is open.
     pub(crate) fn find(&self, name: &ServiceName<'_>) -> Option<Arc<Cluster>> {
         let names = self.names.load();
-        if name.tag.is_none() && name.datacenter.is_none() {
-            return names.plain.get(name.service.as_bytes()).cloned();
-        }
-        names.narrowed.get(&ClusterKey::from(name)).cloned()
+        let plain = if name.is_plain() { names.plain.get(name.service.as_bytes()) } else { None };
+        plain.or_else(|| names.narrowed.get(&ClusterKey::from(name))).cloned()
     }
 
     /// The cluster that a Host means which is a service's name as it stands: in lower case, without a dot, perhaps with a
@@ -503,15 +502,15 @@ impl ClusterManager {
     /// Publishes the names: each cluster's own, and the plain name for a service that is declared only with
     /// tags or a datacenter, because the configuration means that cluster by it.
     fn publish_names(&self, table: &ClusterTable) {
-        let mut names = NameIndex::default();
+        let (mut names, settings) = (NameIndex::default(), self.settings.load());
         for (key, ManagedCluster { cluster, .. }) in &table.clusters {
-            if key.tags.is_empty() && key.datacenter.is_none() {
+            let is_plain = key.tags.is_empty() && key.datacenter.is_none();
+            if is_plain && !settings.names.is_own_name(&key.service) {
                 names.plain.insert(key.service.as_bytes().into(), cluster.clone());
             } else {
                 names.narrowed.insert(key.clone(), cluster.clone());
             }
         }
-        let settings = self.settings.load();
         // In reverse, so that the first of several declared forms overwrites the others.
         for upstream in settings.upstreams.iter().rev() {
             let key = upstream_key(upstream);

@@ -53,7 +53,7 @@ impl Rig {
 
     /// The reason of a refusal, if the request to `name` is refused.
     async fn request(&self, name: &str) -> Option<Reason> {
-        let name = ServiceName { service: name.into(), tag: None, datacenter: None };
+        let name = ServiceName::plain(name);
         let cluster = match self.manager.find_or_open(&name).await {
             Ok(cluster) => cluster,
             Err(refusal) => return Some(refusal.reason),

@@ -13,6 +13,10 @@ pub(crate) fn listen_address(text: &str) -> Result<Listen, InvalidValue> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
         return Ok(addr.into());
     }
+    if let Some(address) = with_brackets(text, 7070) {
+        let what = "is an IPv6 address without brackets";
+        return Err(InvalidValue::new(what, format!("write {address}")));
+    }
     if let Some(port) = text.strip_prefix(':').filter(|port| port.parse::<u16>().is_ok()) {
         let hint = format!("write localhost:{port}, or 0.0.0.0:{port} to listen for the network");
         return Err(InvalidValue::new("has no address", hint));
@@ -84,9 +88,51 @@ pub(crate) fn consul_address(text: &str) -> Result<ParsedConsulAddress, InvalidV
     if authority.contains(['/', '?', '#']) {
         return Err(InvalidValue::new("has a path", "only scheme, host and port are supported"));
     }
-    let (host, port) =
-        host_and_port(authority).ok_or_else(|| InvalidValue::new("is not an address with a port", hint))?;
+    let (host, port) = zoned_and_port(authority).or_else(|| host_and_port(authority)).ok_or_else(|| {
+        missing_part(scheme, authority)
+            .unwrap_or_else(|| InvalidValue::new("is not an address with a port", hint))
+    })?;
     Ok(ParsedConsulAddress { address: ConsulAddress { tls, host, port }, has_scheme: scheme.is_some() })
+}
+
+/// An IPv6 address with a zone, in brackets, with a port: `[fe80::1%eth0]:8500`; in a URL the zone may follow `%25` (RFC 6874).
+fn zoned_and_port(authority: &str) -> Option<(String, u16)> {
+    let (inner, port) = authority.strip_prefix('[')?.split_once("]:")?;
+    let (ip, zone) = inner.split_once('%')?;
+    let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(zone);
+    let is_zone_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let is_zoned = ip.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone.bytes().all(is_zone_byte);
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    is_zoned.then(|| (format!("{ip}%{zone}"), port))
+}
+
+/// What an address of Consul lacks that is one but for brackets or a port.
+fn missing_part(scheme: Option<&str>, authority: &str) -> Option<InvalidValue> {
+    let scheme = scheme.map(|scheme| format!("{scheme}://")).unwrap_or_default();
+    if let Some(address) = with_brackets(authority, 8500) {
+        let what = "is an IPv6 address without brackets";
+        return Some(InvalidValue::new(what, format!("write {scheme}{address}")));
+    }
+    let bracketed = authority.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_host = match bracketed {
+        Some(inner) => is_ipv6(inner),
+        None => names::host(authority).is_ok(),
+    };
+    is_host.then(|| InvalidValue::new("has no port", format!("write {scheme}{authority}:8500")))
+}
+
+/// An IPv6 address without brackets as it is to be written, with its own port or else `port`. `None`: it is none.
+fn with_brackets(text: &str, port: u16) -> Option<String> {
+    let (before, last) = text.rsplit_once(':')?;
+    match last.parse::<u16>() {
+        Ok(port) if port != 0 && is_ipv6(before) => Some(format!("[{before}]:{port}")),
+        _ => is_ipv6(text).then(|| format!("[{text}]:{port}")),
+    }
+}
+
+/// Whether the text is an IPv6 address without brackets, perhaps with a zone.
+fn is_ipv6(text: &str) -> bool {
+    text.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok())
 }
 
 fn host_and_port(authority: &str) -> Option<(String, u16)> {
@@ -197,6 +243,12 @@ mod tests {
             ("127.0.0.1:8500", "http://127.0.0.1:8500", false),
             ("HTTP://[::1]:8500", "http://[::1]:8500", true),
             ("localhost:8500", "http://localhost:8500", false),
+            ("[fd00::1]:8500", "http://[fd00::1]:8500", false),
+            ("https://[FD00::1]:8501/", "https://[fd00::1]:8501", true),
+            ("http://[::ffff:127.0.0.1]:8500", "http://[::ffff:127.0.0.1]:8500", true),
+            ("[fe80::1%eth0]:8500", "http://[fe80::1%eth0]:8500", false),
+            ("http://[fe80::1%25eth0]:8500", "http://[fe80::1%eth0]:8500", true),
+            ("http://[fe80::1%2]:8500", "http://[fe80::1%2]:8500", true),
         ];
         for (text, address, explicit) in cases {
             let given = consul_address(text).unwrap();
@@ -216,13 +268,42 @@ mod tests {
             ("tcp://10.0.0.1:8500", "has the scheme \"tcp\""),
             ("http://me:secret@host:8500", "holds a user name"),
             ("http://host:8500/consul", "has a path"),
-            ("http://host", "is not an address with a port"),
+            ("http://host", "has no port"),
+            ("10.0.0.1", "has no port"),
+            ("[::1]", "has no port"),
+            ("http://fd00::1:8500", "is an IPv6 address without brackets"),
+            ("fd00::1", "is an IPv6 address without brackets"),
+            ("[fd00::1:8500", "is not an address with a port"),
+            ("[fd00::1]8500", "is not an address with a port"),
+            ("[10.0.0.1]:8500", "is not an address with a port"),
+            ("[fe80::1%]:8500", "is not an address with a port"),
+            ("[fe80::1%a b]:8500", "is not an address with a port"),
             ("host:0", "is not an address with a port"),
             ("", "is not an address with a port"),
             ("a b:1", "is not an address with a port"),
         ];
         for (text, what) in cases {
             assert_eq!(consul_address(text).unwrap_err().what, what, "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_for_an_ipv6_address_shows_how_to_write_it() {
+        for (text, hint) in [
+            ("http://fd00::1:8500", "write http://[fd00::1]:8500"),
+            ("https://fd00::1:8501/", "write https://[fd00::1]:8501"),
+            ("fd00::1", "write [fd00::1]:8500"),
+            ("::1:8500", "write [::1]:8500"),
+            ("http://::1", "write http://[::1]:8500"),
+            ("[::1]", "write [::1]:8500"),
+            ("http://[fd00::1]/", "write http://[fd00::1]:8500"),
+            ("fe80::1%eth0:8500", "write [fe80::1%eth0]:8500"),
+            ("http://consul.example", "write http://consul.example:8500"),
+        ] {
+            assert_eq!(consul_address(text).unwrap_err().hint, hint, "for {text:?}");
+        }
+        for (text, hint) in [("::1:80", "write [::1]:80"), ("fd00::1", "write [fd00::1]:7070")] {
+            assert_eq!(listen_address(text).unwrap_err().hint, hint, "for {text:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! The names of datacenters are used in `Host` headers (`orders.service.dc2.consul`), so they are DNS labels, and so is each
 //! part of a service's name; a value that is only sent as JSON may be almost any text.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::error::InvalidValue;
 
@@ -106,9 +106,17 @@ pub(crate) fn host(text: &str) -> Result<String, InvalidValue> {
     }
 }
 
-/// An address that other hosts can reach: a host that is not unspecified (`0.0.0.0`, `::`).
+/// An address that other hosts can reach: a host that is not unspecified (`0.0.0.0`, `::`). An IPv6 address may have brackets,
+/// which are removed, because registries hold it without them.
 pub(crate) fn reachable_host(text: &str) -> Result<String, InvalidValue> {
-    if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
+    let text = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Some((address, _)) = text.split_once('%')
+        && address.parse::<Ipv6Addr>().is_ok()
+    {
+        let what = "has a zone, which holds on this machine alone";
+        return Err(InvalidValue::new(what, "write an address that other hosts can reach"));
+    }
+    if text.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_unspecified()) {
         return Err(InvalidValue::new(
             "is not an address that other hosts can reach",
             "write the address of this machine, or leave it out",
@@ -257,7 +265,21 @@ mod tests {
             &["10.0.0.5", "::1", "app.example", "app.example.", "a"],
             &["", "a..b", "1.2.3", "[::1]", "a:80", "a b"],
         );
-        check(reachable_host, &["10.0.0.5"], &["0.0.0.0", "::"]);
+        check(
+            reachable_host,
+            &["10.0.0.5", "fd00::5", "[fd00::5]", "app.example"],
+            &[
+                "0.0.0.0",
+                "::",
+                "[::]",
+                "::ffff:0.0.0.0",
+                "fe80::5%eth0",
+                "[fe80::5%eth0]",
+                "[::1",
+                "[app]:80",
+            ],
+        );
+        assert_eq!(reachable_host("[fd00::5]").as_deref(), Ok("fd00::5"));
         check(
             public_host,
             &["app.example", "App.Example.", "10.0.0.5", "[2001:db8::1]", "2001:db8::1"],

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    address::format_host_port,
     fault::{self, Fault, RECENT_CONNECTS},
     files::is_held_back,
 };
@@ -100,7 +101,7 @@ pub async fn connect_to_instance(
 /// When the name has no address, or none of its addresses can be connected to.
 pub async fn connect_host(host: &str, port: u16, within: Duration) -> Result<TcpStream, DialError> {
     let dialled = bounded(within, dial_host(host, port)).await;
-    dialled.map_err(|failed| failed.at(format!("{host}:{port}"), Fault::of))
+    dialled.map_err(|failed| failed.at(format_host_port(host, port), Fault::of))
 }
 
 /// What [`DialError`] says, without the peer.

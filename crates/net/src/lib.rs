@@ -10,6 +10,7 @@
 //! 20 times.
 
 mod accept;
+mod address;
 mod bind;
 mod dial;
 mod fault;
@@ -22,6 +23,7 @@ mod stream;
 pub mod tls;
 
 pub use accept::{Acceptor, accept_queued};
+pub use address::{AddressError, format_host_port, parse_ip};
 pub use bind::{BACKLOG, BindError, BoundSocket, bind, bind_listen, has_address};
 pub use dial::{DialError, DialStage, Purpose, connect, connect_host, connect_to_instance};
 pub use fault::{Fault, is_caused_by_own_shortage, is_own_shortage};

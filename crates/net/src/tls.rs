@@ -147,7 +147,8 @@ pub fn client_config(tls: &Tls, files: &TlsFiles) -> Result<ClientConfig, TlsErr
 /// # Errors
 /// When it is no name of a server.
 pub fn server_name(tls: &Tls, host: &str) -> Result<ServerName<'static>, TlsError> {
-    let name = tls.server_name.as_deref().unwrap_or(host);
+    // The zone of a link-local address is no part of a name.
+    let name = tls.server_name.as_deref().unwrap_or(host.split('%').next().unwrap_or(host));
     ServerName::try_from(name.to_owned())
         .map_err(|error| invalid(None, &format_args!("{name:?} is no name of a server: {error}")))
 }

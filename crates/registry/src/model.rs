@@ -108,6 +108,14 @@ pub enum Unusable {
     /// Neither the service nor its node has an address.
     #[error("no address")]
     NoAddress,
+    /// The IP address cannot be connected to from here.
+    #[error("address {host:?}: {reason}")]
+    Address {
+        /// The address as listed.
+        host: Arc<str>,
+        /// Why not.
+        reason: Arc<str>,
+    },
     /// The host name does not resolve.
     #[error("host name {host:?} does not resolve: {reason}")]
     Unresolved {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream};
+use outrigger_net::parse_ip;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
@@ -149,7 +150,7 @@ fn collect_host_names(listed: &[UnresolvedInstance]) -> Vec<Arc<str>> {
 }
 
 fn is_host_name(host: &str) -> bool {
-    !host.is_empty() && host.parse::<IpAddr>().is_err()
+    !host.is_empty() && parse_ip(host, 0).is_none()
 }
 
 /// The last used address while it is still listed, because a resolver that rotates its list must not move
@@ -166,17 +167,20 @@ fn socket_addr(
     names: &BTreeMap<Arc<str>, LookupResult>,
 ) -> Result<SocketAddr, Unusable> {
     let port = u16::try_from(port).ok().filter(|port| *port != 0).ok_or(Unusable::Port(port))?;
-    let ip = match (host.parse::<IpAddr>(), names.get(host)) {
-        (Ok(ip), _) => ip,
-        (Err(_), Some(Ok(ip))) => *ip,
-        (Err(_), Some(Err(reason))) => {
+    let addr = match (parse_ip(host, port), names.get(host)) {
+        (Some(Ok(addr)), _) => addr,
+        (Some(Err(error)), _) => {
+            return Err(Unusable::Address { host: host.clone(), reason: error.to_string().into() });
+        }
+        (None, Some(Ok(ip))) => SocketAddr::new(ip.to_canonical(), port),
+        (None, Some(Err(reason))) => {
             return Err(Unusable::Unresolved { host: host.clone(), reason: reason.clone() });
         }
-        (Err(_), None) => return Err(Unusable::NoAddress),
+        (None, None) => return Err(Unusable::NoAddress),
     };
     // 0.0.0.0 stands for every address of the host that registered it; a connection to it from here would
     // reach this machine.
-    if ip.is_unspecified() { Err(Unusable::NoAddress) } else { Ok(SocketAddr::new(ip, port)) }
+    if addr.ip().is_unspecified() { Err(Unusable::NoAddress) } else { Ok(addr) }
 }
 
 #[cfg(test)]

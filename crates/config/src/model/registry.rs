@@ -67,7 +67,7 @@ impl Default for ConsulSettings {
 pub struct ConsulAddress {
     /// The scheme is `https`.
     pub tls: bool,
-    /// Host name or IP (no brackets).
+    /// Host name or IP address (no brackets; IPv6 perhaps with a zone, `fe80::1%eth0`).
     pub host: String,
     /// Port.
     pub port: u16,

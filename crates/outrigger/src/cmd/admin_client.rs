@@ -89,6 +89,9 @@ impl AdminAddress {
         if port == 0 {
             return Err("has port 0, for which the sidecar chose a port when it started");
         }
+        if authority.parse::<Ipv6Addr>().is_ok() || host.parse::<Ipv6Addr>().is_ok() {
+            return Err("is an IPv6 address without brackets, as in [::1]:7079");
+        }
         let bare = match host.strip_prefix('[') {
             Some(inner) => inner.strip_suffix(']').filter(|inner| inner.parse::<Ipv6Addr>().is_ok()),
             None => Some(host).filter(|host| !host.is_empty() && !host.contains([':', ']', ' '])),

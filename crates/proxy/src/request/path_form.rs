@@ -5,7 +5,10 @@
 //! cookie is changed where it is a path. What has the prefix already is left, because the instance is told the prefix
 //! (`X-Forwarded-Prefix`), and some frameworks use it. Bodies are left.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use outrigger_http1::{Head, Name, head::list_members};
 
@@ -224,9 +227,10 @@ impl PathForm {
     /// Whether an authority means the service as a whole, on any port, as in a Host; or the instance itself.
     fn is_service(&self, authority: &str, instance: SocketAddr) -> bool {
         let service = self.prefix.get(PATH_PREFIX.len()..).unwrap_or_default();
+        let is_same = |ip: IpAddr| ip.to_canonical() == instance.ip().to_canonical();
         let is_instance = match authority.parse::<SocketAddr>() {
-            Ok(addr) => addr == instance,
-            Err(_) => instance.port() == 80 && host::ip_of(authority) == Some(instance.ip()),
+            Ok(addr) => addr.port() == instance.port() && is_same(addr.ip()),
+            Err(_) => instance.port() == 80 && host::ip_of(authority).is_some_and(is_same),
         };
         let is_name =
             std::str::from_utf8(service).is_ok_and(|service| self.names.is_whole_service(authority, service));

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::Full;
 use outrigger_config as config;
+use outrigger_net::format_host_port;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::timeout;
 
@@ -66,9 +67,9 @@ impl ApiClient {
     /// Checks the address, the token and the TLS files. Opens no connection.
     pub(super) fn new(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
         let config::ConsulAddress { host, port, .. } = &config.address;
-        let authority =
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let host = HeaderValue::try_from(authority).map_err(|error| Error::Connect {
+        // The zone of a link-local address holds on this machine alone (RFC 6874 §4).
+        let host = host.split('%').next().unwrap_or(host);
+        let host = HeaderValue::try_from(format_host_port(host, *port)).map_err(|error| Error::Connect {
             address: config.address.to_string(),
             source: io::Error::new(io::ErrorKind::InvalidInput, error),
         })?;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use outrigger_config::Weights;
+use outrigger_net::parse_ip;
 use serde_saphyr::{Location, Spanned};
 
 use super::raw::{self, FullForm, RawInstance};
@@ -197,6 +198,10 @@ fn parse_host(text: &str) -> Option<String> {
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Some(ip.to_string());
     }
+    // With a zone.
+    if parse_ip(bare, 0).is_some() {
+        return Some(bare.to_owned());
+    }
     let name = !text.is_empty()
         && text.len() <= 253
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
@@ -218,7 +223,7 @@ mod tests {
     fn an_instance_is_a_map_or_address_and_port() {
         let services = parse(
             "services:\n  Orders:\n    - {address: 10.0.0.1, port: 9001, id: o1, weight: 3, tags: [v2], \
-             meta: {zone: a}, status: warning}\n    - 127.0.0.1:9002\n    - db-1.internal:9003\n    - \"[::1]:9004\"\n  none:\n",
+             meta: {zone: a}, status: warning}\n    - 127.0.0.1:9002\n    - db-1.internal:9003\n    - \"[::1]:9004\"\n    - \"[fe80::1%eth0]:9005\"\n  none:\n",
         )
         .unwrap();
         let orders = &services["orders"];
@@ -232,8 +237,8 @@ mod tests {
         };
         assert_eq!(orders[0], full);
         let ids: Vec<_> = orders.iter().map(|entry| entry.id.as_str()).collect();
-        assert_eq!(ids, ["o1", "127.0.0.1:9002", "db-1.internal:9003", "[::1]:9004"]);
-        assert_eq!(orders[3].host, "::1");
+        assert_eq!(ids, ["o1", "127.0.0.1:9002", "db-1.internal:9003", "[::1]:9004", "[fe80::1%eth0]:9005"]);
+        assert_eq!([&*orders[3].host, &orders[4].host], ["::1", "fe80::1%eth0"]);
         assert_eq!(services["none"], []);
     }
 

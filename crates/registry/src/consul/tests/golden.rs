@@ -176,6 +176,12 @@ async fn instances_with_impossible_ports_or_addresses_are_listed_and_unusable() 
         (r#","Port":65535"#, Ok("10.0.0.1:65535".parse().unwrap())),
         (r#","Port":1,"Address":null"#, Ok("10.0.0.1:1".parse().unwrap())),
         (r#","Port":1,"Address":"fd00::1""#, Ok("[fd00::1]:1".parse().unwrap())),
+        (r#","Port":1,"Address":"[fd00::1]""#, Ok("[fd00::1]:1".parse().unwrap())),
+        (r#","Port":1,"Address":"::ffff:127.0.0.1""#, Ok("127.0.0.1:1".parse().unwrap())),
+        (r#","Port":1,"Address":"[::ffff:127.0.0.1]""#, Ok("127.0.0.1:1".parse().unwrap())),
+        (r#","Port":1,"Address":"fe80::1%lo""#, Ok("[fe80::1%1]:1".parse().unwrap())),
+        (r#","Port":1,"Address":"::ffff:0.0.0.0""#, Err(Unusable::NoAddress)),
+        (r#","Port":1,"Address":"[::]""#, Err(Unusable::NoAddress)),
         (r#","Port":1,"Address":"0.0.0.0""#, Err(Unusable::NoAddress)),
         (r#","Port":1,"Address":"::""#, Err(Unusable::NoAddress)),
     ] {
@@ -185,6 +191,19 @@ async fn instances_with_impossible_ports_or_addresses_are_listed_and_unusable() 
     }
     let body = r#"[{"Node":{"Node":"n","Address":""},"Service":{"ID":"a","Port":1}}]"#;
     assert_eq!(parse_instance(body).await.addr, Err(Unusable::NoAddress));
+}
+
+#[tokio::test]
+async fn a_link_local_address_without_a_zone_of_this_machine_is_unusable_with_a_reason() {
+    for (address, words) in [
+        ("fe80::1", "needs a zone"),
+        ("[fe80::1]", "needs a zone"),
+        ("fe80::1%nosuch0", "no network interface \"nosuch0\""),
+    ] {
+        let instance = instance_with(&format!(r#","Port":80,"Address":"{address}""#), &[]).await;
+        let reason = instance.addr.unwrap_err().to_string();
+        assert!(reason.contains(address) && reason.contains(words), "{reason}");
+    }
 }
 
 #[tokio::test]

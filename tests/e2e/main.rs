@@ -21,6 +21,7 @@ mod file_registry;
 mod framing;
 mod headers;
 mod hedging;
+mod identity;
 mod ipv6;
 mod keepalive;
 mod lifecycle;

@@ -12,6 +12,7 @@ use outrigger_policy::{
     circuit_breaker::BreakerState,
     outlier_detection::{EjectionDetails, EjectionReason, EjectionState},
 };
+use outrigger_registry::{Instance, InstanceId};
 use tokio::time::Instant;
 
 use crate::upstream::{
@@ -57,12 +58,16 @@ pub struct ClusterStatus {
 /// The state of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointStatus {
-    /// Its id in the registry.
+    /// Its id in the registry, unique on its node.
     pub id: String,
+    /// Its node in the registry.
+    pub node: String,
     /// `address:port`, or `-`.
     pub address: String,
     /// Its health in the registry.
     pub status: &'static str,
+    /// The id of the instance by which its endpoint is called, when both have one address. The counts are there.
+    pub same_as: Option<String>,
     /// Whether it may be picked: the registry lists it as usable, and it is not ejected; or it drains, and no other may be picked.
     pub usable: bool,
     /// Why it is not picked, or is picked only because no other is better.
@@ -150,6 +155,21 @@ fn describe_draining(last_resort: bool, endpoint: Option<&&Arc<Endpoint>>) -> &'
     }
 }
 
+/// What an instance shares with another one at its address. `shared`: the endpoint, if it is called by the id of the other one;
+/// `is_used`: it is in service.
+fn describe_sharing(instance: &Instance, shared: Option<&Arc<Endpoint>>, is_used: bool) -> Option<String> {
+    match shared {
+        Some(endpoint) => {
+            let InstanceId { node, id, .. } = &endpoint.id;
+            Some(format!("has the address of {id} on node {node}: one endpoint, counted there"))
+        }
+        None if is_used && instance.weight() == 0 => {
+            Some("in use: another instance at this address is usable".to_owned())
+        }
+        None => None,
+    }
+}
+
 /// The state of one cluster now.
 pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let now = Instant::now().into_std();
@@ -158,19 +178,22 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
     let suspects = cluster.follower.status().suspects;
     let has_healthy = view.has_healthy_endpoint();
+    let aliases: HashMap<_, &Arc<Endpoint>> = view.aliases.iter().map(|(id, one)| (id, one)).collect();
     let not_serving: HashMap<_, &Arc<Endpoint>> = view.not_serving.iter().map(|one| (&one.id, one)).collect();
     let endpoints = view
         .snapshot
         .instances
         .iter()
         .map(|instance| {
-            let usable = live.get(&instance.id);
-            let endpoint = usable.or_else(|| not_serving.get(&instance.id));
+            let shared = aliases.get(&instance.id).copied();
+            let id = shared.map_or(&instance.id, |one| &one.id);
+            let usable = live.get(id);
+            let endpoint = usable.or_else(|| not_serving.get(id));
             let ejected = usable.and_then(|one| cluster.ejector.ejection_of(one));
             let last_resort = !has_healthy
                 && endpoint.is_some_and(|one| one.is_last_resort() && one.is_usable(true));
             let suspect = suspects.binary_search(&instance.id).is_ok();
-            let why_not = match (&instance.addr, usable) {
+            let state = match (&instance.addr, usable) {
                 (_, Some(one)) => {
                     let ejection =
                         ejected.as_ref().and_then(|ejected| describe_ejection(one, ejected, &view.settings, now));
@@ -183,25 +206,30 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
                          over while another answers"
                             .to_owned()
                     });
-                    let all: Vec<_> = ejection.into_iter().chain(suspicion).chain(stalled).collect();
-                    (!all.is_empty()).then(|| all.join("; "))
+                    ejection.into_iter().chain(suspicion).chain(stalled).collect()
                 }
-                (Err(unusable), None) => Some(unusable.to_string()),
+                (Err(unusable), None) => vec![unusable.to_string()],
                 (Ok(_), None) if view.own.contains(&instance.id) => {
-                    Some("this sidecar: it listens on that address, and does not call itself".to_owned())
+                    vec!["this sidecar: it listens on that address, and does not call itself".to_owned()]
                 }
-                (Ok(_), None) if !cluster.matches(instance) => Some("lacks a tag that is asked for".to_owned()),
-                (Ok(_), None) if instance.weight() > 0 => Some("joins".to_owned()),
-                (Ok(_), None) if instance.draining => Some(describe_draining(last_resort, endpoint).to_owned()),
-                (Ok(_), None) => Some(format!("{} in the registry", instance.status.label())),
+                (Ok(_), None) if !cluster.matches(instance) => vec!["lacks a tag that is asked for".to_owned()],
+                (Ok(_), None) if instance.weight() > 0 => vec!["joins".to_owned()],
+                (Ok(_), None) if instance.draining => vec![describe_draining(last_resort, endpoint).to_owned()],
+                (Ok(_), None) => vec![format!("{} in the registry", instance.status.label())],
             };
+            let sharing = describe_sharing(instance, shared, usable.is_some());
+            let why_not: Vec<_> = state.into_iter().chain(sharing).collect();
+            // Shown once.
+            let counted = endpoint.filter(|_| shared.is_none());
             EndpointStatus {
                 id: instance.id.id.to_string(),
+                node: instance.id.node.to_string(),
+                same_as: shared.map(|one| one.id.id.to_string()),
                 address: instance.addr.as_ref().map_or_else(|_| "-".to_owned(), ToString::to_string),
                 status: instance.status.label(),
                 usable: last_resort
                     || usable.is_some_and(|one| one.stats.ejection_state() != EjectionState::Ejected),
-                why_not,
+                why_not: (!why_not.is_empty()).then(|| why_not.join("; ")),
                 suspect,
                 trust: endpoint.map_or("-", |one| one.stats.ejection_state().label()),
                 ejected: ejected.map(|ejected| EjectedStatus {
@@ -210,11 +238,11 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
                     tried_in: ejected.until.saturating_duration_since(now),
                 }),
                 weight: instance.weight(),
-                in_flight: endpoint.map_or(0, |one| one.in_flight()),
-                connections: endpoint.map_or(0, |one| one.pool.open()),
-                idle: endpoint.map_or(0, |one| one.pool.idle()),
-                picks: endpoint.map_or(0, |one| one.picks.load(Relaxed)),
-                failures: endpoint.map_or(0, |one| one.failures.load(Relaxed)),
+                in_flight: counted.map_or(0, |one| one.in_flight()),
+                connections: counted.map_or(0, |one| one.pool.open()),
+                idle: counted.map_or(0, |one| one.pool.idle()),
+                picks: counted.map_or(0, |one| one.picks.load(Relaxed)),
+                failures: counted.map_or(0, |one| one.failures.load(Relaxed)),
             }
         })
         .collect();

@@ -58,7 +58,8 @@ impl ClusterFamilies {
         let service = &["service"];
         let gauge = |name, help| IntGaugeVec::new(Opts::new(name, help), service);
         let counter = |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
-        let instance = &["service", "instance"];
+        // An id is unique on its node.
+        let instance = &["service", "instance", "node"];
         Ok(Self {
             state: gauge(
                 "outrigger_breaker_state",
@@ -138,8 +139,8 @@ impl ClusterFamilies {
             add(&self.ejections, &[&*cluster.label, kind], count);
         }
         for endpoint in view.endpoints.iter().chain(&view.not_serving) {
-            let id = instance_label(&endpoint.id.id);
-            let instance = &[&*cluster.label, &*id];
+            let (id, node) = (instance_label(&endpoint.id.id), instance_label(&endpoint.id.node));
+            let instance = &[&*cluster.label, &*id, &*node];
             add(&self.picks, instance, endpoint.picks.load(Relaxed));
             add(&self.failures, instance, endpoint.failures.load(Relaxed));
         }

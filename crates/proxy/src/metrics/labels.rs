@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use outrigger_config::{breaks_line, escape_control};
 
-/// The id of an instance as a label. The text format of Prometheus escapes a line feed and no other control character, and
+/// The id or the node of an instance as a label. The text format of Prometheus escapes a line feed and no other control character, and
 /// readers of lines end one at others too. No two ids share a label, because backslashes are doubled.
 pub(crate) fn instance_label(id: &str) -> Cow<'_, str> {
     if !id.contains(|one: char| one == '\\' || breaks_line(one)) {

@@ -337,6 +337,7 @@ impl<'r> RequestAccount<'r> {
             path = %entry.path,
             service = entry.service.as_deref().unwrap_or("-"),
             instance = entry.instance.as_ref().map_or("-", |id| &id.id),
+            node = entry.instance.as_ref().map_or("-", |id| &id.node),
             status,
             reason = reason.map_or("-", Reason::label),
             attempts = self.attempts,

@@ -125,6 +125,8 @@ pub(crate) struct View {
     pub(crate) endpoints: Box<[Arc<Endpoint>]>,
     /// Endpoints that are not usable now: they keep their load and series, and their idle connections age.
     pub(crate) not_serving: Box<[Arc<Endpoint>]>,
+    /// Instances at the address of another one, which gives its id to their endpoint. Sorted by identity.
+    pub(crate) aliases: Box<[(InstanceId, Arc<Endpoint>)]>,
     /// Instances at addresses that this sidecar listens on: without an endpoint, because it would call itself.
     pub(crate) own: Vec<InstanceId>,
     pub(crate) balancer: LoadBalancer,
@@ -137,6 +139,19 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// The endpoint of an instance.
+    pub(crate) fn endpoint_of(&self, id: &InstanceId) -> Option<&Arc<Endpoint>> {
+        // All keep the order of the snapshot, which is sorted by identity.
+        let listed = [&self.endpoints, &self.not_serving].into_iter().find_map(|sorted| {
+            let at = sorted.binary_search_by(|one| one.id.cmp(id)).ok()?;
+            sorted.get(at)
+        });
+        listed.or_else(|| {
+            let at = self.aliases.binary_search_by(|(alias, _)| alias.cmp(id)).ok()?;
+            self.aliases.get(at).map(|(_, endpoint)| endpoint)
+        })
+    }
+
     /// Whether an endpoint is in service and not ejected, so that none that drains is picked.
     pub(crate) fn has_healthy_endpoint(&self) -> bool {
         self.endpoints.iter().any(|one| is_healthy(one, true))
@@ -213,6 +228,7 @@ impl Cluster {
             view: ArcSwap::from_pointee(View {
                 endpoints: Box::default(),
                 not_serving: Box::default(),
+                aliases: Box::default(),
                 own: Vec::new(),
                 balancer: LoadBalancer::new(policy.balance, &[]),
                 draining: Box::default(),

@@ -12,6 +12,7 @@ use outrigger_config as config;
 use outrigger_policy::outlier_detection::{
     Detector, EjectionCounts, EjectionDetails, EjectionEvent, Report, ReturnedBy,
 };
+use outrigger_registry::InstanceId;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tracing::{info, warn};
@@ -138,19 +139,21 @@ impl OutlierEjector {
             match event {
                 EjectionEvent::Ejected { endpoint, reason, ejection_time } => {
                     self.totals[usize::from(!reason.is_hard())].fetch_add(1, Relaxed);
-                    let (instance, why) = (&endpoint.id.id, reason.label());
-                    warn!(%service, %instance, why, for_at_least = ?ejection_time, "instance ejected");
+                    let (InstanceId { node, id: instance, .. }, why) = (&endpoint.id, reason.label());
+                    warn!(%service, %instance, %node, why, for_at_least = ?ejection_time, "instance ejected");
                 }
                 EjectionEvent::CapReached { endpoint, reason } => {
                     self.totals[2].fetch_add(1, Relaxed);
-                    let (instance, why) = (&endpoint.id.id, reason.label());
-                    warn!(%service, %instance, why, "instance not ejected: max_ejection_percent is reached");
+                    let (InstanceId { node, id: instance, .. }, why) = (&endpoint.id, reason.label());
+                    warn!(%service, %instance, %node, why, "instance not ejected: max_ejection_percent is reached");
                 }
                 EjectionEvent::Probation { endpoint } => {
-                    info!(%service, instance = %endpoint.id.id, "instance is on probation");
+                    let InstanceId { node, id: instance, .. } = &endpoint.id;
+                    info!(%service, %instance, %node, "instance is on probation");
                 }
                 EjectionEvent::Returned { endpoint, by } => {
-                    info!(%service, instance = %endpoint.id.id, by = ?by, "instance is healthy again");
+                    let InstanceId { node, id: instance, .. } = &endpoint.id;
+                    info!(%service, %instance, %node, by = ?by, "instance is healthy again");
                 }
                 EjectionEvent::Panic(true) => {
                     warn!(%service, "panic mode: no healthy instance, so all may be picked")

@@ -201,8 +201,9 @@ impl Endpoint {
     ) -> Result<InFlight, CheckoutError> {
         let Some(turn) = self.permits.wait(policy.pool.max_waiting) else {
             let detail = format!(
-                "{}: {} under way and {} waiting, the most that pool.max_connections and pool.max_waiting allow",
+                "{} on node {}: {} under way and {} waiting, the most that pool.max_connections and pool.max_waiting allow",
                 self.id.id,
+                self.id.node,
                 config::count(self.permits.most(), "request"),
                 policy.pool.max_waiting
             );
@@ -237,7 +238,7 @@ impl Endpoint {
         // A permit includes a connection, also when a reload has reduced the number since.
         let most = self.permits.most().max(self.in_flight());
         let Some(open) = self.pool.reserve(most) else {
-            let detail = format!("{}: pool.max_connections are open", self.id.id);
+            let detail = format!("{} on node {}: pool.max_connections are open", self.id.id, self.id.node);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
         let connected = connect_to_instance(self.addr, timeout, Purpose::Traffic, reaches_another).await;

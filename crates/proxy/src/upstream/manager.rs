@@ -490,11 +490,7 @@ impl ClusterManager {
         names.plain.get(service.as_bytes()).into_iter().chain(narrowed.map(|(_, cluster)| cluster)).any(
             |cluster| {
                 let view = cluster.view.load();
-                // Both lists keep the order of the snapshot, which is sorted by identity.
-                [&view.endpoints, &view.not_serving].into_iter().any(|sorted| {
-                    let found = sorted.binary_search_by(|one| one.id.cmp(id)).ok();
-                    found.is_some_and(|at| sorted[at].succeeded_within(within, now))
-                })
+                view.endpoint_of(id).is_some_and(|endpoint| endpoint.succeeded_within(within, now))
             },
         )
     }

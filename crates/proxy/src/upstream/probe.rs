@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_net::{Purpose, connect_to_instance};
 use outrigger_policy::{Outcome, Sent, circuit_breaker::BreakerState, outlier_detection::FailureAttribution};
+use outrigger_registry::InstanceId;
 use outrigger_task::essential;
 use tokio::{task::JoinSet, time::Instant};
 use tracing::warn;
@@ -73,7 +74,8 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
         timeouts += 1;
     }
     if timeouts == 2 {
-        warn!(service = %cluster.label, instance = %endpoint.id.id, "instance does not answer, nor accept connections");
+        let InstanceId { node, id: instance, .. } = &endpoint.id;
+        warn!(service = %cluster.label, %instance, %node, "instance does not answer, nor accept connections");
     }
     endpoint.stall.end_probe(timeouts == 2, Instant::now().into_std());
 }

@@ -1,15 +1,15 @@
 //! Builds a View from a snapshot: the one writer of a cluster.
 //!
 //! An instance with the same identity, address and registration keeps its endpoint, with its load and its
-//! connections; a new one gets a new endpoint; the endpoint of one that left is retired. This runs on the
-//! control thread, so that no request builds a View or drops an old one.
+//! connections; a new one gets a new endpoint; the endpoint of one that left is retired. Instances at one address are one
+//! endpoint. This runs on the control thread, so that no request builds a View or drops an old one.
 
-use std::{cmp::Ordering, iter::Peekable, sync::Arc, vec};
+use std::{cmp::Ordering, collections::HashMap, iter::Peekable, net::SocketAddr, sync::Arc, vec};
 
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Snapshot};
 use outrigger_policy::LoadBalancer;
-use outrigger_registry::InstanceId;
+use outrigger_registry::{Instance, InstanceId};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -121,23 +121,27 @@ impl Reconciler {
         let mut endpoints = Vec::new();
         let mut not_serving = Vec::new();
         let mut weights = Vec::new();
-        let mut own = Vec::new();
         let own_listeners = self.own_listeners.borrow_and_update().clone();
         let (mut draining, mut draining_weights) = (Vec::new(), Vec::new());
+        let (mut own, mut aliases) = (Vec::new(), Vec::new());
+        let mut addresses = Addresses::default();
         for instance in snapshot.instances.iter().filter(|one| self.cluster.matches(one)) {
             let Ok(addr) = instance.addr else { continue };
             if own_listeners.are_reached_at(addr) {
                 own.push(instance.id.clone());
-                continue;
+            } else {
+                addresses.add(addr, instance);
             }
-            let endpoint = match take_known(&mut before, &instance.id, &mut left) {
-                Some(old) if old.addr == addr && old.create_index == instance.create_index => old,
+        }
+        for ListedAddress { addr, newest, others, weight, last_resort_weight } in addresses.into_sorted() {
+            let endpoint = match take_known(&mut before, &newest.id, &mut left) {
+                Some(old) if old.addr == addr && old.create_index == newest.create_index => old,
                 other => {
                     replaced.extend(other);
                     Arc::new(Endpoint::new(
-                        instance.id.clone(),
+                        newest.id.clone(),
                         addr,
-                        instance.create_index,
+                        newest.create_index,
                         self.workers,
                         &settings.policy,
                         now,
@@ -145,18 +149,20 @@ impl Reconciler {
                 }
             };
             self.known.push(endpoint.clone());
-            endpoint.set_draining(instance.draining);
-            if instance.last_resort_weight() > 0 {
-                draining.push(endpoint.clone());
-                draining_weights.push(instance.last_resort_weight());
-            }
-            if instance.weight() > 0 {
+            aliases.extend(others.into_iter().map(|id| (id.clone(), endpoint.clone())));
+            endpoint.set_draining(weight == 0 && last_resort_weight > 0);
+            if weight > 0 {
                 endpoints.push(endpoint);
-                weights.push(instance.weight());
-            } else {
-                not_serving.push(endpoint);
+                weights.push(weight);
+                continue;
             }
+            if last_resort_weight > 0 {
+                draining.push(endpoint.clone());
+                draining_weights.push(last_resort_weight);
+            }
+            not_serving.push(endpoint);
         }
+        aliases.sort_by(|(one, _), (other, _)| one.cmp(other));
         left.extend(before);
         let eligible = endpoints.iter().map(|one| (one.clone(), true));
         let members = eligible.chain(not_serving.iter().map(|one| (one.clone(), false))).collect();
@@ -165,13 +171,14 @@ impl Reconciler {
         let usable = endpoints.len();
         if !own.is_empty() && own != self.cluster.view.load().own {
             let (service, instances) =
-                (&self.cluster.label, own.iter().map(|id| &*id.id).collect::<Vec<_>>());
+                (&self.cluster.label, own.iter().map(ToString::to_string).collect::<Vec<_>>());
             warn!(%service, ?instances, "the registry lists addresses that this sidecar listens on: they are not called");
         }
         let view = View {
             balancer: LoadBalancer::new(settings.policy.balance, &weights),
             endpoints: endpoints.into(),
             not_serving: not_serving.into(),
+            aliases: aliases.into(),
             own,
             draining_balancer: LoadBalancer::new(settings.policy.balance, &draining_weights),
             draining: draining.into(),
@@ -198,6 +205,52 @@ impl Reconciler {
             return before.settings.clone();
         }
         Arc::new(before.settings.with_series(self.metrics.service_series(Some(&self.cluster.label))))
+    }
+}
+
+/// The addresses that a snapshot lists, in the order of their first instances.
+#[derive(Default)]
+struct Addresses<'a> {
+    listed: Vec<ListedAddress<'a>>,
+    /// Where each address is in `listed`.
+    places: HashMap<SocketAddr, usize>,
+}
+
+/// One address. Several instances may be listed there, because a process was registered twice or a registration of an earlier
+/// one was left: a connection reaches one process all the same, so that they share an endpoint.
+struct ListedAddress<'a> {
+    addr: SocketAddr,
+    /// The newest registration, which is most likely that of the process which listens now: the endpoint is called by its id.
+    newest: &'a Instance,
+    /// The other instances at this address.
+    others: Vec<&'a InstanceId>,
+    /// The greatest [`Instance::weight`].
+    weight: u32,
+    /// The greatest [`Instance::last_resort_weight`].
+    last_resort_weight: u32,
+}
+
+impl<'a> Addresses<'a> {
+    fn add(&mut self, addr: SocketAddr, instance: &'a Instance) {
+        let (weight, last_resort_weight) = (instance.weight(), instance.last_resort_weight());
+        let next = self.listed.len();
+        let place = *self.places.entry(addr).or_insert(next);
+        let Some(known) = self.listed.get_mut(place) else {
+            let others = Vec::new();
+            self.listed.push(ListedAddress { addr, newest: instance, others, weight, last_resort_weight });
+            return;
+        };
+        known.weight = known.weight.max(weight);
+        known.last_resort_weight = known.last_resort_weight.max(last_resort_weight);
+        let is_newer = instance.create_index > known.newest.create_index;
+        let other = if is_newer { std::mem::replace(&mut known.newest, instance) } else { instance };
+        known.others.push(&other.id);
+    }
+
+    /// Sorted by the identity of the newest instance.
+    fn into_sorted(mut self) -> Vec<ListedAddress<'a>> {
+        self.listed.sort_by(|one, other| one.newest.id.cmp(&other.newest.id));
+        self.listed
     }
 }
 

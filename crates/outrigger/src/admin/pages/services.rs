@@ -1,6 +1,6 @@
 //! `/services`: each service, its calls, and why an instance is not used; as JSON and as text.
 
-use std::{borrow::Cow, fmt::Write as _, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use outrigger_config::{count, escape_control, format_coarse_duration, tag_list};
 use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
@@ -80,8 +80,13 @@ struct PresumedGoneStatus {
 
 #[derive(Debug, Serialize)]
 struct InstanceEntry {
+    /// Unique on its node.
     id: String,
+    node: String,
     address: String,
+    /// The id of the instance at the same address with which it is one endpoint: the counts are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    same_as: Option<String>,
     status: &'static str,
     /// Whether requests may go to it: the registry lists it as usable, and it is not ejected.
     usable: bool,
@@ -188,18 +193,20 @@ impl ServiceEntry {
             }
             return;
         }
-        let width = |text: &str| escape_control(text).chars().count();
-        let widest =
-            |of: fn(&InstanceEntry) -> &str| self.instances.iter().map(|i| width(of(i))).max().unwrap_or(0);
-        let (ids, addresses) = (widest(|i| &i.id).max(8), widest(|i| &i.address).max(7));
+        let names = name_instances(self.instances.iter().map(|one| (&*one.node, &*one.id)));
+        let names: Vec<_> = names.iter().map(|name| escape_control(name)).collect();
+        let widest = |texts: &mut dyn Iterator<Item = &str>| {
+            texts.map(|text| text.chars().count()).max().unwrap_or_default()
+        };
+        let ids = widest(&mut names.iter().map(AsRef::as_ref)).max(8);
+        let addresses = widest(&mut self.instances.iter().map(|one| one.address.as_str())).max(7);
         let _ = writeln!(
             out,
             "  {:ids$}  {:addresses$}  {:11}  {:>6}  {:>9}  {:>10}  {:>8}",
             "INSTANCE", "ADDRESS", "STATE", "WEIGHT", "IN-FLIGHT", "PICKS", "FAILURES"
         );
-        for instance in &self.instances {
-            let InstanceEntry { id, address, status, weight, in_flight, picks, failures, .. } = instance;
-            let id = escape_control(id);
+        for (id, instance) in names.iter().zip(&self.instances) {
+            let InstanceEntry { address, status, weight, in_flight, picks, failures, .. } = instance;
             let _ = write!(
                 out,
                 "  {id:ids$}  {address:addresses$}  {status:11}  {weight:>6}  {in_flight:>9}  {picks:>10}  {failures:>8}"
@@ -211,6 +218,17 @@ impl ServiceEntry {
             out.push('\n');
         }
     }
+}
+
+/// What to call instances, given as node and id: by the id, and by the node too where two nodes have one of this id.
+fn name_instances<'a>(instances: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Vec<String> {
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    instances.clone().for_each(|(_, id)| *times.entry(id).or_default() += 1);
+    let name = |(node, id)| match times.get(id) {
+        Some(2..) => format!("{id} on {node}"),
+        _ => String::from(id),
+    };
+    instances.map(name).collect()
 }
 
 impl WatchStatus {
@@ -286,7 +304,7 @@ fn watch_status(status: &ServiceStatus) -> WatchStatus {
         failed: status.failures,
         error: status.error.clone(),
         hint: status.empty_hint,
-        suspects: status.suspects.iter().map(|id| id.id.to_string()).collect(),
+        suspects: name_instances(status.suspects.iter().map(|one| (&*one.node, &*one.id))),
         believed_gone: status
             .presumed_gone
             .map(|(instances, ago)| PresumedGoneStatus { instances, ago_ms: ago.as_millis() }),
@@ -296,6 +314,8 @@ fn watch_status(status: &ServiceStatus) -> WatchStatus {
 fn instance_entry(endpoint: &EndpointStatus) -> InstanceEntry {
     InstanceEntry {
         id: endpoint.id.clone(),
+        node: endpoint.node.clone(),
+        same_as: endpoint.same_as.clone(),
         address: endpoint.address.clone(),
         status: endpoint.status,
         usable: endpoint.usable,

@@ -26,6 +26,8 @@ impl AdminBackend for TestBackend {
     fn clusters(&self) -> Vec<ClusterStatus> {
         let endpoint = |id: &str, usable: bool| EndpointStatus {
             id: id.into(),
+            node: "n1".into(),
+            same_as: None,
             address: "127.0.0.1:9001".into(),
             status: if usable { "passing" } else { "critical" },
             usable,
@@ -264,6 +266,24 @@ async fn services_have_a_text_form() {
         "registry: the token may lack node:read",
     ] {
         assert!(by_query.contains(part), "{part} in\n{by_query}");
+    }
+}
+
+#[tokio::test]
+async fn one_id_on_two_nodes_is_two_instances_of_the_text_form() {
+    let backend = TestBackend(Err(ReloadError::NoFile));
+    let (mut cluster, endpoint) = (backend.clusters().remove(0), backend.clusters()[0].endpoints[0].clone());
+    let on = |node: &str, id: &str| EndpointStatus { id: id.into(), node: node.into(), ..endpoint.clone() };
+    cluster.endpoints = vec![on("n1", "orders"), on("n1", "other"), on("n2", "orders")];
+    let same = |node: &str| InstanceId { node: node.into(), ..suspects()[0].clone() };
+    let watch = ServiceStatus {
+        query: Query { service: "orders".into(), datacenter: None },
+        suspects: Arc::from([same("n1"), same("n2")]),
+        ..backend.services()[0].clone()
+    };
+    let text = ServicesPage::merge(vec![cluster], vec![watch]).to_text();
+    for part in ["  orders on n1  ", "  orders on n2  ", "  other  ", "orders-3 on n1, orders-3 on n2"] {
+        assert!(text.contains(part), "{part} in\n{text}");
     }
 }
 

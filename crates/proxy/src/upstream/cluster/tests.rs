@@ -48,6 +48,7 @@ fn cluster_that_drains() -> (Cluster, [Arc<Endpoint>; 4]) {
     drop(cluster.swap_view(View {
         endpoints: endpoints[..2].into(),
         not_serving: endpoints[2..].into(),
+        aliases: Box::default(),
         own: Vec::new(),
         balancer: LoadBalancer::new(policy.balance, &[1, 1]),
         draining: endpoints[2..].into(),

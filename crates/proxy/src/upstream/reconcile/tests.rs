@@ -1,46 +1,193 @@
-use std::{sync::Weak, time::Duration};
+use std::{
+    sync::{Weak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use outrigger_discovery::{Discovery, WatchReason};
 use outrigger_registry::{
     HealthStatus, Query,
-    testing::{ScriptedRegistry, instance},
+    testing::{Listed, ScriptedRegistry, instance},
 };
 use tokio::{runtime::Handle, time::sleep};
 
 use super::*;
-use crate::upstream::cluster::ClusterKey;
+use crate::{
+    status::{EndpointStatus, cluster_status},
+    upstream::cluster::ClusterKey,
+};
+
+/// A cluster of `orders` with its writer, by a registry that lists what the test says.
+struct WriterRig {
+    cluster: Arc<Cluster>,
+    listed: Listed,
+    _updates: mpsc::UnboundedSender<SettingsUpdate>,
+    _discovery: Arc<Discovery>,
+}
+
+impl WriterRig {
+    fn new() -> Self {
+        let (registry, listed) = ScriptedRegistry::listing();
+        let settings = config::DiscoverySettings { mass_loss: None, ..config::DiscoverySettings::default() };
+        let discovery =
+            Discovery::new(registry, settings, Handle::current(), &prometheus::Registry::new()).unwrap();
+        let follow = || {
+            let query = Query { service: "orders".into(), datacenter: None };
+            discovery.follow(query, WatchReason::OnDemand).unwrap()
+        };
+        let metrics = Metrics::new(1).unwrap();
+        let policy = config::Policy { balance: config::Balance::Weighted, ..config::Policy::default() };
+        let settings = ClusterSettings::new(policy, metrics.service_series(None));
+        let key = ClusterKey::new("orders", None, &[]);
+        let cluster = Arc::new(Cluster::new(key, false, settings, follow()));
+        let (updates, update_queue) = mpsc::unbounded_channel();
+        let own_listeners = watch::Sender::default().subscribe();
+        let reconciler = Reconciler::new(cluster.clone(), metrics, 1, own_listeners);
+        tokio::spawn(reconciler.run(follow(), update_queue));
+        Self { cluster, listed, _updates: updates, _discovery: discovery }
+    }
+
+    /// Lists these from now on, and waits until the View shows them.
+    async fn list(&self, instances: impl Into<Vec<Instance>>) {
+        self.listed.set(instances);
+        sleep(Duration::from_millis(200)).await;
+    }
+
+    fn pick(&self, tried: &[Arc<Endpoint>]) -> Arc<Endpoint> {
+        self.cluster.pick(tried, true).unwrap()
+    }
+
+    /// How often each endpoint is picked in `times` first picks, by node and id.
+    fn shares(&self, times: usize) -> Vec<(String, usize)> {
+        let mut picks: Vec<_> = (0..times).map(|_| self.pick(&[]).id.to_string()).collect();
+        picks.sort();
+        let mut shares: Vec<(String, usize)> = Vec::new();
+        for id in picks {
+            match shares.last_mut().filter(|(last, _)| *last == id) {
+                Some((_, count)) => *count += 1,
+                None => shares.push((id, 1)),
+            }
+        }
+        shares
+    }
+
+    fn status(&self) -> Vec<EndpointStatus> {
+        cluster_status(&self.cluster).endpoints
+    }
+}
+
+/// An instance on node `node`, registered as the `nth`, at `port` of this machine.
+fn at(node: &str, id: &str, port: u16, nth: u64) -> Instance {
+    let addr = Ok(([127, 0, 0, 1], port).into());
+    Instance { addr, create_index: nth, ..instance(node, id, HealthStatus::Passing) }
+}
+
+fn expected(shares: &[(&str, usize)]) -> Vec<(String, usize)> {
+    shares.iter().map(|(id, count)| (format!("dc1/{id}"), *count)).collect()
+}
 
 /// A service that changes more often than old Views are looked at.
 #[tokio::test(start_paused = true)]
 async fn a_service_that_changes_all_the_time_piles_up_no_views() {
-    let (registry, listed) = ScriptedRegistry::listing();
-    let settings = config::DiscoverySettings::default();
-    let discovery =
-        Discovery::new(registry, settings, Handle::current(), &prometheus::Registry::new()).unwrap();
-    let follow = || {
-        let query = Query { service: "orders".into(), datacenter: None };
-        discovery.follow(query, WatchReason::OnDemand).unwrap()
-    };
-    let metrics = Metrics::new(1).unwrap();
-    let cluster_settings = ClusterSettings::new(config::Policy::default(), metrics.service_series(None));
-    let cluster =
-        Arc::new(Cluster::new(ClusterKey::new("orders", None, &[]), false, cluster_settings, follow()));
-    let (_updates, update_queue) = mpsc::unbounded_channel();
-    let own_listeners = watch::Sender::default().subscribe();
-    tokio::spawn(Reconciler::new(cluster.clone(), metrics, 1, own_listeners).run(follow(), update_queue));
-
+    let rig = WriterRig::new();
     let mut views: Vec<Weak<View>> = Vec::new();
     for n in 0..100 {
         let names = [format!("a{n}"), "b".to_owned()];
-        let instances = names.map(|id| instance("n1", &id, HealthStatus::Passing));
-        listed.set(instances);
-        sleep(Duration::from_millis(200)).await;
-        views.push(Arc::downgrade(&cluster.view.load_full()));
+        rig.list(names.map(|id| instance("n1", &id, HealthStatus::Passing))).await;
+        views.push(Arc::downgrade(&rig.cluster.view.load_full()));
         let kept = views.iter().filter(|view| view.strong_count() > 0).count();
         assert!(kept <= 3, "{kept} views after {n} changes");
     }
     let published: std::collections::HashSet<_> = views.iter().map(Weak::as_ptr).collect();
-    assert!(published.len() > 1 && cluster.view.load().snapshot.version > 50, "it did change");
+    assert!(published.len() > 1 && rig.cluster.view.load().snapshot.version > 50, "it did change");
     sleep(Duration::from_secs(2)).await;
     assert_eq!(views.iter().filter(|view| view.strong_count() > 0).count(), 1, "the current one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_id_on_two_nodes_is_two_endpoints() {
+    let rig = WriterRig::new();
+    rig.list([at("n1", "o", 1, 1), at("n2", "o", 2, 2)]).await;
+    assert_eq!(rig.shares(20), expected(&[("n1/o", 10), ("n2/o", 10)]));
+    let first = rig.pick(&[]);
+    assert!(!Arc::ptr_eq(&first, &rig.pick(std::slice::from_ref(&first))), "a retry goes to the other one");
+    let nodes: Vec<_> = rig.status().into_iter().map(|one| (one.node, one.id, one.same_as)).collect();
+    assert_eq!(nodes, [("n1", "o"), ("n2", "o")].map(|(node, id)| (node.to_owned(), id.to_owned(), None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_under_two_ids_is_one_endpoint_with_one_share() {
+    let rig = WriterRig::new();
+    let heavy = |one: Instance| Instance { weights: config::Weights { passing: 3, warning: 1 }, ..one };
+    rig.list([at("n1", "a", 1, 1), at("n1", "b", 1, 2), at("n1", "c", 2, 3), at("n2", "a", 1, 1)]).await;
+    assert_eq!(rig.shares(20), expected(&[("n1/b", 10), ("n1/c", 10)]), "the newest registration counts");
+    let view = rig.cluster.view.load_full();
+    assert_eq!(view.endpoints.len(), 2);
+    let shared = rig.pick(&[]);
+    let other = rig.pick(std::slice::from_ref(&shared));
+    assert_ne!(shared.addr, other.addr, "a retry goes to another process");
+    for one in &*view.snapshot.instances {
+        let endpoint = view.endpoint_of(&one.id).unwrap();
+        assert_eq!(Ok(endpoint.addr), one.addr.clone(), "{}", one.id);
+    }
+
+    // Each is shown, and counted once.
+    let status = rig.status();
+    let shown: Vec<_> = status.iter().map(|one| (&*one.node, &*one.id, one.same_as.as_deref())).collect();
+    assert_eq!(shown, [("n1", "a", Some("b")), ("n1", "b", None), ("n1", "c", None), ("n2", "a", Some("b"))]);
+    assert!(status.iter().all(|one| one.usable), "{status:?}");
+    assert!(status[0].why_not.as_ref().unwrap().contains("address of b on node n1"), "{status:?}");
+    shared.picks.fetch_add(7, Relaxed);
+    assert_eq!(rig.status().iter().map(|one| one.picks).sum::<u64>(), 7);
+
+    // The greatest weight counts.
+    rig.list([heavy(at("n1", "a", 1, 1)), at("n1", "b", 1, 2), at("n1", "c", 2, 3)]).await;
+    assert_eq!(rig.shares(20), expected(&[("n1/b", 15), ("n1/c", 5)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_is_usable_while_one_of_its_instances_is() {
+    let rig = WriterRig::new();
+    let with = |one: Instance, status| Instance { status, ..one };
+    let (a, b, c) = (at("n1", "a", 1, 1), at("n1", "b", 1, 2), at("n1", "c", 2, 3));
+    for (first, second, is_used) in [
+        (HealthStatus::Critical, HealthStatus::Passing, true),
+        (HealthStatus::Passing, HealthStatus::Critical, true),
+        (HealthStatus::Maintenance, HealthStatus::Passing, true),
+        (HealthStatus::Critical, HealthStatus::Critical, false),
+    ] {
+        rig.list([with(a.clone(), first), with(b.clone(), second), c.clone()]).await;
+        let all = [("n1/b", 10), ("n1/c", 10)];
+        let few = [("n1/c", 20)];
+        let shares = expected(if is_used { &all } else { &few });
+        assert_eq!(rig.shares(20), shares, "{first:?} and {second:?}");
+        assert_eq!(rig.status()[0].usable, is_used, "{first:?} and {second:?}");
+        assert_eq!(rig.status()[1].usable, is_used, "{first:?} and {second:?}");
+    }
+    // One that leaves takes requests no longer where the other does.
+    let leaving = Instance { draining: true, ..with(a.clone(), HealthStatus::Critical) };
+    rig.list([leaving.clone(), b.clone()]).await;
+    assert!(!rig.pick(&[]).is_last_resort());
+    rig.list([leaving, with(b, HealthStatus::Critical)]).await;
+    assert!(rig.pick(&[]).is_last_resort(), "both are critical, and one of them only leaves");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_stays_while_the_newest_registration_of_its_address_does() {
+    let rig = WriterRig::new();
+    let (a, b) = (at("n1", "a", 1, 1), at("n1", "b", 1, 2));
+    rig.list([b.clone()]).await;
+    let endpoint = rig.pick(&[]);
+    // An older registration comes and goes.
+    for list in [vec![a.clone(), b.clone()], vec![b.clone()], vec![a.clone(), b.clone()]] {
+        rig.list(list).await;
+        assert!(Arc::ptr_eq(&rig.pick(&[]), &endpoint), "connections and counts stay");
+    }
+    // A newer one is another process.
+    rig.list([a.clone(), b.clone(), at("n2", "z", 1, 9)]).await;
+    let newer = rig.pick(&[]);
+    assert!(!Arc::ptr_eq(&newer, &endpoint) && *newer.id.id == *"z");
+    assert!(!endpoint.is_usable(true), "retired");
+    // Without it, the address has the registrations from before.
+    rig.list([a, b]).await;
+    assert_eq!(&*rig.pick(&[]).id.id, "b");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use outrigger::App;
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
-    client::Client,
+    client::{self, Client},
     consul,
     instance::{Instance, Kill},
     registry::ConsulAgent,
@@ -204,4 +204,34 @@ async fn the_loss_of_a_node_is_suspect_only_while_requests_succeed() {
         assert_eq!(suspect_updates, if traffic { 1.0 } else { 0.0 }, "traffic: {traffic}");
         app.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_streams_is_believed_as_fast_and_raises_no_alarm() {
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    let setup = EmptyListSetup::of(&[&all[0], &all[1], &all[2]]).await;
+    setup.front.set(RegistryMode::Streaming);
+    let (app, _) = app::start_router(setup.front.addr(), "upstreams: [{service: orders}]").await;
+    let page = async |query: &str| {
+        client::get(app.admin_addrs()[0], "localhost", &format!("/services{query}")).await
+    };
+    let orders = async || page("").await.json()["services"][0].clone();
+    assert_eq!(orders().await["registry"]["known_leader"], true);
+
+    // Two of three are deregistered, and still accept connections: that is believed when consistent reads have confirmed it
+    // for longer than confirm_for (1 s), and not only after hold_for (10 s).
+    let from = Instant::now();
+    for gone in &all[1..] {
+        setup.agent().deregister(gone.name()).await;
+    }
+    wait::until("the two are gone", Duration::from_secs(30), async || {
+        orders().await["instances"].as_array().unwrap().len() == 1
+    })
+    .await;
+    assert!(from.elapsed() < Duration::from_secs(8), "{:?}", from.elapsed());
+    assert_eq!(orders().await["registry"]["known_leader"], true);
+    let text = page("?format=text").await.text();
+    assert!(!text.contains("leader"), "{text}");
+    assert_eq!(metric(&app, "outrigger_watch_errors_total"), 0.0);
+    app.shutdown().await;
 }

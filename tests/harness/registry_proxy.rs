@@ -1,10 +1,10 @@
 //! A proxy between a sidecar and its registry that imitates every kind of registry failure.
 #![allow(clippy::expect_used, reason = "a harness fails its test by panicking")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -18,6 +18,9 @@ use crate::wire::Wire;
 pub enum RegistryMode {
     /// It reaches the registry.
     Pass,
+    /// It reaches the registry, which answers questions about services with the header fields of an agent of Consul 1.10 and
+    /// later that streams.
+    Streaming,
     /// It is reset at once, as if no process listened.
     Refuse,
     /// It is accepted, and nothing is ever answered.
@@ -101,6 +104,16 @@ async fn handle_connection(wire: &mut Wire, registry: SocketAddr, mode: Registry
                 let _ = copy_bidirectional(&mut wire.stream, &mut to).await;
             }
         }
+        RegistryMode::Streaming => {
+            if let Ok(to) = TcpStream::connect(registry).await {
+                let (mut answers, mut questions) = to.into_split();
+                let (mut app, mut to_app) = wire.stream.split();
+                tokio::select! {
+                    _ = tokio::io::copy(&mut app, &mut questions) => {}
+                    _ = copy_as_streamed(&mut answers, &mut to_app) => {}
+                }
+            }
+        }
         RegistryMode::Refuse => {}
         RegistryMode::Hang => std::future::pending().await,
         RegistryMode::Status(status) => {
@@ -118,6 +131,24 @@ async fn handle_connection(wire: &mut Wire, registry: SocketAddr, mode: Registry
         RegistryMode::Empty => answer_requests(wire, 200, HIGH_INDEX, "[]", true).await,
         RegistryMode::EmptyAt(index) => answer_requests(wire, 200, index, "[]", true).await,
         RegistryMode::HalfAnswer => answer_requests(wire, 200, HIGH_INDEX, "[", false).await,
+    }
+}
+
+/// Copies answers. The head of each arrives at once, as a registry writes it.
+async fn copy_as_streamed(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    const LEADER: &str = "X-Consul-Knownleader: true\r\n";
+    const STREAMED: &str = "X-Consul-Knownleader: false\r\nX-Consul-Query-Backend: streaming\r\n";
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        let count = from.read(&mut bytes).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&bytes[..count]).replace(LEADER, STREAMED);
+        to.write_all(text.as_bytes()).await?;
     }
 }
 

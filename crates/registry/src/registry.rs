@@ -68,7 +68,8 @@ pub struct WatchAnswer {
     /// The age of the answer, where the registry states it (Consul: `X-Consul-LastContact` of a stale
     /// read). `None`: the answer is current.
     pub age: Option<Duration>,
-    /// Consul: whether the server that answered knows a leader. `true` in other registries.
+    /// Consul: false when the server that answered a stale or consistent read knows no leader. `true` in other registries, and
+    /// in an answer of an agent of Consul that does not come from a server (streaming).
     pub known_leader: bool,
 }
 

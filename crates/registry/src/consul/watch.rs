@@ -145,14 +145,21 @@ fn parse_watch_answer(
 ) -> Result<(Vec<UnresolvedInstance>, WatchAnswer), Error> {
     let listed = wire::parse_health_service(&reply.body).map_err(|error| malformed(request, &error))?;
     let (cursor, index_went_back) = cursor::next_cursor(sent, header_text(&reply.headers, "x-consul-index"));
-    let age = header_text(&reply.headers, "x-consul-lastcontact").and_then(|text| text.parse().ok());
+    // An agent of Consul 1.10 and later answers many questions from what its server streams to it, and then states a last
+    // contact of 0 and no leader, however healthy all is. So the two say something only in an answer that a server has made.
+    let is_streamed = header_text(&reply.headers, "x-consul-query-backend")
+        .is_some_and(|backend| backend.eq_ignore_ascii_case("streaming"));
+    let of_server = |name| header_text(&reply.headers, name).filter(|_| !is_streamed);
+    let age = of_server("x-consul-lastcontact").and_then(|text| text.parse().ok());
     let watched = WatchAnswer {
         instances: Vec::new(),
         cursor,
         index_went_back,
         // The answers of the leader itself carry a meaningless 0.
         age: age.filter(|_| consistency == Consistency::Stale).map(Duration::from_millis),
-        known_leader: header_text(&reply.headers, "x-consul-knownleader") != Some("false"),
+        // Only the leader answers a default read: without one it is refused (500).
+        known_leader: consistency == Consistency::Default
+            || of_server("x-consul-knownleader") != Some("false"),
     };
     Ok((listed, watched))
 }

@@ -123,6 +123,41 @@ async fn a_stale_answer_has_its_age_and_whether_there_is_a_leader() {
     assert_eq!((stale.age, stale.known_leader), (Some(Duration::from_millis(21_351)), false));
     let default = ask(Consistency::Default).await;
     assert_eq!(default.age, None, "only a stale read has an age");
+    assert!(default.known_leader, "only the leader answers a default read");
+    assert!(!ask(Consistency::Consistent).await.known_leader);
+}
+
+#[tokio::test]
+async fn an_answer_of_a_streaming_agent_says_nothing_of_age_and_leader() {
+    for backend in ["streaming", "Streaming"] {
+        let headers = [
+            ("X-Consul-Default-Acl-Policy", "allow"),
+            ("X-Consul-Index", "14"),
+            ("X-Consul-Knownleader", "false"),
+            ("X-Consul-Lastcontact", "0"),
+            ("X-Consul-Query-Backend", backend),
+        ];
+        let agent = ScriptedAgent::answering(response(200, &headers, "[]")).await;
+        let consul = client(&agent);
+        for consistency in [Consistency::Default, Consistency::Stale, Consistency::Consistent] {
+            let (orders, wait) = (query("orders"), Duration::from_secs(1));
+            let answer = consul.watch(&orders, Cursor::at(7), consistency, wait).await.unwrap();
+            assert_eq!((answer.age, answer.known_leader), (None, true), "{consistency:?}");
+            assert_eq!((answer.cursor, answer.index_went_back), (Cursor::at(14), false));
+        }
+    }
+    // The same agent says so where a server has answered.
+    let headers = [
+        ("X-Consul-Index", "14"),
+        ("X-Consul-Knownleader", "false"),
+        ("X-Consul-Lastcontact", "21"),
+        ("X-Consul-Query-Backend", "blocking-query"),
+    ];
+    let agent = ScriptedAgent::answering(response(200, &headers, "[]")).await;
+    let (consul, orders) = (client(&agent), query("orders"));
+    let answer =
+        consul.watch(&orders, Cursor::at(7), Consistency::Stale, Duration::from_secs(1)).await.unwrap();
+    assert_eq!((answer.age, answer.known_leader), (Some(Duration::from_millis(21)), false));
 }
 
 #[tokio::test]

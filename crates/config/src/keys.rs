@@ -60,7 +60,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     upstreams [..UPSTREAM]
     admin { listen metrics_listen }
     drain { timeout propagation margin max_propagation unobserved_wait await_app }
-    app { consul_token }
+    app { consul_token process_group }
     on_app_exit
     workers
     log { level format access }

@@ -138,6 +138,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_DRAIN", "drain.timeout"),
     ("OUTRIGGER_AWAIT_APP", "drain.await_app"),
     ("OUTRIGGER_APP_CONSUL_TOKEN", "app.consul_token"),
+    ("OUTRIGGER_APP_PROCESS_GROUP", "app.process_group"),
     ("OUTRIGGER_ON_APP_EXIT", "on_app_exit"),
     ("OUTRIGGER_LOG", "log.level"),
     ("OUTRIGGER_LOG_FORMAT", "log.format"),

@@ -19,7 +19,8 @@ pub use policy::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, Upstream,
 };
 pub use process::{
-    AppProcess, AwaitApp, Drain, InheritedToken, Log, LogFormat, OnAppExit, Propagation, WorkerThreads,
+    AppProcess, AwaitApp, Drain, InheritedToken, Log, LogFormat, OnAppExit, ProcessGroup, Propagation,
+    WorkerThreads,
 };
 pub use registry::{
     ConsulAddress, ConsulSettings, DiscoverySettings, MassLoss, Registry, Secret, Tls, Token,
@@ -74,7 +75,7 @@ impl Default for Config {
             upstreams: Vec::new(),
             admin: Admin { listen: Listen::localhost(7079), metrics_listen: None },
             drain: Drain::default(),
-            app: AppProcess { consul_token: InheritedToken::Pass },
+            app: AppProcess { consul_token: InheritedToken::Pass, process_group: ProcessGroup::Own },
             on_app_exit: OnAppExit::Exit,
             workers: WorkerThreads::Auto,
             log: Log { level: "info".into(), format: LogFormat::Auto, access: false },

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
     AwaitApp, Balance, CircuitBreaker, Config, ConsulSettings, HedgePolicy, InheritedToken, LogFormat,
-    OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe, Propagation, Registry, RetryPolicy,
+    OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup, Propagation, Registry, RetryPolicy,
     Service, Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
 };
 
@@ -288,6 +288,7 @@ impl SettingList {
         self.text("drain.unobserved_wait", format_duration(config.drain.unobserved_wait));
         self.text("drain.await_app", config.drain.await_app.as_str());
         self.text("app.consul_token", config.app.consul_token.as_str());
+        self.text("app.process_group", config.app.process_group.as_str());
         self.text("on_app_exit", config.on_app_exit.as_str());
         self.text("workers", config.workers);
         self.text("log.level", &config.log.level);
@@ -332,5 +333,6 @@ macro_rules! name_variants {
 
 name_variants!(AwaitApp { Auto: "auto", On: "on", Off: "off" });
 name_variants!(InheritedToken { Pass: "pass", Drop: "drop" });
+name_variants!(ProcessGroup { Own: "own", Shared: "shared" });
 name_variants!(OnAppExit { Exit: "exit", Restart: "restart" });
 name_variants!(LogFormat { Auto: "auto", Text: "text", Json: "json" });

@@ -23,7 +23,7 @@ use section::Section;
 
 use crate::{
     AwaitApp, Config, DiscoverySettings, Drain, Environment, InheritedToken, Limits, Log, LogFormat,
-    MassLoss, OnAppExit, Origins, Outbound, Problem, Propagation, WorkerThreads, address,
+    MassLoss, OnAppExit, Origins, Outbound, Problem, ProcessGroup, Propagation, WorkerThreads, address,
     error::InvalidValue,
     layers::Overlay,
     names,
@@ -72,6 +72,8 @@ pub(crate) fn check(
     let section = r.section(&root, "app");
     let ways = one_of(InheritedToken::ALL, InheritedToken::as_str);
     r.set(&section, "consul_token", &mut config.app.consul_token, ways);
+    let groups = one_of(ProcessGroup::ALL, ProcessGroup::as_str);
+    r.set(&section, "process_group", &mut config.app.process_group, groups);
     r.set(&root, "on_app_exit", &mut config.on_app_exit, one_of(OnAppExit::ALL, OnAppExit::as_str));
     r.set(&root, "workers", &mut config.workers, parse_workers);
     let section = r.section(&root, "log");

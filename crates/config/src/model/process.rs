@@ -67,6 +67,18 @@ pub struct AppProcess {
     /// `CONSUL_HTTP_TOKEN_FILE` and `OUTRIGGER_TOKEN_FILE`, and each one with the token's text or the path of its file. Default
     /// `pass`, with a warning at start. A change applies from the app's next start.
     pub consul_token: InheritedToken,
+    /// The process group of the app. Default `own`. A change applies from the app's next start.
+    pub process_group: ProcessGroup,
+}
+
+/// The process group of the app that the sidecar starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessGroup {
+    /// One of its own: what is left of it is ended with the app. Where the sidecar's stdin is a terminal it is shared all
+    /// the same, because a group in the terminal's background cannot read it.
+    Own,
+    /// The sidecar's group. Processes that the app leaves behind go on.
+    Shared,
 }
 
 /// Whether the app inherits the sidecar's Consul token.

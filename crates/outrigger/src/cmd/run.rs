@@ -145,10 +145,12 @@ fn should_await_app(setting: AwaitApp) -> bool {
 
 /// Runs a sidecar and its app: the app starts after the sidecar and ends before it.
 async fn run_with_app(inputs: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
+    // Before the start, so that no signal is lost meanwhile.
+    let caught = process::CaughtSignals::catch().map_err(signal_error)?;
     let is_token_chosen = inputs.loaded.origins.is_set("app.consul_token");
     let app = inputs.start(App::start_before_app).await?;
     process::warn_of_inherited_token(&app.config(), is_token_chosen);
-    let code = process::supervise(&app, command).await.map_err(signal_error)?;
+    let code = process::supervise(&app, command, caught).await;
     app.skip_waits();
     // Only now, so that a signal from before does not count.
     let mut signals = listen_for_termination()?;

@@ -2,11 +2,15 @@
 
 use std::{
     ffi::OsString,
-    io,
+    io::{self, IsTerminal as _},
+    os::unix::process::CommandExt as _,
     process::{Child, Command},
+    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, WaitStatus, kill_process};
+use outrigger_config::ProcessGroup;
+use rustix::process::{Pid, Signal, WaitStatus, kill_process, kill_process_group, test_kill_process_group};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::limits;
@@ -35,18 +39,32 @@ impl SpawnError {
 }
 
 impl AppCommand {
-    /// Starts the app with the sidecar's standard streams, folder, environment and process group. Signal
-    /// handling is at its defaults, the limit of open files is that of the sidecar's start, and no socket of the sidecar is open in the app.
-    /// Of the environment, `dropped` is left out.
-    pub(super) fn start(&self, dropped: &[OsString]) -> Result<AppProcess, SpawnError> {
+    /// Starts the app with the sidecar's standard streams, folder and environment. Signal handling is at its defaults, the
+    /// limit of open files is that of the sidecar's start, and no socket of the sidecar is open in the app. Of the
+    /// environment, `dropped` is left out.
+    pub(super) fn start(&self, dropped: &[OsString], group: ProcessGroup) -> Result<AppProcess, SpawnError> {
+        let has_own_group = has_own_group(group, io::stdin().is_terminal());
         let mut command = Command::new(&self.path);
+        if has_own_group {
+            command.process_group(0);
+        }
         for name in dropped {
             command.env_remove(name);
         }
         let child = limits::spawn_with_initial_open_files(command.args(&self.arguments));
         let child = child.map_err(|cause| SpawnError { program: self.path.clone(), cause })?;
         info!(pid = child.id(), program = ?self.path, "started the app");
-        Ok(AppProcess { pid: Pid::from_child(&child), _child: child })
+        let pid = Pid::from_child(&child);
+        Ok(AppProcess { pid, group: AppGroup(has_own_group.then_some(pid)), _child: child })
+    }
+}
+
+/// A process group in the background of a terminal stops at the first read of it (SIGTTIN). So an app that has the terminal
+/// as its stdin shares the sidecar's group, which is in the foreground.
+fn has_own_group(group: ProcessGroup, stdin_is_terminal: bool) -> bool {
+    match group {
+        ProcessGroup::Own => !stdin_is_terminal,
+        ProcessGroup::Shared => false,
     }
 }
 
@@ -54,6 +72,7 @@ impl AppCommand {
 #[derive(Debug)]
 pub(super) struct AppProcess {
     pub(super) pid: Pid,
+    pub(super) group: AppGroup,
     /// Not waited for: [`super::reaper`] collects its end.
     _child: Child,
 }
@@ -63,6 +82,46 @@ impl AppProcess {
     pub(super) fn send(&self, signal: Signal) {
         if let Err(error) = kill_process(self.pid, signal) {
             warn!(?signal, %error, "the signal could not be sent to the app");
+        }
+    }
+}
+
+/// The app's process group. It may outlive the app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AppGroup(
+    /// `None`: the app shares the sidecar's group, and its children are not known.
+    Option<Pid>,
+);
+
+/// Pause between two looks at a group. The system reports the end of a child, but not that of a group.
+const GROUP_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+impl AppGroup {
+    /// Whether the app is in the sidecar's own group.
+    pub(super) fn is_shared(self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Sends a signal to each process of the group. A group that has ended is no error.
+    pub(super) fn send(self, signal: Signal) {
+        if let Some(group) = self.0
+            && let Err(error) = kill_process_group(group, signal)
+            && error != rustix::io::Errno::SRCH
+        {
+            warn!(?signal, %error, "the signal could not be sent to the app's process group");
+        }
+    }
+
+    /// Whether a process of the group is left that this process may signal. A process that has ended counts until its end
+    /// is collected.
+    pub(super) fn has_processes(self) -> bool {
+        self.0.is_some_and(|group| test_kill_process_group(group).is_ok())
+    }
+
+    /// Resolves when no process of the group is left.
+    pub(super) async fn ended(self) {
+        while self.has_processes() {
+            sleep(GROUP_POLL_INTERVAL).await;
         }
     }
 }
@@ -85,10 +144,22 @@ mod tests {
     #[test]
     fn a_program_that_does_not_exist_is_named_with_its_cause_once() {
         let command = AppCommand { path: "/no/such/program".into(), arguments: Vec::new() };
-        let error = command.start(&[]).unwrap_err();
+        let error = command.start(&[], ProcessGroup::Own).unwrap_err();
         assert_eq!(error.exit_code(), 127);
         let told = error_chain(&error);
         assert_eq!(told.matches("No such file").count(), 1, "{told}");
         assert!(told.starts_with("start \"/no/such/program\": ") && told.ends_with("executable?"), "{told}");
+    }
+
+    #[test]
+    fn an_app_that_reads_a_terminal_shares_the_group() {
+        for (group, stdin_is_terminal, expected) in [
+            (ProcessGroup::Own, false, true),
+            (ProcessGroup::Own, true, false),
+            (ProcessGroup::Shared, false, false),
+            (ProcessGroup::Shared, true, false),
+        ] {
+            assert_eq!(has_own_group(group, stdin_is_terminal), expected, "{group:?} {stdin_is_terminal}");
+        }
     }
 }

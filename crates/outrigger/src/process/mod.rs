@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `state` | the states from the start to the exit code: a pure table |
 //! | `supervise` | the loop that runs the table |
-//! | `app` | one run of the app: start, signals, exit code |
+//! | `app` | one run of the app: start, process group, signals, exit code |
 //! | `token` | the sidecar's Consul token in the app's environment |
-//! | `reaper` | collects ended processes: the app, and as process 1 every orphan |
+//! | `reaper` | collects ended processes: the app, and its orphans |
 //! | `signals` | the signals that the sidecar gets, and which of them the app gets |
 //!
 //! docs/decisions/app-as-a-child.md has the reasons for the process group, the signals and the system calls.
@@ -18,5 +18,5 @@ mod state;
 mod supervise;
 mod token;
 
-pub(crate) use supervise::supervise;
+pub(crate) use supervise::{CaughtSignals, supervise};
 pub(crate) use token::warn_of_inherited_token;

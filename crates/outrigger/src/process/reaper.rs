@@ -1,5 +1,6 @@
-//! Collects processes that have ended: the app and, where the sidecar is process 1, every orphan. A process
-//! that is not collected stays as a zombie, and zombies fill the process table.
+//! Collects processes that have ended: the app, and each orphan that became the sidecar's child, because the sidecar is a
+//! subreaper (`prctl(2)`). A process that is not collected stays as a zombie: zombies fill the process table, and the process
+//! group of one looks as if it still ran.
 //!
 //! It waits for any child, so nothing else in this process may wait for a child.
 

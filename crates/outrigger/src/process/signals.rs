@@ -4,7 +4,7 @@
 //! |---|---|
 //! | TERM, INT, QUIT | the sidecar leaves in order; the app gets the same signal after the drain |
 //! | HUP, USR1, USR2, WINCH, ALRM, VTALRM, PROF, IO, PWR, STKFLT | passed on at once |
-//! | INT, QUIT from the terminal | the app got it already; if it still runs after the drain, it gets TERM |
+//! | INT, QUIT from the terminal, with a shared process group | the app got it already; if it still runs after the drain, it gets TERM |
 //! | real-time signals | caught and named in the log: one cannot be passed on without `unsafe` |
 //!
 //! HUP goes to the app, so that only `outrigger reload` and `POST /reload` reload a sidecar with an app. KILL
@@ -74,12 +74,7 @@ impl SignalListener {
 
     /// The action for the next signal. Cancel-safe.
     pub(super) async fn next(&mut self) -> SignalAction {
-        match poll_fn(|cx| self.poll(cx)).await {
-            SignalAction::ShutDown(signal @ (Signal::INT | Signal::QUIT)) => {
-                SignalAction::ShutDown(signal_for_app(signal, in_foreground_group()))
-            }
-            other => other,
-        }
+        poll_fn(|cx| self.poll(cx)).await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SignalAction> {
@@ -96,9 +91,12 @@ impl SignalListener {
     }
 }
 
-/// The signal for the app after the drain.
-fn signal_for_app(signal: Signal, terminal: bool) -> Signal {
-    if terminal { Signal::TERM } else { signal }
+/// The signal for the app after the drain, where this one asked the sidecar to leave. `is_group_shared`: the terminal sends
+/// its signals to the app, too.
+pub(super) fn signal_for_app(signal: Signal, is_group_shared: bool) -> Signal {
+    let is_from_terminal =
+        matches!(signal, Signal::INT | Signal::QUIT) && is_group_shared && in_foreground_group();
+    if is_from_terminal { Signal::TERM } else { signal }
 }
 
 /// Whether the process group is in the terminal's foreground, so that the terminal sends its signals to the app,
@@ -143,8 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_from_the_terminal_becomes_term() {
-        assert_eq!(signal_for_app(Signal::INT, true), Signal::TERM);
-        assert_eq!(signal_for_app(Signal::INT, false), Signal::INT);
+    fn an_app_in_a_group_of_its_own_gets_the_signal_itself() {
+        for signal in SHUTDOWN_SIGNALS {
+            assert_eq!(signal_for_app(signal, false), signal);
+        }
     }
 }

@@ -3,10 +3,16 @@
 //!
 //! ```text
 //! Running ──stop requested──→ Draining ──propagated──→ Stopping ──timer expired──→ Killed
-//!    │ ↑                            │   (or requested again) │   (or requested again)   │
-//!    │ └─timer expired─ BackingOff  └────── app exited ──────┴──────────────────────────┴→ Finished
-//!    └──app exited──────────┴─→ (or Finished, with on_app_exit: exit)
+//!  ↑ │ │                            │   (or requested again) │   (or requested again)  │ app exited
+//!  │ │ │                            └────── app exited ──────┤                         ↓
+//!  │ │ └──app exited, on_app_exit: exit───────────────────→ Ending ──group ended──→ Finished
+//!  │ └────app exited, on_app_exit: restart──→ Clearing      (or timer expired, or requested again)
+//!  │                                             │ group ended (or timer expired)
+//!  └──────────timer expired── BackingOff ←───────┘
 //! ```
+//!
+//! The group is the rest of the app's process group: processes that the app has started and that still run when the
+//! app has ended. Where the app shares the sidecar's group there is no rest, and the group has ended at once.
 //!
 //! Outbound is open in every state but Finished, because an app that shuts down may still call other services.
 
@@ -17,7 +23,9 @@ use outrigger_config::OnAppExit;
 pub(crate) enum ProcessState {
     /// The app runs.
     Running,
-    /// The app ended by itself, and will be started again.
+    /// The app ended by itself, and will be started again when the rest of its process group has ended.
+    Clearing,
+    /// The pause before the next start.
     BackingOff,
     /// The app runs; the sidecar has left the registry and waits until callers know.
     Draining,
@@ -25,6 +33,8 @@ pub(crate) enum ProcessState {
     Stopping,
     /// The app was sent SIGKILL.
     Killed,
+    /// The app has ended for good, and the rest of its process group is ending.
+    Ending,
     /// The app has ended, and the sidecar ends.
     Finished,
 }
@@ -38,7 +48,11 @@ pub(crate) enum ProcessEvent {
     Propagated,
     /// The app has ended.
     Exited,
-    /// The pause before the next start, or the time for the app to end, is over.
+    /// No process of the app's process group is left.
+    GroupEnded,
+    /// The app could not be started again.
+    StartFailed,
+    /// The pause before the next start, or the time for the app or its process group to end, is over.
     TimerExpired,
 }
 
@@ -51,9 +65,15 @@ pub(crate) enum ProcessAction {
     SkipWaits,
     /// Send the app the signal that asked to leave, and wait for its end.
     ForwardSignal,
-    /// Send the app SIGKILL, and wait a short time for its end.
+    /// Send the app and its process group SIGKILL, and wait a short time for the app's end.
     Kill,
-    /// Report the app as down, and pause before the next start.
+    /// Send the rest of the process group SIGTERM, and wait for its end.
+    StopGroup,
+    /// Send the rest of the process group SIGKILL.
+    KillGroup,
+    /// Report the app as down.
+    ReportDown,
+    /// Pause before the next start.
     BackOff,
     /// Start the app.
     Start,
@@ -69,22 +89,38 @@ impl ProcessState {
         match (self, event) {
             (Self::Running, ProcessEvent::StopRequested) => (Self::Draining, &[ProcessAction::Drain]),
             (Self::Running, ProcessEvent::Exited) => match on_exit {
-                OnAppExit::Exit => (Self::Finished, &[ProcessAction::SkipWaits]),
-                OnAppExit::Restart => (Self::BackingOff, &[ProcessAction::BackOff]),
+                OnAppExit::Exit => (Self::Ending, &[ProcessAction::SkipWaits, ProcessAction::StopGroup]),
+                OnAppExit::Restart => {
+                    (Self::Clearing, &[ProcessAction::ReportDown, ProcessAction::StopGroup])
+                }
             },
+            (Self::Running, ProcessEvent::StartFailed) => {
+                (Self::BackingOff, &[ProcessAction::ReportDown, ProcessAction::BackOff])
+            }
+            (Self::Clearing, ProcessEvent::GroupEnded) => (Self::BackingOff, &[ProcessAction::BackOff]),
+            (Self::Clearing, ProcessEvent::TimerExpired) => {
+                (Self::BackingOff, &[ProcessAction::KillGroup, ProcessAction::BackOff])
+            }
+            (Self::Clearing, ProcessEvent::StopRequested) => (Self::Ending, &[ProcessAction::SkipWaits]),
             (Self::BackingOff, ProcessEvent::TimerExpired) => (Self::Running, &[ProcessAction::Start]),
             (Self::BackingOff, ProcessEvent::StopRequested) => (Self::Finished, &[ProcessAction::SkipWaits]),
             (Self::Draining, ProcessEvent::Propagated) => (Self::Stopping, &[ProcessAction::ForwardSignal]),
             (Self::Draining, ProcessEvent::StopRequested) => {
                 (Self::Stopping, &[ProcessAction::SkipWaits, ProcessAction::ForwardSignal])
             }
-            (Self::Draining, ProcessEvent::Exited) => (Self::Finished, &[ProcessAction::SkipWaits]),
+            (Self::Draining, ProcessEvent::Exited) => {
+                (Self::Ending, &[ProcessAction::SkipWaits, ProcessAction::StopGroup])
+            }
             (Self::Stopping, ProcessEvent::StopRequested | ProcessEvent::TimerExpired) => {
                 (Self::Killed, &[ProcessAction::Kill])
             }
-            (Self::Stopping | Self::Killed, ProcessEvent::Exited) => (Self::Finished, &[]),
+            (Self::Stopping, ProcessEvent::Exited) => (Self::Ending, &[ProcessAction::StopGroup]),
             // SIGKILL does not end a process that hangs in the kernel.
-            (Self::Killed, ProcessEvent::TimerExpired) => (Self::Finished, &[]),
+            (Self::Killed, ProcessEvent::Exited | ProcessEvent::TimerExpired)
+            | (Self::Ending, ProcessEvent::GroupEnded) => (Self::Finished, &[]),
+            (Self::Ending, ProcessEvent::StopRequested | ProcessEvent::TimerExpired) => {
+                (Self::Finished, &[ProcessAction::KillGroup])
+            }
             (state, _) => (state, &[]),
         }
     }
@@ -107,10 +143,20 @@ mod tests {
 
     #[test]
     fn every_way_to_end_has_its_order_of_actions() {
-        let exit: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 8] = [
-            ("in order", &[StopRequested, Propagated, Exited], Finished, &[Drain, ForwardSignal]),
-            ("the app ends by itself", &[Exited], Finished, &[SkipWaits]),
-            ("it ends during the drain", &[StopRequested, Exited], Finished, &[Drain, SkipWaits]),
+        let exit: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 11] = [
+            (
+                "in order",
+                &[StopRequested, Propagated, Exited, GroupEnded],
+                Finished,
+                &[Drain, ForwardSignal, StopGroup],
+            ),
+            ("the app ends by itself", &[Exited, GroupEnded], Finished, &[SkipWaits, StopGroup]),
+            (
+                "it ends during the drain",
+                &[StopRequested, Exited, GroupEnded],
+                Finished,
+                &[Drain, SkipWaits, StopGroup],
+            ),
             (
                 "it does not end",
                 &[StopRequested, Propagated, TimerExpired, Exited],
@@ -124,10 +170,28 @@ mod tests {
                 &[Drain, ForwardSignal, Kill],
             ),
             (
-                "asked twice",
-                &[StopRequested, StopRequested, Exited],
+                "its children do not end",
+                &[StopRequested, Propagated, Exited, TimerExpired],
                 Finished,
-                &[Drain, SkipWaits, ForwardSignal],
+                &[Drain, ForwardSignal, StopGroup, KillGroup],
+            ),
+            (
+                "its children are not waited for",
+                &[StopRequested, Propagated, Exited, StopRequested],
+                Finished,
+                &[Drain, ForwardSignal, StopGroup, KillGroup],
+            ),
+            (
+                "its children are not gone",
+                &[StopRequested, Propagated, Exited],
+                Ending,
+                &[Drain, ForwardSignal, StopGroup],
+            ),
+            (
+                "asked twice",
+                &[StopRequested, StopRequested, Exited, GroupEnded],
+                Finished,
+                &[Drain, SkipWaits, ForwardSignal, StopGroup],
             ),
             (
                 "asked three times",
@@ -145,16 +209,49 @@ mod tests {
         for (what, events, state, actions) in exit {
             assert_eq!(run_events(OnAppExit::Exit, events), (state, actions.to_vec()), "{what}");
         }
-        let restart: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 4] = [
-            ("restarted", &[Exited, TimerExpired], Running, &[BackOff, Start]),
+        let restart: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 7] = [
+            (
+                "restarted",
+                &[Exited, GroupEnded, TimerExpired],
+                Running,
+                &[ReportDown, StopGroup, BackOff, Start],
+            ),
             (
                 "restarted twice",
-                &[Exited, TimerExpired, Exited, TimerExpired],
+                &[Exited, GroupEnded, TimerExpired, Exited, GroupEnded, TimerExpired],
                 Running,
-                &[BackOff, Start, BackOff, Start],
+                &[ReportDown, StopGroup, BackOff, Start, ReportDown, StopGroup, BackOff, Start],
             ),
-            ("asked in the pause", &[Exited, StopRequested], Finished, &[BackOff, SkipWaits]),
-            ("not restarted while leaving", &[StopRequested, Exited], Finished, &[Drain, SkipWaits]),
+            (
+                "its children are in the way",
+                &[Exited, TimerExpired, TimerExpired],
+                Running,
+                &[ReportDown, StopGroup, KillGroup, BackOff, Start],
+            ),
+            (
+                "it cannot be started",
+                &[Exited, GroupEnded, TimerExpired, StartFailed],
+                BackingOff,
+                &[ReportDown, StopGroup, BackOff, Start, ReportDown, BackOff],
+            ),
+            (
+                "asked in the pause",
+                &[Exited, GroupEnded, StopRequested],
+                Finished,
+                &[ReportDown, StopGroup, BackOff, SkipWaits],
+            ),
+            (
+                "asked before its children have ended",
+                &[Exited, StopRequested, GroupEnded],
+                Finished,
+                &[ReportDown, StopGroup, SkipWaits],
+            ),
+            (
+                "not restarted while leaving",
+                &[StopRequested, Exited, GroupEnded],
+                Finished,
+                &[Drain, SkipWaits, StopGroup],
+            ),
         ];
         for (what, events, state, actions) in restart {
             assert_eq!(run_events(OnAppExit::Restart, events), (state, actions.to_vec()), "{what}");
@@ -164,7 +261,7 @@ mod tests {
     #[test]
     fn the_app_is_signalled_only_after_the_drain_and_killed_only_after_the_signal() {
         // Every sequence of six events.
-        let events = [StopRequested, Propagated, Exited, TimerExpired];
+        let events = [StopRequested, Propagated, Exited, GroupEnded, TimerExpired];
         for n in 0..events.len().pow(6) {
             let sequence: Vec<_> = (0..6).map(|at| events[n / events.len().pow(at) % events.len()]).collect();
             for on_exit in [OnAppExit::Exit, OnAppExit::Restart] {
@@ -186,7 +283,7 @@ mod tests {
 
     #[test]
     fn no_event_changes_the_finished_state() {
-        for event in [StopRequested, Propagated, Exited, TimerExpired] {
+        for event in [StopRequested, Propagated, Exited, GroupEnded, StartFailed, TimerExpired] {
             assert_eq!(Finished.transition(event, OnAppExit::Restart), (Finished, &[][..]));
         }
     }

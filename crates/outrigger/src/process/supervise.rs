@@ -2,14 +2,13 @@
 
 use std::{ffi::OsString, io, time::Duration};
 
-use outrigger_config::OnAppExit;
 use outrigger_policy::backoff::Backoff;
-use rustix::process::Signal;
+use rustix::process::{Signal, getpid, set_child_subreaper};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    app::{AppCommand, AppProcess, SpawnError, exit_code},
+    app::{AppCommand, AppGroup, AppProcess, SpawnError, exit_code},
     reaper::Reaper,
     signals::{self, SignalAction, SignalListener},
     state::{ProcessAction, ProcessEvent, ProcessState},
@@ -27,27 +26,47 @@ const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Longest wait for the end of an app that was sent SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The signals of the process, caught.
+#[derive(Debug)]
+pub(crate) struct CaughtSignals {
+    signals: SignalListener,
+    reaper: Reaper,
+}
+
+impl CaughtSignals {
+    /// Catches them from now on. A signal that comes before [`supervise`] is not lost; process 1 would never
+    /// hear it, because the system drops a signal to process 1 that is not caught.
+    ///
+    /// Orphans of the app become children of the sidecar, which collects them.
+    ///
+    /// # Errors
+    /// When the system refuses to install a signal handler.
+    pub(crate) fn catch() -> io::Result<Self> {
+        if let Err(error) = set_child_subreaper(Some(getpid())) {
+            debug!(%error, "orphans of the app are not collected here");
+        }
+        Ok(Self { signals: SignalListener::listen()?, reaper: Reaper::listen()? })
+    }
+}
+
 /// Starts the app once `sidecar` carries requests, and supervises it until it has ended for good. The sidecar
 /// still runs then: the caller shuts it down.
 ///
 /// An app that was asked to end has `drain.timeout` to do so. Returns the exit code of the app, 0 when the sidecar
 /// was asked to leave before the app started, or that of [`SpawnError::exit_code`].
-///
-/// # Errors
-/// When the system refuses to install a signal handler.
-pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result<u8> {
-    let (mut signals, reaper) = (SignalListener::listen()?, Reaper::listen()?);
-    let Some((path, arguments)) = command.split_first() else { return Ok(0) };
+pub(crate) async fn supervise(sidecar: &App, command: &[OsString], caught: CaughtSignals) -> u8 {
+    let CaughtSignals { mut signals, reaper } = caught;
+    let Some((path, arguments)) = command.split_first() else { return 0 };
     let program = AppCommand { path: path.clone(), arguments: arguments.to_vec() };
     if let Some(signal) = signal_before_start(sidecar, &mut signals).await {
         info!(signal = signals::signal_name(signal), "leaving before the app was started");
-        return Ok(0);
+        return 0;
     }
-    let first = match program.start(&dropped_variables(&sidecar.config())) {
+    let first = match start(&program, sidecar) {
         Ok(process) => process,
         Err(error) => {
             error!(error = error_chain(&error), "the app could not be started");
-            return Ok(error.exit_code());
+            return error.exit_code();
         }
     };
     let mut supervisor = Supervisor {
@@ -56,24 +75,32 @@ pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result
         signals,
         reaper,
         app: None,
+        group: first.group,
+        last_run: Duration::ZERO,
         exit_code: 0,
         shutdown_signal: Signal::TERM,
         deadline: None,
         short_runs: 0,
     };
     supervisor.record_start(first);
-    Ok(supervisor.run().await)
+    supervisor.run().await
+}
+
+fn start(program: &AppCommand, sidecar: &App) -> Result<AppProcess, SpawnError> {
+    let config = sidecar.config();
+    program.start(&dropped_variables(&config), config.app.process_group)
 }
 
 /// Waits until the sidecar carries requests. `Some`: a signal asked to leave before that.
 async fn signal_before_start(sidecar: &App, signals: &mut SignalListener) -> Option<Signal> {
     loop {
         tokio::select! {
-            () = sidecar.ready_to_route() => return None,
+            biased;
             signal = signals.next() => match signal {
                 SignalAction::ShutDown(signal) => return Some(signal),
                 SignalAction::Forward(_) => {} // the app does not run yet
             },
+            () = sidecar.ready_to_route() => return None,
         }
     }
 }
@@ -85,6 +112,10 @@ struct Supervisor<'a> {
     reaper: Reaper,
     /// The running app and its start.
     app: Option<(AppProcess, Instant)>,
+    /// The process group of the last start.
+    group: AppGroup,
+    /// How long the app ran the last time.
+    last_run: Duration,
     /// The last exit code of the app.
     exit_code: u8,
     /// The signal that asked to leave.
@@ -98,17 +129,19 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     async fn run(&mut self) -> u8 {
         let mut state = ProcessState::Running;
+        let mut failed = None;
         while state != ProcessState::Finished {
-            let event = self.next_event(state).await;
+            let event = match failed.take() {
+                Some(event) => event,
+                None => self.next_event(state).await,
+            };
             let (next, actions) = state.transition(event, self.sidecar.config().on_app_exit);
             debug!(?state, ?event, ?next, "app state");
             state = next;
             for action in actions {
-                // A failed start counts as an app that ended at once.
                 if let Err(error) = self.perform_action(*action) {
                     warn!(%error, "the app could not be started again");
-                    state = state.transition(ProcessEvent::Exited, OnAppExit::Restart).0;
-                    self.schedule_restart();
+                    failed = Some(ProcessEvent::StartFailed);
                 }
             }
         }
@@ -124,8 +157,14 @@ impl Supervisor<'_> {
                 status = self.reaper.wait_for_exit(app) => {
                     self.exit_code = exit_code(status);
                     info!(code = self.exit_code, "the app has ended");
-                    self.deadline = None;
+                    if let Some((_, since)) = self.app.take() {
+                        self.last_run = since.elapsed();
+                    }
                     return ProcessEvent::Exited;
+                }
+                () = self.group.ended(), if matches!(state, ProcessState::Clearing | ProcessState::Ending) => {
+                    self.deadline = None;
+                    return ProcessEvent::GroupEnded;
                 }
                 () = self.sidecar.drain(), if state == ProcessState::Draining => return ProcessEvent::Propagated,
                 () = timer, if limit.is_some() => {
@@ -136,7 +175,7 @@ impl Supervisor<'_> {
                     SignalAction::Forward(signal) => self.send_signal(signal),
                     SignalAction::ShutDown(signal) => {
                         info!(signal = signals::signal_name(signal), "leaving; a second signal stops the app at once, a third kills it");
-                        self.shutdown_signal = signal;
+                        self.shutdown_signal = signals::signal_for_app(signal, self.group.is_shared());
                         return ProcessEvent::StopRequested;
                     }
                 },
@@ -156,12 +195,27 @@ impl Supervisor<'_> {
             ProcessAction::Kill => {
                 warn!("the app has not ended, killing it");
                 self.send_signal(Signal::KILL);
+                self.group.send(Signal::KILL);
                 self.exit_code = 128 + 9; // stays, if the app does not end even so
                 self.deadline = Some(Instant::now() + KILL_TIMEOUT);
             }
+            ProcessAction::StopGroup => {
+                if self.group.has_processes() {
+                    info!("processes of the app's process group still run, asking them to end");
+                    self.group.send(Signal::TERM);
+                }
+                // Not more than the app has for its own end.
+                let limit = Instant::now() + self.sidecar.config().drain.timeout;
+                self.deadline.get_or_insert(limit);
+            }
+            ProcessAction::KillGroup => {
+                warn!("processes of the app's process group have not ended, killing them");
+                self.group.send(Signal::KILL);
+            }
+            ProcessAction::ReportDown => self.sidecar.notify_app_exited(),
             ProcessAction::BackOff => self.schedule_restart(),
             ProcessAction::Start => {
-                let process = self.program.start(&dropped_variables(&self.sidecar.config()))?;
+                let process = start(&self.program, self.sidecar)?;
                 self.record_start(process);
             }
         }
@@ -169,13 +223,13 @@ impl Supervisor<'_> {
     }
 
     fn record_start(&mut self, process: AppProcess) {
+        self.group = process.group;
         self.app = Some((process, Instant::now()));
         self.sidecar.notify_app_started();
     }
 
     fn schedule_restart(&mut self) {
-        self.sidecar.notify_app_exited();
-        if self.app.take().is_some_and(|(_, since)| since.elapsed() >= STABLE_AFTER) {
+        if std::mem::take(&mut self.last_run) >= STABLE_AFTER {
             self.short_runs = 0;
         }
         let longest = RESTART_BACKOFF.max_pause(self.short_runs);

@@ -6,6 +6,7 @@ mod admin;
 mod app;
 mod ends;
 mod files;
+mod group;
 mod harness;
 mod order;
 mod signals;

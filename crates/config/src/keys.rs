@@ -59,7 +59,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     defaults [POLICY]
     upstreams [..UPSTREAM]
     admin { listen metrics_listen }
-    drain { timeout propagation margin max_propagation unobserved_wait await_app }
+    drain { timeout propagation margin max_propagation unobserved_wait await_app linger }
     app { consul_token process_group }
     on_app_exit
     workers

@@ -5,8 +5,8 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
     AwaitApp, Balance, CircuitBreaker, Config, ConsulSettings, HedgePolicy, InheritedToken, LogFormat,
-    OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup, Propagation, Registry, RetryPolicy,
-    Service, Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
+    OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup, Propagation, Registry,
+    RetryPolicy, Service, Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
 };
 
 /// Replaces a secret.
@@ -287,6 +287,7 @@ impl SettingList {
         self.text("drain.max_propagation", format_duration(config.drain.max_propagation));
         self.text("drain.unobserved_wait", format_duration(config.drain.unobserved_wait));
         self.text("drain.await_app", config.drain.await_app.as_str());
+        self.text("drain.linger", format_duration(config.drain.linger));
         self.text("app.consul_token", config.app.consul_token.as_str());
         self.text("app.process_group", config.app.process_group.as_str());
         self.text("on_app_exit", config.on_app_exit.as_str());
@@ -331,7 +332,7 @@ macro_rules! name_variants {
     };
 }
 
-name_variants!(AwaitApp { Auto: "auto", On: "on", Off: "off" });
+name_variants!(AwaitApp { Auto: "auto", On: "on", Connections: "connections", Off: "off" });
 name_variants!(InheritedToken { Pass: "pass", Drop: "drop" });
 name_variants!(ProcessGroup { Own: "own", Shared: "shared" });
 name_variants!(OnAppExit { Exit: "exit", Restart: "restart" });

@@ -280,6 +280,17 @@ impl Proxy {
         usize::try_from(requests).unwrap_or(usize::MAX)
     }
 
+    /// Open connections of the app.
+    pub fn open_connections(&self) -> usize {
+        self.workers.connections()
+    }
+
+    /// Connections of the app that carry a request, or a part of one.
+    pub fn active_connections(&self) -> usize {
+        let active = self.context.metrics.workers.sum(|cells| &cells.active);
+        usize::try_from(active).unwrap_or(usize::MAX)
+    }
+
     /// Closes the listeners and the idle app connections; the other connections end with their request.
     pub fn close_listeners(&self) {
         self.workers.drain.cancel();

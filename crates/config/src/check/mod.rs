@@ -158,6 +158,7 @@ fn read_drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
         "false" => Ok(AwaitApp::Off),
         _ => ways(text),
     });
+    r.set(&section, "linger", &mut out.linger, duration_in(Duration::ZERO..=HOUR));
 }
 
 fn parse_propagation(text: &str) -> Result<Propagation, InvalidValue> {

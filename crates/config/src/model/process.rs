@@ -20,9 +20,12 @@ pub struct Drain {
     /// registration. From the first call to the registry; longer if the calls take longer. Default 5s, range
     /// 0s–5m.
     pub unobserved_wait: Duration,
-    /// Whether a sidecar that did not start the app continues to serve requests after SIGTERM until the
-    /// app's port is closed, [`Drain::timeout`] at most. Default `auto`.
+    /// How long a sidecar that did not start the app continues to serve requests after SIGTERM,
+    /// [`Drain::timeout`] at most. Default `auto`.
     pub await_app: AwaitApp,
+    /// The shortest time that a sidecar that did not start the app continues to serve requests after SIGTERM and the
+    /// drain. Default 0s, range 0s–1h.
+    pub linger: Duration,
 }
 
 impl Default for Drain {
@@ -34,6 +37,7 @@ impl Default for Drain {
             max_propagation: Duration::from_secs(5),
             unobserved_wait: Duration::from_secs(5),
             await_app: AwaitApp::Auto,
+            linger: Duration::ZERO,
         }
     }
 }
@@ -48,15 +52,17 @@ pub enum Propagation {
     Fixed(Duration),
 }
 
-/// Whether the sidecar waits for the end of an app that another process started.
+/// What a sidecar waits for after SIGTERM, before it closes its listeners, where another process started the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AwaitApp {
-    /// When the sidecar is process 1: it then has its own container, which is stopped at the same time as
-    /// the app's container.
+    /// As process 1, what `on` says: the sidecar then has its own container, which is stopped at the same time as the app's
+    /// container. Else, without a service of its own, until no connection of the app carries a request; with one, nothing.
     Auto,
-    /// Always.
+    /// Until the app's port is closed; without a service of its own, until the app has no connection open.
     On,
-    /// Never.
+    /// Until the app has no connection open to the sidecar.
+    Connections,
+    /// Nothing.
     Off,
 }
 

@@ -1,9 +1,10 @@
 //! The way out: callers are drained, listeners close, requests in flight end.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
-use outrigger_config::{Config, Service};
+use outrigger_config::{AwaitApp, Config};
 use outrigger_registration::wait_until_port_closed;
+use tokio::time::sleep;
 use tracing::warn;
 
 use super::App;
@@ -15,6 +16,41 @@ pub struct ShutdownSummary {
     pub aborted: usize,
 }
 
+/// What must be true of an app that another process stops, before the listeners may close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AppCondition {
+    None,
+    /// No process listens on the app's port.
+    PortClosed(u16),
+    /// The app has no connection open to the sidecar.
+    NoConnection,
+    /// No connection of the app carries a request.
+    NoActiveConnection,
+}
+
+impl AppCondition {
+    fn of(config: &Config, is_process_one: bool) -> Self {
+        let port = config.service.as_ref().map(|service| service.port);
+        match (config.drain.await_app, port) {
+            (AwaitApp::Off, _) => Self::None,
+            (AwaitApp::Connections, _) => Self::NoConnection,
+            (AwaitApp::Auto, Some(_)) if !is_process_one => Self::None,
+            (AwaitApp::Auto, None) if !is_process_one => Self::NoActiveConnection,
+            (AwaitApp::On | AwaitApp::Auto, Some(port)) => Self::PortClosed(port),
+            (AwaitApp::On | AwaitApp::Auto, None) => Self::NoConnection,
+        }
+    }
+}
+
+/// Pause between two looks at a count.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+async fn wait_until_zero(count: impl Fn() -> usize) {
+    while count() > 0 {
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
 impl App {
     /// Ends every wait for callers while the sidecar leaves: the app has ended for good, or a second signal asks
     /// for it.
@@ -22,12 +58,26 @@ impl App {
         self.running.components.lifecycle.handle().drain().skip_waits.cancel();
     }
 
-    /// Resolves when no process listens on the app's port any more, after `drain.timeout` at most; at once
-    /// where no service is configured.
-    pub async fn app_port_closed(&self) {
-        let Config { service: Some(Service { port, .. }), drain, .. } = self.config() else { return };
-        if tokio::time::timeout(drain.timeout, wait_until_port_closed(port)).await.is_err() {
-            warn!(port, after = ?drain.timeout, "the app still listens, stopping all the same");
+    /// Resolves when the app, which another process started and stops, needs the listeners no more, by `drain.await_app`:
+    /// after `drain.timeout` at most, and not before `drain.linger`.
+    pub async fn app_done(&self) {
+        let config = self.config();
+        let (drain, condition) = (config.drain, AppCondition::of(&config, std::process::id() == 1));
+        let done = async {
+            if tokio::time::timeout(drain.timeout, self.wait_for(condition)).await.is_err() {
+                warn!(?condition, after = ?drain.timeout, "the app is not done, stopping all the same");
+            }
+        };
+        tokio::join!(done, sleep(drain.linger));
+    }
+
+    async fn wait_for(&self, condition: AppCondition) {
+        let proxy = &self.running.components.proxy;
+        match condition {
+            AppCondition::None => {}
+            AppCondition::PortClosed(port) => wait_until_port_closed(port).await,
+            AppCondition::NoConnection => wait_until_zero(|| proxy.open_connections()).await,
+            AppCondition::NoActiveConnection => wait_until_zero(|| proxy.active_connections()).await,
         }
     }
 
@@ -58,5 +108,35 @@ impl App {
         self.running.servers.stop().await;
         self.running.components.discovery.shutdown().await;
         ShutdownSummary { aborted }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_config::{Environment, Overrides, load};
+
+    use super::{AppCondition::*, *};
+
+    #[test]
+    fn what_the_listeners_wait_for() {
+        // (await_app, with a service, process 1)
+        for (await_app, has_service, is_process_one, expected) in [
+            ("auto", true, true, PortClosed(8080)),
+            ("auto", true, false, None),
+            ("auto", false, true, NoConnection),
+            ("auto", false, false, NoActiveConnection),
+            ("on", true, false, PortClosed(8080)),
+            ("on", false, false, NoConnection),
+            ("connections", true, false, NoConnection),
+            ("connections", false, false, NoConnection),
+            ("off", true, true, None),
+            ("off", false, true, None),
+        ] {
+            let service = if has_service { "service: {name: orders, port: 8080}\n" } else { "" };
+            let text = format!("{service}drain: {{await_app: {await_app}}}");
+            let config = load(Some(("test.yaml", &text)), &Environment::default(), &Overrides::default());
+            let condition = AppCondition::of(&config.unwrap().config, is_process_one);
+            assert_eq!(condition, expected, "{text} {is_process_one}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, ffi::OsString, process::ExitCode};
 
 use clap::Args;
-use outrigger_config::{AwaitApp, Config, Environment, LoadedConfig, Origins, Probe};
+use outrigger_config::{Config, Environment, LoadedConfig, Origins, Probe};
 use outrigger_proxy::Workers;
 use tokio::signal::unix::{self, SignalKind};
 use tracing::{info, warn};
@@ -106,8 +106,8 @@ async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
     let leave = async {
         app.drain().await;
         // Not after Ctrl-C: the person at the terminal waits for this process alone.
-        if signal == "SIGTERM" && should_await_app(app.config().drain.await_app) {
-            app.app_port_closed().await;
+        if signal == "SIGTERM" {
+            app.app_done().await;
         }
         app.shutdown().await
     };
@@ -131,16 +131,6 @@ async fn reload_on_hangup(app: &App, hangup: &mut unix::Signal) -> Infallible {
         let _ = app.reload().await;
     }
     std::future::pending().await // unreachable while the runtime lives
-}
-
-/// With `auto`: only as process 1. Then the sidecar has its own container, and the app's container is being
-/// stopped at the same time.
-fn should_await_app(setting: AwaitApp) -> bool {
-    match setting {
-        AwaitApp::On => true,
-        AwaitApp::Off => false,
-        AwaitApp::Auto => std::process::id() == 1,
-    }
 }
 
 /// Runs a sidecar and its app: the app starts after the sidecar and ends before it.

@@ -9,5 +9,6 @@ mod files;
 mod group;
 mod harness;
 mod order;
+mod route_only;
 mod signals;
 mod token;

@@ -33,7 +33,7 @@ fn the_hint_for_an_unknown_key_is_a_known_key() {
     check(
         "drain: {grace: 1s}\n",
         &[
-            "o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation, margin, max_propagation, unobserved_wait, await_app",
+            "o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation, margin, max_propagation, unobserved_wait, await_app, linger",
         ],
     );
     check(

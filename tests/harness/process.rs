@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -48,7 +48,9 @@ fn build_binary() -> PathBuf {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    dir: TempDir,
+    dir: Arc<TempDir>,
+    /// The name of its log.
+    log: String,
 }
 
 impl Process {
@@ -79,17 +81,31 @@ impl Process {
         let dir = tempfile::Builder::new().prefix("outrigger-e2e-").tempdir().expect("a directory");
         let file = dir.path().join("outrigger.yaml");
         std::fs::write(&file, with_listeners(settings)).expect("write outrigger.yaml");
-        let log = std::fs::File::create(dir.path().join("log")).expect("create the log");
+        let arguments: Vec<_> = if app.is_empty() { Vec::new() } else { [&["--"], app].concat() };
+        Self::spawn(Arc::new(dir), "log".to_owned(), &arguments)
+    }
+
+    /// Starts another process by the same settings file, as `run --replace`, and waits until it serves in the place of this one.
+    pub async fn replace(&self) -> Self {
+        let next = Self::spawn(self.dir.clone(), format!("{}-next", self.log), &["--replace"]);
+        wait::until("it serves in the place of the earlier one", wait::TIMEOUT, async || {
+            next.log().contains("serving in the place of the earlier sidecar")
+        })
+        .await;
+        next
+    }
+
+    /// `outrigger run` by the settings file in `dir`.
+    fn spawn(dir: Arc<TempDir>, log: String, arguments: &[&str]) -> Self {
+        let file = std::fs::File::create(dir.path().join(&log)).expect("create the log");
         let mut command = Command::new(binary());
-        command.args(["run", "--log-format", "json", "-c"]).arg(file);
-        if !app.is_empty() {
-            command.arg("--").args(app);
-        }
+        command.args(["run", "--log-format", "json", "-c"]).arg(dir.path().join("outrigger.yaml"));
+        command.args(arguments);
         remove_environment(&mut command);
         // Each process has its own state directory, unless the settings name one, so that tests do not share state.
         command.env("XDG_STATE_HOME", dir.path()).env_remove("STATE_DIRECTORY");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        Self { child: child.expect("start outrigger"), dir }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
+        Self { child: child.expect("start outrigger"), dir, log }
     }
 
     /// Its process id.
@@ -99,7 +115,7 @@ impl Process {
 
     /// The whole log.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.dir.path().join(&self.log)).unwrap_or_default()
     }
 
     /// The outbound address, to which the app sends its requests.

@@ -37,10 +37,10 @@ pub struct Config {
     pub registry: Registry,
     /// How many services are watched, and for how long.
     pub discovery: DiscoverySettings,
-    /// Folder that keeps the last good answers and maintenance across a restart. Default: the first folder of
+    /// Folder that keeps the last good answers and maintenance across a restart, and where `run --replace` finds the running sidecar. Default: the first folder of
     /// `$STATE_DIRECTORY` (which systemd sets), else `outrigger` under `$XDG_STATE_HOME`, else
     /// `.local/state/outrigger` under `$HOME`. Absent (none of the three, or `off`): both are lost in a
-    /// restart. Needs a restart.
+    /// restart, and the sidecar cannot be replaced. Needs a restart.
     pub state_dir: Option<PathBuf>,
     /// The listener that the app sends its requests to.
     pub outbound: Outbound,

@@ -15,6 +15,7 @@ mod bind;
 mod dial;
 mod fault;
 mod files;
+mod inherited;
 #[cfg(feature = "testing")]
 mod memory;
 #[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
@@ -28,6 +29,7 @@ pub use bind::{BACKLOG, BindError, BoundSocket, bind, bind_listen, has_address};
 pub use dial::{DialError, DialStage, Purpose, connect, connect_host, connect_to_instance};
 pub use fault::{Fault, is_caused_by_own_shortage, is_own_shortage};
 pub use files::{hold_back_files, is_held_back, leave_held_back};
+pub use inherited::{Inherited, InheritedSocket, ListeningSocket};
 #[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
 pub use reserved::reserve_addr;
 pub use stream::{ByteCounts, Stream};

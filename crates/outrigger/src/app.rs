@@ -5,6 +5,7 @@
 //! | `start` | opens what lives as long as the process, and puts the first settings in place |
 //! | `apply` | puts settings in place, at the start and at a reload |
 //! | `stop` | drains, closes, waits for the requests in flight |
+//! | `hand_over` | leaves the listening sockets and the registration to another process |
 //! | `components` | what lives as long as the process |
 //! | `servers` | the servers of the admin side |
 //! | `error` | why settings could not be put in place |
@@ -30,11 +31,13 @@ use apply::Running;
 mod apply;
 mod components;
 mod error;
+mod hand_over;
 mod listen;
 mod servers;
 mod start;
 mod stop;
 
+pub use components::StartFrom;
 pub use error::{ApplyError, StartError};
 pub use start::proxy_workers;
 pub use stop::ShutdownSummary;

@@ -8,6 +8,7 @@
 mod admin;
 pub mod app;
 pub mod cmd;
+mod handover;
 mod limits;
 mod log_format;
 mod log_writer;

@@ -89,7 +89,13 @@ pub(crate) fn missing_state_dir(config: &config::Config, origins: &config::Origi
 /// Opens the file that keeps the answers of a Consul across a restart. A file of static instances needs none.
 /// Each sidecar of a machine has its own file, named after its service and port, or its outbound port, at the
 /// start; a reload that changes these does not rename the file.
-pub(crate) fn open_disk_cache(config: &config::Config, origins: &config::Origins) -> Option<DiskCache> {
+///
+/// `after_another`: this process takes the place of another one, which writes the file until it ends.
+pub(crate) fn open_disk_cache(
+    config: &config::Config,
+    origins: &config::Origins,
+    after_another: bool,
+) -> Option<DiskCache> {
     let config::Registry::Consul(consul) = &config.registry else { return None };
     if let Some(reason) = missing_state_dir(config, origins) {
         warn!(
@@ -98,14 +104,19 @@ pub(crate) fn open_disk_cache(config: &config::Config, origins: &config::Origins
         );
     }
     let folder = config.state_dir.as_deref()?;
-    let name = match &config.service {
-        Some(service) => format!("table-{}-{}", service.name, service.port),
-        // The system chooses the port: the next run would look for another file.
-        None if config.outbound.listen.port == 0 => return None,
-        None => format!("table-{}", config.outbound.listen.port),
-    };
+    let name = format!("table-{}", run_name(config)?);
+    let open = if after_another { DiskCache::open_after_another } else { DiskCache::open };
     let datacenter = consul.datacenter.as_deref().unwrap_or("-");
-    Some(DiskCache::open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
+    Some(open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
+}
+
+/// What the next run with the same settings is known by, in the names of files. `None`: nothing but a port that the system chooses.
+pub(crate) fn run_name(config: &config::Config) -> Option<String> {
+    match &config.service {
+        Some(service) => Some(format!("{}-{}", service.name, service.port)),
+        None if config.outbound.listen.port == 0 => None,
+        None => Some(config.outbound.listen.port.to_string()),
+    }
 }
 
 /// The file that keeps the maintenance of the app across a restart.

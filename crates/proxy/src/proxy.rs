@@ -2,14 +2,20 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::SocketAddr,
-    sync::{Arc, Weak},
+    os::fd::AsFd as _,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Liveness};
+use outrigger_net::{Inherited, ListeningSocket};
 use outrigger_registry::InstanceId;
 use outrigger_task::essential;
 use parking_lot::Mutex;
@@ -76,6 +82,8 @@ pub struct Proxy {
     workers: WorkerPool,
     /// Sockets that no acceptor serves yet.
     bound: Mutex<Vec<BoundListener>>,
+    /// Nothing is accepted before [`Proxy::start`].
+    is_held: AtomicBool,
     listeners: Mutex<Vec<Arc<Listener>>>,
     /// Where other servers of this process listen, by their name.
     other_listeners: Mutex<BTreeMap<&'static str, Vec<SocketAddr>>>,
@@ -106,8 +114,9 @@ impl Proxy {
         metrics: &prometheus::Registry,
         workers: Workers,
     ) -> Result<Self, StartError> {
-        let plan = ListenerPlan::bind(config, &[])?;
+        let plan = ListenerPlan::bind(config, &[], &Inherited::default())?;
         let proxy = Self::new(config, discovery, metrics, workers)?;
+        proxy.hold();
         let opened = proxy.replace_listeners(plan, config);
         proxy.bound.lock().extend(opened);
         Ok(proxy)
@@ -145,6 +154,7 @@ impl Proxy {
             context,
             workers,
             bound: Mutex::default(),
+            is_held: AtomicBool::new(false),
             listeners: Mutex::default(),
             other_listeners: Mutex::default(),
             downstream: Arc::new(ArcSwap::from_pointee(DownstreamSettings::new(config))),
@@ -191,12 +201,21 @@ impl Proxy {
             .collect()
     }
 
+    /// From now on the kernel queues connections, and none is served before [`Proxy::start`].
+    pub fn hold(&self) {
+        self.is_held.store(true, Relaxed);
+    }
+
     /// Starts to serve. A second call does nothing.
     pub fn start(&self) {
+        self.is_held.store(false, Relaxed);
         self.start_acceptors(std::mem::take(&mut *self.bound.lock()));
     }
 
     fn start_acceptors(&self, bound: Vec<BoundListener>) {
+        if self.is_held.load(Relaxed) {
+            return self.bound.lock().extend(bound);
+        }
         for one in bound {
             if let Some(worker) = self.workers.workers.first() {
                 worker.send(Command::Listen(one));
@@ -210,8 +229,21 @@ impl Proxy {
     /// # Errors
     /// When an address cannot be bound: all that cannot.
     pub fn prepare(&self, config: &config::Config) -> Result<PreparedSettings, ListenErrors> {
+        self.prepare_with(config, &Inherited::default())
+    }
+
+    /// As [`Proxy::prepare`]; takes the sockets of `inherited` that listen on new addresses.
+    ///
+    /// # Errors
+    /// As [`Proxy::prepare`].
+    pub fn prepare_with(
+        &self,
+        config: &config::Config,
+        inherited: &Inherited,
+    ) -> Result<PreparedSettings, ListenErrors> {
         let open = self.listeners.lock().clone();
-        Ok(PreparedSettings { listeners: ListenerPlan::bind(config, &open)?, config: config.clone() })
+        let listeners = ListenerPlan::bind(config, &open, inherited)?;
+        Ok(PreparedSettings { listeners, config: config.clone() })
     }
 
     /// Puts new settings in place. Requests in flight keep the settings that they began with. Connections to
@@ -289,6 +321,39 @@ impl Proxy {
     pub fn active_connections(&self) -> usize {
         let active = self.context.metrics.workers.sum(|cells| &cells.active);
         usize::try_from(active).unwrap_or(usize::MAX)
+    }
+
+    /// Every listening socket, so that another process can get it.
+    ///
+    /// # Errors
+    /// When files are used up.
+    pub fn listening_sockets(&self) -> io::Result<Vec<ListeningSocket>> {
+        let listeners = self.listeners.lock();
+        let sockets = listeners.iter().filter_map(|listener| {
+            let (key, socket) = listener.shared_socket()?;
+            let socket = socket.as_fd().try_clone_to_owned();
+            Some(socket.map(|socket| ListeningSocket {
+                key,
+                configured_addr: listener.configured_addr,
+                socket,
+            }))
+        });
+        sockets.collect()
+    }
+
+    /// Stops accepting, because another process accepts on the same sockets: the connections that they have queued are the
+    /// other's. The open connections end with the response to their next request. Then waits until all have ended, at most `grace`.
+    pub async fn hand_over_listeners(&self, grace: Duration) {
+        for listener in &*self.listeners.lock() {
+            listener.hand_over();
+        }
+        self.bound.lock().clear();
+        let ended = async {
+            while self.workers.connections() > 0 {
+                tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
+            }
+        };
+        let _ = tokio::time::timeout(grace, ended).await;
     }
 
     /// Closes the listeners and the idle app connections; the other connections end with their request.

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::reason::{AnnounceReason, log_announced, reannounce_pause};
 use crate::{
@@ -89,7 +89,7 @@ impl Keeper {
         }
         // From now on a drain withdraws the app.
         self.state.record_sent();
-        warn!(id = registration.id, "the app is still registered from an earlier run");
+        info!(id = registration.id, "the app is still registered from an earlier run");
         health.wait_for(Option::is_some).await.ok().map(|_| AnnounceReason::FoundExisting)
     }
 

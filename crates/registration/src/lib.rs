@@ -35,7 +35,7 @@ pub use health::health_label;
 pub use identity::{build_registration, host_name};
 pub use lifecycle::{Lifecycle, LifecycleHandle, LifecycleState};
 pub use maintenance::{MaintenanceError, maintenance_path};
-pub use plan::RegistrationPlan;
+pub use plan::{HandOver, RegistrationPlan};
 pub use port::wait_until_port_closed;
 pub use status::{MaintenanceRequest, RegistrationPhase, RegistrationStatus};
 pub use withdraw::PropagationMonitor;

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     drain::DrainPhase,
-    plan::{LifecycleSettings, RegistrationPlan},
+    plan::{HandOver, LifecycleSettings, RegistrationPlan},
     registrant::Registrant,
     status::{RegistrationPhase, RegistrationStatus},
     withdraw::{self, PropagationMonitor, WITHDRAW_TIMEOUT},
@@ -64,6 +64,17 @@ impl Lifecycle {
         self.handle.replace_settings(LifecycleSettings { plan, drain });
     }
 
+    /// Lets the registration go, because another process is to register the app: nothing is reported and corrected any more, and a
+    /// drain withdraws nothing. Returns when no call to the registry is under way, after 20 s at most.
+    pub async fn hand_over(&self, how: HandOver) {
+        self.handle.set_handed_over(Some(how)).await;
+    }
+
+    /// Registers the app again after [`Lifecycle::hand_over`]: the other process has ended.
+    pub async fn take_back(&self) {
+        self.handle.set_handed_over(None).await;
+    }
+
     /// Withdraws the app from the registry and returns when the app may be stopped. Requests are routed
     /// meanwhile.
     pub async fn drain(&self) {
@@ -100,19 +111,25 @@ async fn run(
     let mut first_answers = Some(first_answers);
     // A fixed time, which reloads do not put off.
     let learn_until = Instant::now() + LEARN_TIMEOUT;
-    let mut settings = handle.subscribe_settings();
+    let (mut settings, mut handed_over) = (handle.subscribe_settings(), handle.subscribe_handed_over());
     let mut registrant = None;
     loop {
         let now = settings.borrow_and_update().clone();
+        let letting_go = *handed_over.borrow_and_update();
         if let Some(LifecycleSettings { plan, drain }) = &now {
             propagation.apply_settings(*drain);
-            apply_registration(&handle, plan.as_ref(), &mut registrant).await;
+            match letting_go {
+                Some(how) => let_go(how, registrant.take()).await,
+                None => apply_registration(&handle, plan.as_ref(), &mut registrant).await,
+            }
         }
+        handle.set_let_go(letting_go.is_some());
         tokio::select! {
             () = handle.drain().requested.cancelled() => break,
-            () = start_up(&handle, &mut first_answers, learn_until, now, &mut registrant) => {}
+            () = start_up(&handle, &mut first_answers, learn_until, now, &mut registrant), if letting_go.is_none() => {}
             // Never an error: `handle` holds the sender.
             _ = settings.changed() => {}
+            _ = handed_over.changed() => {}
         }
     }
     // Before the first call to the registry, so that `/readyz` fails first.
@@ -122,6 +139,18 @@ async fn run(
         withdraw::run_steps(registrant, &mut propagation, drain).await;
     }
     drain.set_phase(DrainPhase::Safe);
+}
+
+/// Lets the registration go, because another process is to register the app. Takes [`WITHDRAW_TIMEOUT`] at most.
+async fn let_go(how: HandOver, registrant: Option<Registrant>) {
+    let Some(registrant) = registrant else { return };
+    let ended = match how {
+        HandOver::Keep => timeout(WITHDRAW_TIMEOUT, registrant.let_go()).await,
+        HandOver::Withdraw => timeout(WITHDRAW_TIMEOUT, registrant.withdraw_now()).await,
+    };
+    if ended.is_err() {
+        warn!("a call to the registry is still under way at the end of the hand-over");
+    }
 }
 
 /// Applies `plan` to the registration: in place where the instance stays the same, else the old registration is

@@ -28,3 +28,12 @@ pub(crate) struct LifecycleSettings {
     pub(crate) plan: Option<RegistrationPlan>,
     pub(crate) drain: outrigger_config::Drain,
 }
+
+/// What becomes of the registration when another process takes this one's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandOver {
+    /// The other process registers the same instance: the registration stays as it is, and is renewed by the other.
+    Keep,
+    /// The other process registers another instance, or none: the app is deregistered.
+    Withdraw,
+}

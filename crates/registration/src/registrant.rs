@@ -184,9 +184,21 @@ impl Registrant {
         }
     }
 
-    /// Ends the tasks, but waits for a registration in flight: aborted, it could arrive after the deregistration.
-    /// True when the app was (or may have been) registered, by this run or an earlier one. Takes 11 s at most.
+    /// Ends the tasks and leaves the app registered, because another process renews the registration.
+    pub(crate) async fn let_go(mut self) {
+        self.end_tasks().await;
+        info!(id = self.registration().id, "the registration of the app is left to another process");
+    }
+
+    /// Ends the tasks. True when the app was (or may have been) registered, by this run or an earlier one. Takes 11 s at most.
     pub(crate) async fn stop_tasks(&mut self) -> bool {
+        self.end_tasks().await;
+        self.state.current().sent || self.is_held().await
+    }
+
+    /// Ends the tasks, but waits for a registration in flight: aborted, it could arrive after the deregistration, or after the
+    /// registration of another process.
+    async fn end_tasks(&mut self) {
         self.probe_task.task.abort();
         self.report_task.abort();
         self.stop.cancel();
@@ -194,7 +206,6 @@ impl Registrant {
             Ok(ended) => self.seen = ended.unwrap_or_default(),
             Err(_) => self.keeper_task.abort(),
         }
-        self.state.current().sent || self.is_held().await
     }
 
     /// Whether the registry holds the app from an earlier run: this run may end before its first question.

@@ -13,6 +13,7 @@ mod faults;
 mod keepalive;
 mod kill;
 mod pause;
+mod replace;
 mod servers;
 mod slow;
 mod soak;
@@ -128,6 +129,14 @@ pub(crate) fn all() -> Vec<Case> {
             [240, 90],
             deploy::one,
             "the same for a service of one: start new, stop old",
+        ),
+        Case::new(
+            "replace",
+            CONSUL,
+            [180, 90],
+            replace::both,
+            "`run --replace` of the caller's sidecar and of the instance's, ten times under load on keep-alive and on new \
+             connections: none is refused, no request of any method fails, and the registration is never critical or absent",
         ),
         Case::new(
             "leader-killed",

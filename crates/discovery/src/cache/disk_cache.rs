@@ -13,7 +13,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -24,13 +24,17 @@ use std::{
 use outrigger_config::error_chain;
 use outrigger_registry::{Instance, Query};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, task::spawn_blocking, time::sleep_until};
+use tokio::{
+    sync::Notify,
+    task::spawn_blocking,
+    time::{sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
     record::{PresumedGoneRecord, ServiceRecord},
-    state_file::{StateFile, state_path},
+    state_file::{StateFile, StateFileError, state_path},
 };
 use crate::{
     clock::{now, unix_time},
@@ -44,6 +48,8 @@ const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
 /// When a failed write is tried again, if nothing changes before.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a file that the earlier process writes is tried.
+const AWAITED_INTERVAL: Duration = Duration::from_secs(1);
 /// Older answers are not used.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most services in the file: as many as can be watched. The longest unconfirmed ones are dropped first.
@@ -54,9 +60,25 @@ const MAX_SERVICES: usize = 10_000;
 pub struct DiskCache {
     /// `None`: the file cannot be written; a warning was logged. Only a writer holds the lock for long.
     file: Option<Arc<Mutex<StateFile>>>,
+    /// The file to open once the earlier process has ended.
+    awaited: Option<FilePlace>,
     entries: Mutex<BTreeMap<Query, CacheEntry>>,
     changed: Notify,
     served: AtomicBool,
+}
+
+/// Which file.
+#[derive(Debug, Clone)]
+struct FilePlace {
+    folder: PathBuf,
+    name: String,
+    registry: String,
+}
+
+impl FilePlace {
+    fn open(&self) -> Result<StateFile, StateFileError> {
+        StateFile::open(&self.folder, &self.name, &self.registry)
+    }
 }
 
 /// What is known of a service.
@@ -85,17 +107,34 @@ impl DiskCache {
     /// Never fails. When the file cannot be read or written, logs a warning and keeps nothing; when it can
     /// only be read, uses its content.
     pub fn open(folder: &Path, name: &str, registry: &str) -> Self {
+        Self::open_as(folder, name, registry, false)
+    }
+
+    /// As [`DiskCache::open`], for a process that takes the place of another one, which writes the file until it ends: reads the
+    /// file, and writes it from then on.
+    pub fn open_after_another(folder: &Path, name: &str, registry: &str) -> Self {
+        Self::open_as(folder, name, registry, true)
+    }
+
+    fn open_as(folder: &Path, name: &str, registry: &str, after_another: bool) -> Self {
+        let place =
+            FilePlace { folder: folder.to_owned(), name: name.to_owned(), registry: registry.to_owned() };
         let mut cache = Self {
             file: None,
+            awaited: None,
             entries: Mutex::default(),
             changed: Notify::new(),
             served: AtomicBool::new(false),
         };
         let age = (unix_time(), MAX_AGE);
-        let (file, mut records) = match StateFile::open(folder, name, registry) {
+        let (file, mut records) = match place.open() {
             Ok(mut file) => {
                 let records = file.load(age.0, age.1);
                 (Some(file), records)
+            }
+            Err(StateFileError::InUse { .. }) if after_another => {
+                cache.awaited = Some(place);
+                (None, StateFile::read_of_another(folder, name, registry, age))
             }
             Err(error) => {
                 let reason = error_chain(&error);
@@ -154,7 +193,7 @@ impl DiskCache {
     /// Writes changes until `stop`, and then once more. Waits for a write in progress: when this returns,
     /// the file is closed.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let Some(file) = self.file.clone() else { return };
+        let Some(file) = self.file_to_write(&stop).await else { return };
         // A fixed time: changes that end where they began are written as no change, and must not put it off.
         let mut refresh_at = tokio::time::Instant::now() + REFRESH_INTERVAL;
         while stop.run_until_cancelled(self.wait_for_change(refresh_at)).await.is_some() {
@@ -170,6 +209,27 @@ impl DiskCache {
             stop.run_until_cancelled(sleep_until(began + MIN_WRITE_INTERVAL)).await;
         }
         self.write(&file, true).await;
+    }
+
+    /// The file, once the earlier process has ended. `None`: it cannot be written, or `stop` came first.
+    async fn file_to_write(&self, stop: &CancellationToken) -> Option<Arc<Mutex<StateFile>>> {
+        let Some(place) = &self.awaited else { return self.file.clone() };
+        loop {
+            stop.run_until_cancelled(sleep(AWAITED_INTERVAL)).await?;
+            let place = place.clone();
+            match spawn_blocking(move || place.open()).await.ok()? {
+                Ok(file) => return Some(Arc::new(Mutex::new(file))),
+                Err(StateFileError::InUse { .. }) => {}
+                Err(error) => {
+                    let reason = error_chain(&error);
+                    warn!(
+                        reason,
+                        "the state file cannot be taken over, a restart would lose the last answers"
+                    );
+                    return None;
+                }
+            }
+        }
     }
 
     /// Waits for a change, or until `refresh_at`.

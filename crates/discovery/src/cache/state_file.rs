@@ -136,6 +136,16 @@ impl StateFile {
         (unix_now, max_age): (Duration, Duration),
     ) -> Vec<ServiceRecord> {
         let StateFileError::Io { .. } = error else { return Vec::new() };
+        Self::read_of_another(folder, name, registry, (unix_now, max_age))
+    }
+
+    /// The records of a file that another process writes: a write replaces it as a whole.
+    pub(super) fn read_of_another(
+        folder: &Path,
+        name: &str,
+        registry: &str,
+        (unix_now, max_age): (Duration, Duration),
+    ) -> Vec<ServiceRecord> {
         let path = state_path(folder, name);
         let file = Self { path, registry: registry.to_owned(), _lock: None, written: None, failing: false };
         match file.read() {

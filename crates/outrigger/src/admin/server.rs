@@ -10,8 +10,9 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd as _,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -28,7 +29,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use outrigger_config::Listen;
-use outrigger_net::{BindError, bind, bind_listen, is_held_back, is_own_shortage};
+use outrigger_net::{BindError, Inherited, ListeningSocket, bind_listen, is_held_back, is_own_shortage};
 use outrigger_task::essential;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -98,21 +99,42 @@ impl Drop for AdminThread {
 /// Bound listeners that do not accept yet.
 #[derive(Debug)]
 pub(crate) struct BoundListeners {
-    listeners: Vec<TcpListener>,
+    key: &'static str,
+    listeners: Vec<(SocketAddr, TcpListener)>,
     thread: Handle,
+    /// Accepts when this is cancelled.
+    accepts: CancellationToken,
 }
 
 impl BoundListeners {
-    /// Binds every address of `listen`, to be served on `thread`.
-    pub(crate) fn bind(listen: &Listen, thread: &Handle) -> Result<Self, Vec<BindError>> {
-        let bind_one = |_, addr| {
-            let bound = bind(addr)?;
+    /// Binds every address of `listen`, the setting `key`, or takes the sockets of `inherited` that listen there. It is to be
+    /// served on `thread` when `accepts` is cancelled.
+    pub(crate) fn bind(
+        key: &'static str,
+        listen: &Listen,
+        thread: &Handle,
+        inherited: &Inherited,
+        accepts: CancellationToken,
+    ) -> Result<Self, Vec<BindError>> {
+        let bind_one = |configured_addr, addr| {
+            let bound = inherited.take_or_bind(key, addr)?;
             let _entered = thread.enter();
             let listener =
                 TcpListener::from_std(bound.socket).map_err(|source| BindError { addr, source })?;
-            Ok((listener, bound.addr))
+            Ok(((configured_addr, listener), bound.addr))
         };
-        bind_listen(listen, bind_one).map(|listeners| Self { listeners, thread: thread.clone() })
+        let listeners = bind_listen(listen, bind_one)?;
+        Ok(Self { key, listeners, thread: thread.clone(), accepts })
+    }
+}
+
+#[cfg(test)]
+impl BoundListeners {
+    /// Binds every address of `listen`, to be served on `thread` at once.
+    pub(crate) fn bind_for_test(listen: &Listen, thread: &Handle) -> Result<Self, Vec<BindError>> {
+        let at_once = CancellationToken::new();
+        at_once.cancel();
+        Self::bind("admin.listen", listen, thread, &Inherited::default(), at_once)
     }
 }
 
@@ -120,6 +142,9 @@ impl BoundListeners {
 #[derive(Debug)]
 pub(crate) struct AdminServer {
     pub(crate) addrs: Vec<SocketAddr>,
+    key: &'static str,
+    /// With the addresses of the settings. Gone when the server has stopped.
+    sockets: Vec<(SocketAddr, Weak<TcpListener>)>,
     stop: CancellationToken,
     accept_tasks: JoinSet<()>,
 }
@@ -127,15 +152,38 @@ pub(crate) struct AdminServer {
 impl AdminServer {
     /// Serves `router` on the listeners of `bound`.
     pub(crate) fn start(bound: BoundListeners, router: Router) -> Self {
-        let BoundListeners { listeners, thread } = bound;
-        let addrs = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let BoundListeners { key, listeners, thread, accepts } = bound;
+        let addrs = listeners.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect();
         let stop = CancellationToken::new();
-        let mut accepting = JoinSet::new();
-        for listener in listeners {
-            let accepted = accept_connections(listener, router.clone(), stop.clone());
+        let (mut accepting, mut sockets) = (JoinSet::new(), Vec::new());
+        for (configured_addr, listener) in listeners {
+            let listener = Arc::new(listener);
+            sockets.push((configured_addr, Arc::downgrade(&listener)));
+            let (router, stop, accepts) = (router.clone(), stop.clone(), accepts.clone());
+            let accepted = async move {
+                if stop.run_until_cancelled(accepts.cancelled()).await.is_some() {
+                    accept_connections(listener, router, stop.clone()).await;
+                }
+            };
             accepting.spawn_on(essential("the acceptor of an admin listener", accepted), &thread);
         }
-        Self { addrs, stop, accept_tasks: accepting }
+        Self { addrs, key, sockets, stop, accept_tasks: accepting }
+    }
+
+    /// Every listening socket, so that another process can get it.
+    ///
+    /// # Errors
+    /// When files are used up.
+    pub(crate) fn listening_sockets(&self) -> io::Result<Vec<ListeningSocket>> {
+        let open = self
+            .sockets
+            .iter()
+            .filter_map(|(configured_addr, socket)| Some((*configured_addr, socket.upgrade()?)));
+        let sockets = open.map(|(configured_addr, socket)| {
+            let socket = socket.as_fd().try_clone_to_owned()?;
+            Ok(ListeningSocket { key: self.key.to_owned(), configured_addr, socket })
+        });
+        sockets.collect()
     }
 
     /// Stops accepting, lets the answers under way end (2 s at most), and returns when every connection has
@@ -146,7 +194,7 @@ impl AdminServer {
     }
 }
 
-async fn accept_connections(listener: TcpListener, router: Router, stop: CancellationToken) {
+async fn accept_connections(listener: Arc<TcpListener>, router: Router, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let mut connections = Connections::new();
     loop {
@@ -356,7 +404,7 @@ mod tests {
     }
 
     fn bind(listen: &Listen) -> Result<BoundListeners, Vec<BindError>> {
-        BoundListeners::bind(listen, &Handle::current())
+        BoundListeners::bind_for_test(listen, &Handle::current())
     }
 
     const ASK: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";

@@ -14,7 +14,7 @@ use super::{
     servers::{AdminServers, ServerChange},
 };
 use crate::{
-    admin::{self, AdminState, AllowedHosts},
+    admin::{self, AdminState, AllowedHosts, BoundListeners},
     registry,
     reload::{AppliedReload, ReloadError, ReloadResult},
 };
@@ -46,7 +46,7 @@ impl Running {
     }
 
     fn prepare(&self, loaded: LoadedConfig) -> Result<PreparedApply, ApplyError> {
-        let Components { proxy, admin_thread, .. } = &*self.components;
+        let Components { proxy, admin_thread, inherited, accepts, .. } = &*self.components;
         let config = &loaded.config;
         let running = self.components.active();
         let old = running.as_ref().map(|running| &running.config);
@@ -54,16 +54,23 @@ impl Running {
         let old_registry = old.map_or(&config.registry, |old| &old.registry);
         let credentials =
             registry::read_new_credentials(old_registry, &config.registry).map_err(ApplyError::Token)?;
-        let admin =
-            ServerChange::bind(old.map(|old| &old.admin.listen), Some(&config.admin.listen), admin_thread);
+        let bind = |key| {
+            move |listen: &_| BoundListeners::bind(key, listen, admin_thread, inherited, accepts.clone())
+        };
+        let admin = ServerChange::bind(
+            old.map(|old| &old.admin.listen),
+            Some(&config.admin.listen),
+            bind(ADMIN_LISTEN),
+        );
         let metrics = ServerChange::bind(
             old.and_then(|old| old.admin.metrics_listen.as_ref()),
             config.admin.metrics_listen.as_ref(),
-            admin_thread,
+            bind(METRICS_LISTEN),
         );
-        let own = proxy.own_addrs();
+        let own = [proxy.own_addrs(), inherited.addrs()].concat();
         let mut failures = ListenFailures::new(&own);
-        let proxy = proxy.prepare(config).map_err(|refused| failures.note_proxy(&refused)).ok();
+        let proxy =
+            proxy.prepare_with(config, inherited).map_err(|refused| failures.note_proxy(&refused)).ok();
         let admin = failures.note(ADMIN_LISTEN, admin);
         let metrics = failures.note(METRICS_LISTEN, metrics);
         match (proxy, admin, metrics) {

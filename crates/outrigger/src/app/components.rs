@@ -8,6 +8,7 @@ use std::{
 
 use outrigger_config::{Config, LoadedConfig, Origins};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus};
+use outrigger_net::Inherited;
 use outrigger_proxy::{ClusterStatus, Proxy, Workers};
 use outrigger_registration::{
     Lifecycle, PropagationMonitor, RegistrationPlan, build_registration, host_name,
@@ -23,6 +24,15 @@ use crate::{
     reload::{ConfigSource, ReloadHandle, ReloadResult},
     telemetry::LogControl,
 };
+
+/// What another process has left for a start.
+#[derive(Debug, Default)]
+pub struct StartFrom {
+    /// Its listening sockets.
+    pub inherited: Inherited,
+    /// It still serves: nothing is accepted before [`App::take_place`](super::App::take_place).
+    pub is_after_another: bool,
+}
 
 /// The settings that are in place.
 #[derive(Debug)]
@@ -48,6 +58,10 @@ pub(super) struct Components {
     pub(super) registry: OpenedRegistry,
     pub(super) metrics: prometheus::Registry,
     pub(super) app_started: CancellationToken,
+    /// Sockets that another process opened, for the first settings.
+    pub(super) inherited: Inherited,
+    /// Cancelled: the admin side accepts.
+    pub(super) accepts: CancellationToken,
     /// Where the listeners of the admin side are served.
     pub(super) admin_thread: Handle,
     pub(super) reload_handle: ReloadHandle,
@@ -67,17 +81,24 @@ impl Components {
         metrics: prometheus::Registry,
         admin_thread: Handle,
         reload_handle: ReloadHandle,
+        from: StartFrom,
     ) -> Result<Self, StartError> {
         let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
             place: registry::location(&config.registry),
             source: error,
         })?;
-        let cache = registry::open_disk_cache(config, origins);
+        let cache = registry::open_disk_cache(config, origins, from.is_after_another);
         let runtime = Handle::current();
         let source = opened.registry.clone();
         let discovery = Discovery::with_cache(source, config.discovery, runtime, &metrics, cache)?;
         let proxy = Proxy::new(config, discovery.clone(), &metrics, workers).map_err(StartError::Outbound)?;
         let proxy = Arc::new(proxy);
+        let accepts = CancellationToken::new();
+        if from.is_after_another {
+            proxy.hold();
+        } else {
+            accepts.cancel();
+        }
         discovery.set_liveness(proxy.liveness());
         discovery.start_contact_check();
         let learner = proxy.clone();
@@ -92,6 +113,8 @@ impl Components {
             registry: opened,
             metrics,
             app_started: CancellationToken::new(),
+            inherited: from.inherited,
+            accepts,
             admin_thread,
             reload_handle,
             config_source: OnceLock::new(),

@@ -1,12 +1,12 @@
 //! The servers of the admin side, which other settings may move.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use axum::Router;
 use outrigger_config::Listen;
-use outrigger_net::BindError;
+use outrigger_net::{BindError, ListeningSocket};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, task::JoinSet};
+use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::admin::{AdminServer, BoundListeners};
@@ -20,16 +20,16 @@ pub(super) enum ServerChange {
 }
 
 impl ServerChange {
-    /// Binds what `new` needs beyond `old`, to be served on `thread`.
+    /// Binds by `bind` what `new` needs beyond `old`.
     pub(super) fn bind(
         old: Option<&Listen>,
         new: Option<&Listen>,
-        thread: &Handle,
+        bind: impl FnOnce(&Listen) -> Result<BoundListeners, Vec<BindError>>,
     ) -> Result<Self, Vec<BindError>> {
         if old == new {
             return Ok(Self::Keep);
         }
-        let bound = new.map(|listen| BoundListeners::bind(listen, thread)).transpose()?;
+        let bound = new.map(bind).transpose()?;
         Ok(Self::Replace(bound))
     }
 }
@@ -55,6 +55,14 @@ impl ServerSlot {
         let before = std::mem::replace(&mut *self.0.lock(), server)?;
         info!(before = ?before.addrs, now = ?self.addrs(), "moved a listener of the admin side");
         Some(before)
+    }
+
+    /// Every listening socket, so that another process can get it.
+    ///
+    /// # Errors
+    /// When files are used up.
+    pub(super) fn listening_sockets(&self) -> io::Result<Vec<ListeningSocket>> {
+        self.0.lock().as_ref().map_or_else(|| Ok(Vec::new()), AdminServer::listening_sockets)
     }
 
     /// Where it listens.

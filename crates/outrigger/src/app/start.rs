@@ -9,8 +9,15 @@ use outrigger_proxy::Workers;
 use outrigger_task::essential;
 use prometheus::register_int_counter_with_registry;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
 
-use super::{App, apply::Running, components::Components, error::StartError, servers::AdminServers};
+use super::{
+    App,
+    apply::Running,
+    components::{Components, StartFrom},
+    error::StartError,
+    servers::AdminServers,
+};
 use crate::{admin::AdminThread, limits, reload, telemetry};
 
 /// The number of data-plane threads: with `auto`, one per core and at most 2.
@@ -28,20 +35,21 @@ impl App {
     /// # Errors
     /// When a port is occupied, or a file that the settings name cannot be used.
     pub async fn start(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
-        let app = Self::start_before_app(config, origins, workers).await?;
-        app.running.components.app_started.cancel();
+        let app = Self::start_from(config, origins, workers, StartFrom::default()).await?;
+        app.take_place();
         Ok(app)
     }
 
     /// As [`App::start`], for an app that the caller starts later: the app is not probed, and so not
-    /// registered, before [`App::notify_app_started`].
+    /// registered, before [`App::notify_app_started`] or [`App::take_place`].
     ///
     /// # Errors
     /// As [`App::start`].
-    pub async fn start_before_app(
+    pub async fn start_from(
         config: Config,
         origins: &Origins,
         workers: Workers,
+        from: StartFrom,
     ) -> Result<Self, StartError> {
         limits::raise_open_files();
         let metrics = telemetry::new_metrics_registry()?;
@@ -54,11 +62,14 @@ impl App {
         let (reload_handle, reload_worker) = reload::reload_channel();
         let admin_thread = AdminThread::start().map_err(StartError::Thread)?;
         let thread = admin_thread.handle().clone();
-        let components = Components::open(&config, origins, workers, metrics, thread, reload_handle)?;
+        let components = Components::open(&config, origins, workers, metrics, thread, reload_handle, from)?;
         let running =
             Arc::new(Running { components: Arc::new(components), servers: AdminServers::default() });
         let settings = LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() };
         Box::pin(running.apply(settings)).await?;
+        for addr in running.components.inherited.close() {
+            info!(%addr, "no setting names this address, on which another process listened: its socket is closed here");
+        }
         let reloads = {
             let running = running.clone();
             reload_worker.run(reload_metrics, move || {

@@ -148,6 +148,7 @@ mod tests {
             "outrigger run",
             "outrigger run --service orders --port 8080",
             "outrigger run -c outrigger.yaml",
+            "outrigger run --replace -c outrigger.yaml",
             "outrigger run -c outrigger.yaml --tag v2 --tag eu --health-http /healthz --access-log",
             "outrigger check -c outrigger.yaml",
             "outrigger check --service orders --port 8080",

@@ -1,12 +1,12 @@
 //! `outrigger run`: one sidecar, from its settings to its exit; with `-- app` also the app process.
 
-use std::{convert::Infallible, ffi::OsString, process::ExitCode};
+use std::{convert::Infallible, ffi::OsString, pin::pin, process::ExitCode};
 
 use clap::Args;
-use outrigger_config::{Config, Environment, LoadedConfig, Origins, Probe};
-use outrigger_proxy::Workers;
+use outrigger_config::{Config, Environment, LoadedConfig, Probe};
+use outrigger_net::Inherited;
 use tokio::signal::unix::{self, SignalKind};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     report::CommandError,
@@ -14,10 +14,12 @@ use super::{
     settings::SettingsFlags,
 };
 use crate::{
-    App, StartError,
-    app::proxy_workers,
+    App,
+    app::{StartFrom, proxy_workers},
+    handover::{self, Endpoint, NoPlace, Place, Predecessor},
     process, registry,
     reload::ConfigSource,
+    signal::TerminationSignals,
     telemetry::{self, COMMIT, LogControl, VERSION, error_chain},
 };
 
@@ -41,6 +43,11 @@ use crate::{
 pub(super) struct RunArguments {
     #[command(flatten)]
     settings: SettingsFlags,
+    /// Take the place of the running sidecar of the same service and port (without a service: of the same outbound port), found in
+    /// state_dir: its listening sockets are taken over, so that no connection is refused, and the app stays registered. Without a
+    /// running one it is a usual start
+    #[arg(long, conflicts_with = "app")]
+    replace: bool,
     /// The app to start, and its arguments. Default: the app is started by other means.
     #[arg(last = true, value_name = "APP")]
     app: Vec<OsString>,
@@ -55,7 +62,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode, CommandError> {
     }
     let inputs = StartInputs { loaded, source: arguments.settings.config_source(&environment), logs };
     if arguments.app.is_empty() {
-        run_on_runtime(run_without_app(inputs)).map(|()| ExitCode::SUCCESS)
+        run_on_runtime(run_without_app(inputs, arguments.replace)).map(|()| ExitCode::SUCCESS)
     } else {
         run_on_runtime(run_with_app(inputs, &arguments.app))
     }
@@ -69,14 +76,12 @@ struct StartInputs {
 }
 
 impl StartInputs {
-    async fn start(
-        self,
-        start: impl AsyncFnOnce(Config, &Origins, Workers) -> Result<App, StartError>,
-    ) -> Result<App, CommandError> {
+    /// The app is not probed before it has started.
+    async fn start(self, from: StartFrom) -> Result<App, CommandError> {
         info!(version = VERSION, commit = COMMIT, "outrigger starts");
         let LoadedConfig { config, origins, .. } = self.loaded;
         let threads = proxy_workers(config.workers);
-        let app = start(config.clone(), &origins, threads)
+        let app = App::start_from(config.clone(), &origins, threads, from)
             .await
             .map_err(|error| CommandError::running(error_chain(&error)))?;
         if let Some(logs) = &self.logs {
@@ -92,16 +97,39 @@ impl StartInputs {
 }
 
 /// Runs a sidecar for an app that is started by other means.
-async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
+async fn run_without_app(inputs: StartInputs, replace: bool) -> Result<(), CommandError> {
     let mut signals = listen_for_termination()?;
     // SIGHUP does not kill the process any more, not even when the terminal closes.
     let mut hangup = unix::signal(SignalKind::hangup()).map_err(signal_error)?;
-    let app = inputs.start(App::start).await?;
+    let place = Place::of(&inputs.loaded.config);
+    let predecessor = if replace { ask_predecessor(&place, &inputs.loaded.config).await? } else { None };
+    let (app, endpoint) = match predecessor {
+        Some((inherited, predecessor)) => {
+            let app = inputs.start(StartFrom { inherited, is_after_another: true }).await?;
+            let endpoint = tokio::select! {
+                taken = predecessor.take_place(&app) => {
+                    taken.map_err(|error| CommandError::running(error_chain(&error)))?
+                }
+                signal = signals.next() => {
+                    return Err(CommandError::running(format!("{signal}: the earlier sidecar goes on")));
+                }
+            };
+            (app, endpoint)
+        }
+        None => {
+            let app = inputs.start(StartFrom::default()).await?;
+            app.take_place();
+            (app, None)
+        }
+    };
+    let endpoint = endpoint.or_else(|| listen_for_successor(place));
 
     let signal = tokio::select! {
-        signal = signals.next() => signal,
+        signal = signals.next() => Some(signal),
+        () = until_replaced(&app, endpoint) => None,
         never = reload_on_hangup(&app, &mut hangup) => match never {},
     };
+    let Some(signal) = signal else { return finish_replaced(app, signals).await };
     info!(signal, "leaving; a second signal exits at once");
     let leave = async {
         app.drain().await;
@@ -124,6 +152,67 @@ async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
     }
 }
 
+/// The listening sockets of the running sidecar, where there is one.
+async fn ask_predecessor(
+    place: &Result<Place, NoPlace>,
+    config: &Config,
+) -> Result<Option<(Inherited, Predecessor)>, CommandError> {
+    let place =
+        place.as_ref().map_err(|error| CommandError::Settings(format!("outrigger: --replace: {error}")))?;
+    let asked = handover::ask(place, config).await;
+    let asked =
+        asked.map_err(|error| CommandError::running(format!("--replace: {}", error_chain(&error))))?;
+    if asked.is_none() {
+        info!(at = %place.path().display(), "no sidecar runs whose place could be taken, starting without one");
+    }
+    Ok(asked)
+}
+
+/// Where a later `run --replace` finds this process.
+fn listen_for_successor(place: Result<Place, NoPlace>) -> Option<Endpoint> {
+    match place {
+        Ok(place) => place
+            .listen()
+            .inspect_err(|error| {
+                warn!(reason = error_chain(error), "run --replace will not find this sidecar")
+            })
+            .ok(),
+        Err(reason) => {
+            debug!(%reason, "run --replace will not find this sidecar");
+            None
+        }
+    }
+}
+
+/// Resolves when another process has taken the place of this one.
+async fn until_replaced(app: &App, endpoint: Option<Endpoint>) {
+    match endpoint {
+        Some(endpoint) => handover::until_taken_over(app, endpoint).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends after another process has taken the place of this one. A signal may be meant for that one.
+async fn finish_replaced(app: App, mut signals: TerminationSignals) -> Result<(), CommandError> {
+    let mut finish = pin!(app.finish_handed_over());
+    let mut is_told = false;
+    loop {
+        tokio::select! {
+            stopped = &mut finish => {
+                info!(aborted = stopped.aborted, "gone");
+                return Ok(());
+            }
+            signal = signals.next() => {
+                if std::mem::replace(&mut is_told, true) {
+                    warn!(signal, "exiting at once, requests in flight are cut off");
+                    std::process::exit(1)
+                }
+                info!(signal, "ending with the last request already; a second signal exits at once");
+            }
+        }
+    }
+}
+
 /// Reads the settings again at each SIGHUP. The reload logs its result.
 async fn reload_on_hangup(app: &App, hangup: &mut unix::Signal) -> Infallible {
     while hangup.recv().await.is_some() {
@@ -138,7 +227,7 @@ async fn run_with_app(inputs: StartInputs, command: &[OsString]) -> Result<ExitC
     // Before the start, so that no signal is lost meanwhile.
     let caught = process::CaughtSignals::catch().map_err(signal_error)?;
     let is_token_chosen = inputs.loaded.origins.is_set("app.consul_token");
-    let app = inputs.start(App::start_before_app).await?;
+    let app = inputs.start(StartFrom::default()).await?;
     process::warn_of_inherited_token(&app.config(), is_token_chosen);
     let code = process::supervise(&app, command, caught).await;
     app.skip_waits();

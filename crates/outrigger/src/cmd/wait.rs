@@ -135,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_of_another_server_is_an_error() {
         let (listen, thread) = (outrigger_config::Listen::localhost(0), tokio::runtime::Handle::current());
-        let bound = crate::admin::BoundListeners::bind(&listen, &thread).unwrap();
+        let bound = crate::admin::BoundListeners::bind_for_test(&listen, &thread).unwrap();
         let page = axum::routing::get(|| async { "hello" });
         let server = crate::admin::AdminServer::start(bound, axum::Router::new().route("/readyz", page));
         let failure = wait(server.addrs[0], Duration::from_secs(20)).await.unwrap_err().to_string();

@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -109,16 +110,7 @@ impl SidecarBuilder {
              outbound: {{listen: \"127.0.0.1:{outbound}\"}}\nadmin: {{listen: \"127.0.0.1:{admin}\"}}\n{more}\n"
         );
         std::fs::write(dir.path().join("outrigger.yaml"), settings).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CONSUL_") || text.starts_with("OUTRIGGER_") {
-                command.env_remove(&name);
-            }
-        }
-        command.arg("run").arg("-c").arg(dir.path().join("outrigger.yaml")).args(["--log-format", "json"]);
-        command.env("XDG_STATE_HOME", dir.path()).env_remove("STATE_DIRECTORY");
-        command.stdin(Stdio::null());
+        let command = run_command(dir.path());
         Self { dir, port, outbound, admin, registry, command, app: Vec::new() }
     }
 
@@ -144,19 +136,39 @@ impl SidecarBuilder {
     }
 
     pub(crate) fn start(mut self) -> RunningSidecar {
-        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         if !self.app.is_empty() {
             self.command.arg("--").args(&self.app);
         }
-        let child = self.command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let log = "log".to_owned();
         RunningSidecar {
-            child,
-            dir: self.dir,
+            child: spawn(self.command, &self.dir.path().join(&log)),
+            log,
+            dir: Arc::new(self.dir),
             outbound: loopback(self.outbound),
             admin: loopback(self.admin),
             port: self.port,
         }
     }
+}
+
+/// `outrigger run` with the settings in `dir`, and without those of this environment.
+fn run_command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CONSUL_") || text.starts_with("OUTRIGGER_") {
+            command.env_remove(&name);
+        }
+    }
+    command.arg("run").arg("-c").arg(dir.join("outrigger.yaml")).args(["--log-format", "json"]);
+    command.env("XDG_STATE_HOME", dir).env_remove("STATE_DIRECTORY");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn spawn(mut command: Command, log: &Path) -> Child {
+    let log = std::fs::File::create(log).unwrap();
+    command.stdout(Stdio::piped()).stderr(log).spawn().unwrap()
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -166,7 +178,9 @@ fn loopback(port: u16) -> SocketAddr {
 /// A running sidecar, killed when it is dropped.
 pub(crate) struct RunningSidecar {
     pub(crate) child: Child,
-    dir: TempDir,
+    /// The name of its log.
+    log: String,
+    dir: Arc<TempDir>,
     pub(crate) outbound: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) port: u16,
@@ -182,7 +196,29 @@ impl RunningSidecar {
     }
 
     pub(crate) fn log(&self) -> String {
-        Self::read(&self.path("log"))
+        Self::read(&self.path(&self.log))
+    }
+
+    /// Starts another one with the settings that the file has now, as `run --replace`.
+    pub(crate) fn replace(&self) -> Self {
+        let mut command = run_command(self.dir.path());
+        command.arg("--replace");
+        let log = format!("{}-2", self.log);
+        let child = spawn(command, &self.path(&log));
+        Self { child, log, dir: self.dir.clone(), ..*self }
+    }
+
+    /// Waits until the log has this text.
+    pub(crate) async fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("the log says {text:?}"), async || self.log().contains(text)).await;
+    }
+
+    /// Changes the settings for the next start.
+    pub(crate) fn edit_settings(&self, from: &str, to: &str) {
+        let path = self.path("outrigger.yaml");
+        let text = Self::read(&path);
+        assert!(text.contains(from), "{text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
     }
 
     /// The lines that the app wrote.

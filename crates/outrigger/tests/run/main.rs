@@ -9,6 +9,7 @@ mod files;
 mod group;
 mod harness;
 mod order;
+mod replace;
 mod route_only;
 mod signals;
 mod token;

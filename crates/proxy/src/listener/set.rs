@@ -6,19 +6,33 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
 use outrigger_config::{Config, Listen, Upstream, error_chain};
-use outrigger_net::{BindError, bind, bind_listen};
+use outrigger_net::{BindError, Inherited, bind_listen};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
     context::{DownstreamSettings, ListenerKind, ListenerState},
-    upstream::{cluster::Cluster, manager::upstream_key},
+    upstream::{
+        cluster::{Cluster, ClusterKey},
+        manager::upstream_key,
+    },
 };
+
+/// The key of the listener where each request names its service.
+const OUTBOUND_LISTEN: &str = "outbound.listen";
+
+/// The key of the listener of one service.
+fn upstream_listen_key(of: &ClusterKey) -> String {
+    format!("upstreams.{of}.listen")
+}
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +60,9 @@ pub(crate) struct Listener {
     pub(crate) state: ArcSwap<ListenerState>,
     /// Cancelled: the listener accepts nothing more.
     pub(crate) stop_accepting: CancellationToken,
+    /// Gone when the listener has stopped.
+    socket: Weak<TcpListener>,
+    is_handed_over: AtomicBool,
 }
 
 impl Listener {
@@ -53,12 +70,34 @@ impl Listener {
     pub(crate) fn service(&self) -> Option<String> {
         self.state.load().kind.cluster().map(|cluster| cluster.key.service.to_string())
     }
+
+    /// The setting that the listener is of, and its socket; `None`: it has stopped.
+    pub(crate) fn shared_socket(&self) -> Option<(String, Arc<TcpListener>)> {
+        let key = match self.state.load().kind.cluster() {
+            Some(cluster) => upstream_listen_key(&cluster.key),
+            None => OUTBOUND_LISTEN.to_owned(),
+        };
+        Some((key, self.socket.upgrade()?))
+    }
+
+    /// Accepts nothing more, because another process has the socket too. What it accepted is served, and each response
+    /// closes its connection.
+    pub(crate) fn hand_over(&self) {
+        self.is_handed_over.store(true, Relaxed);
+        self.state.load().retire();
+        self.stop_accepting.cancel();
+    }
+
+    /// Whether [`Listener::hand_over`] was called: another process accepts what the kernel has queued.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Relaxed)
+    }
 }
 
 /// A listener with its socket, which no acceptor has yet.
 #[derive(Debug)]
 pub(crate) struct BoundListener {
-    pub(crate) socket: TcpListener,
+    pub(crate) socket: Arc<TcpListener>,
     pub(crate) listener: Arc<Listener>,
 }
 
@@ -92,43 +131,51 @@ pub(crate) struct ListenerChange {
 }
 
 impl ListenerPlan {
-    /// Finds a listener of `open` for every address of `config`, or binds a socket.
+    /// Finds a listener of `open` or a socket of `inherited` for every address of `config`, or binds a socket.
     ///
     /// # Errors
     /// When an address cannot be bound: all that cannot.
-    pub(crate) fn bind(config: &Config, open: &[Arc<Listener>]) -> Result<Self, ListenErrors> {
+    pub(crate) fn bind(
+        config: &Config,
+        open: &[Arc<Listener>],
+        inherited: &Inherited,
+    ) -> Result<Self, ListenErrors> {
         let mut plan = Self(Vec::new());
         let mut errors = Vec::new();
         let mut note = |key: &str, failed: Vec<BindError>| {
             errors.extend(failed.into_iter().map(|source| ListenError { key: key.to_owned(), source }));
         };
-        if let Err(failed) = plan.plan_address(&config.outbound.listen, None, None, open) {
-            note("outbound.listen", failed);
+        if let Err(failed) =
+            plan.plan_address(OUTBOUND_LISTEN, &config.outbound.listen, None, open, inherited)
+        {
+            note(OUTBOUND_LISTEN, failed);
         }
         for (n, upstream) in config.upstreams.iter().enumerate() {
-            if let Some(listen) = &upstream.listen
-                && let Err(failed) = plan.plan_address(listen, Some(n), Some(upstream), open)
-            {
-                note(&format!("upstreams.{}.listen", upstream_key(upstream)), failed);
+            let Some(listen) = &upstream.listen else { continue };
+            let key = upstream_listen_key(&upstream_key(upstream));
+            if let Err(failed) = plan.plan_address(&key, listen, Some((n, upstream)), open, inherited) {
+                note(&key, failed);
             }
         }
         if errors.is_empty() { Ok(plan) } else { Err(ListenErrors(errors)) }
     }
 
-    /// Plans the addresses of one `listen` setting.
+    /// Plans the addresses of one `listen` setting, `key`.
     fn plan_address(
         &mut self,
+        key: &str,
         listen: &Listen,
-        upstream: Option<usize>,
-        of: Option<&Upstream>,
+        upstream: Option<(usize, &Upstream)>,
         open: &[Arc<Listener>],
+        inherited: &Inherited,
     ) -> Result<(), Vec<BindError>> {
+        let (upstream, of) = upstream.unzip();
         let planned = bind_listen(listen, |configured_addr, addr| {
             let existing = open.iter().find(|listener| is_reusable(listener, configured_addr, of));
             let (socket, addr) = match existing {
                 Some(listener) => (Socket::Kept(listener.clone()), listener.addr),
                 None => {
-                    let bound = bind(addr)?;
+                    let bound = inherited.take_or_bind(key, addr)?;
                     (Socket::New(bound.socket, bound.addr), bound.addr)
                 }
             };
@@ -166,12 +213,15 @@ impl ListenerPlan {
                     change.listeners.push(listener);
                 }
                 Socket::New(socket, addr) => {
+                    let socket = Arc::new(socket);
                     let state = ListenerState::new(kind, settings.clone(), token());
                     let listener = Arc::new(Listener {
                         configured_addr,
                         addr,
                         state: ArcSwap::new(state),
                         stop_accepting: token(),
+                        socket: Arc::downgrade(&socket),
+                        is_handed_over: AtomicBool::new(false),
                     });
                     change.listeners.push(listener.clone());
                     change.opened.push(BoundListener { socket, listener });

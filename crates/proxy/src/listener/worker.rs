@@ -351,7 +351,7 @@ async fn run_acceptor(
     assign: impl Fn(AcceptedConnection),
 ) {
     let BoundListener { socket, listener } = bound;
-    let (socket, listener_addr) = (Arc::new(socket), listener.addr);
+    let listener_addr = listener.addr;
     let mut acceptor = None;
     let mut rejections = JoinSet::new();
     let mut is_failing = false;
@@ -427,8 +427,10 @@ async fn run_acceptor(
             tokio::task::yield_now().await;
         }
     }
-    // A connection that the kernel has accepted already is served, not reset. New ones may come meanwhile.
-    for _ in 0..BACKLOG {
+    // A connection that the kernel has accepted already is served, not reset. New ones may come meanwhile. Where another process has
+    // the socket, the close resets none, and the connections are the other's.
+    let most = if listener.is_handed_over() { 0 } else { BACKLOG };
+    for _ in 0..most {
         match accept_queued(&socket) {
             Ok((stream, peer)) => take(stream, peer, &mut rejections),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

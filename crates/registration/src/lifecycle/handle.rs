@@ -9,7 +9,7 @@ use super::state::{LifecycleEvent, LifecycleState};
 use crate::{
     drain::{DrainControl, DrainPhase},
     maintenance::{Maintenance, MaintenanceError, MaintenanceFile},
-    plan::{LifecycleSettings, RegistrationPlan},
+    plan::{HandOver, LifecycleSettings, RegistrationPlan},
     status::{MaintenanceRequest, RegistrationPhase, RegistrationState, RegistrationStatus},
 };
 
@@ -25,6 +25,10 @@ struct LifecycleShared {
     maintenance_file: MaintenanceFile,
     /// Absent before the first settings.
     settings: watch::Sender<Option<LifecycleSettings>>,
+    /// Present: another process is to register the app.
+    handed_over: watch::Sender<Option<HandOver>>,
+    /// The registration is let go, because another process is to register the app.
+    is_let_go: watch::Sender<bool>,
 }
 
 impl LifecycleHandle {
@@ -35,6 +39,8 @@ impl LifecycleHandle {
             drain: DrainControl::default(),
             maintenance_file: MaintenanceFile::default(),
             settings: watch::Sender::new(None),
+            handed_over: watch::Sender::new(None),
+            is_let_go: watch::Sender::new(false),
         }))
     }
 
@@ -123,6 +129,25 @@ impl LifecycleHandle {
 
     pub(super) fn subscribe_settings(&self) -> watch::Receiver<Option<LifecycleSettings>> {
         self.0.settings.subscribe()
+    }
+
+    pub(super) fn subscribe_handed_over(&self) -> watch::Receiver<Option<HandOver>> {
+        self.0.handed_over.subscribe()
+    }
+
+    /// Sets whether another process is to register the app. The registration is let go when this returns, unless the app is being
+    /// withdrawn.
+    pub(super) async fn set_handed_over(&self, handed_over: Option<HandOver>) {
+        self.0.handed_over.send_replace(handed_over);
+        let mut is_let_go = self.0.is_let_go.subscribe();
+        tokio::select! {
+            _ = is_let_go.wait_for(|is| *is == handed_over.is_some()) => {}
+            () = self.drain().requested.cancelled() => {}
+        }
+    }
+
+    pub(super) fn set_let_go(&self, is_let_go: bool) {
+        self.0.is_let_go.send_replace(is_let_go);
     }
 
     pub(super) fn replace_settings(&self, settings: LifecycleSettings) {

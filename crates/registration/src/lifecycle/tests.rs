@@ -383,3 +383,48 @@ async fn a_reload_replaces_the_settings_of_the_probe() {
     }
     assert_eq!(fixture.agent.register_calls(), 1, "new probe settings need no registration");
 }
+
+#[tokio::test]
+async fn a_registration_that_is_handed_over_stays_and_is_neither_renewed_nor_withdrawn() {
+    let (fixture, lifecycle) = start(PROPAGATION).await;
+    wait_until_ready(&lifecycle).await;
+    tokio::time::pause();
+    lifecycle.hand_over(HandOver::Keep).await;
+    let before = fixture.agent.state().calls.len();
+    // What would be corrected otherwise.
+    fixture.agent.state().checks.own = None;
+    sleep(Duration::from_secs(60)).await;
+    lifecycle.drain_and_stop(stop_recorded_traffic(fixture.agent.clone())).await;
+    assert_eq!(fixture.agent.state().calls.len(), before, "{:?}", fixture.agent.state().calls);
+    assert_eq!(fixture.events().lines(), ["register", "passing", "listeners closed", "in-flight ended"]);
+    assert!(fixture.agent.state().held.is_some());
+}
+
+#[tokio::test]
+async fn a_registration_that_is_taken_back_is_renewed_and_withdrawn_again() {
+    let (fixture, lifecycle) = start(Duration::ZERO).await;
+    wait_until_ready(&lifecycle).await;
+    lifecycle.hand_over(HandOver::Keep).await;
+    fixture.agent.state().checks.own = None;
+    lifecycle.take_back().await;
+    fixture.until_registered("orders", None).await;
+    lifecycle.drain().await;
+    assert!(fixture.agent.state().held.is_none());
+}
+
+#[tokio::test]
+async fn an_instance_that_the_other_process_does_not_register_is_withdrawn() {
+    let (fixture, lifecycle) = start(PROPAGATION).await;
+    wait_until_ready(&lifecycle).await;
+    lifecycle.hand_over(HandOver::Withdraw).await;
+    assert!(fixture.agent.state().held.is_none());
+    assert_eq!(fixture.agent.state().calls.last().map(|(_, call)| call.clone()), Some(AgentCall::Deregister));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_handed_over_by_a_process_that_leaves() {
+    let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION));
+    lifecycle.drain().await;
+    timeout(Duration::from_secs(60), lifecycle.hand_over(HandOver::Keep)).await.unwrap();
+    timeout(Duration::from_secs(60), lifecycle.take_back()).await.unwrap();
+}

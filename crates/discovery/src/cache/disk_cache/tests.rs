@@ -505,3 +505,31 @@ proptest! {
         prop_assert!(refused);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_of_the_earlier_process_is_read_at_once_and_written_when_that_has_ended() {
+    let orders = record("orders", &["a"], unix_time());
+    let place = TestFolder::with(vec![orders.clone()]);
+    let earlier = place.open();
+    let cache = Arc::new(DiskCache::open_after_another(place.folder.path(), "table", HERE));
+    assert_eq!(cache.load_cached(&orders.query, now()).unwrap().instances, orders.instances);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(cache.clone().run(stop.clone()));
+    let newer = record("orders", &["a", "b"], unix_time());
+    cache.entries.lock().insert(newer.query.clone(), CacheEntry::Stored(newer.clone()));
+    cache.changed.notify_one();
+    tokio::time::sleep(10 * AWAITED_INTERVAL).await;
+    let instances =
+        |records: Vec<ServiceRecord>| records.into_iter().map(|one| one.instances).collect::<Vec<_>>();
+    let read = || StateFile::read_of_another(place.folder.path(), "table", HERE, (unix_time(), MAX_AGE));
+    assert_eq!(instances(read()), [orders.instances], "the earlier process alone writes it");
+    drop(earlier);
+    let place_of =
+        FilePlace { folder: place.folder.path().into(), name: "table".into(), registry: HERE.into() };
+    while place_of.open().is_ok() {
+        tokio::time::sleep(AWAITED_INTERVAL).await;
+    }
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(instances(read()), [newer.instances]);
+}

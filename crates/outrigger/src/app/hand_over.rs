@@ -1,0 +1,65 @@
+//! Another process takes this one's place: the listening sockets and the registration are left to it.
+
+use std::{io, time::Duration};
+
+use outrigger_net::ListeningSocket;
+use outrigger_registration::HandOver;
+
+use super::{App, ShutdownSummary};
+
+/// How long an idle connection of the app may wait for its last request, because a request may be on its way.
+const IDLE_GRACE: Duration = Duration::from_secs(10);
+
+impl App {
+    /// Accepts, where nothing was accepted yet, and registers the app once it is healthy.
+    pub fn take_place(&self) {
+        let components = &self.running.components;
+        components.proxy.start();
+        components.accepts.cancel();
+        components.app_started.cancel();
+    }
+
+    /// Every listening socket, for the process that takes this one's place.
+    ///
+    /// # Errors
+    /// When files are used up.
+    pub fn listening_sockets(&self) -> io::Result<Vec<ListeningSocket>> {
+        let servers = &self.running.servers;
+        let of_servers = [servers.admin.listening_sockets()?, servers.metrics.listening_sockets()?];
+        let mut sockets = self.running.components.proxy.listening_sockets()?;
+        sockets.extend(of_servers.into_iter().flatten());
+        Ok(sockets)
+    }
+
+    /// Whether the app is being withdrawn, or is withdrawn.
+    pub fn is_leaving(&self) -> bool {
+        self.running.components.lifecycle.handle().drain().requested.is_cancelled()
+    }
+
+    /// Leaves the registration to another process. Serves on.
+    pub async fn leave_registration(&self, how: HandOver) {
+        self.running.components.lifecycle.hand_over(how).await;
+    }
+
+    /// Registers the app again, because the other process has ended.
+    pub async fn take_registration_back(&self) {
+        self.running.components.lifecycle.take_back().await;
+    }
+
+    /// Ends after [`App::leave_registration`]: accepts nothing more, because the other process does, and returns when the requests in
+    /// flight have ended, after `drain.timeout` and 20 s at most. A connection of the app ends with its next response.
+    pub async fn finish_handed_over(self) -> ShutdownSummary {
+        let grace = self.config().drain.timeout;
+        // A reload could open a listener.
+        self.reload_task.abort();
+        let _ = self.reload_task.await;
+        let components = &self.running.components;
+        let idle = IDLE_GRACE.min(grace);
+        tokio::join!(self.running.servers.stop(), components.proxy.hand_over_listeners(idle));
+        let stop_traffic = async { components.proxy.shutdown(grace).await.aborted };
+        // Withdraws nothing: the registration is left to the other process.
+        let aborted = components.lifecycle.drain_and_stop(stop_traffic).await;
+        components.discovery.shutdown().await;
+        ShutdownSummary { aborted }
+    }
+}

@@ -1,0 +1,287 @@
+//! The Unix socket at which a running sidecar is found, in `state_dir`. One process listens there: the one that holds the lock. The
+//! lock and the listener move with the listening sockets, so that there is always exactly one.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError, set_permissions},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use outrigger_config::{Config, check_own_folder};
+use rustix::{
+    fs::OFlags,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::registry;
+
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+/// Processes that wait for their turn.
+const BACKLOG: i32 = 16;
+/// Longest path of a Unix socket on Linux, bytes (`sun_path`, unix(7)).
+const MAX_PATH: usize = 107;
+/// Opening a pipe does not wait for its other end, and a link is not followed.
+const LOCK_FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::NOFOLLOW);
+
+/// Why a sidecar with these settings is not found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoPlace {
+    #[error("no state_dir is set, and it is off or the environment names no folder: set state_dir")]
+    NoFolder,
+    #[error(
+        "outbound.listen has port 0 and no service is set: set one of them, so that the next run finds this one"
+    )]
+    NoName,
+    #[error("the path {} has {length} bytes, and a Unix socket's at most {MAX_PATH}: set a shorter state_dir", path.display())]
+    TooLong { path: PathBuf, length: usize },
+}
+
+/// Why a sidecar cannot listen at its place.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EndpointError {
+    #[error("{doing} {}", path.display())]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is in use by another sidecar; give each a state_dir of its own", path.display())]
+    InUse { path: PathBuf },
+    #[error("{} is of another kind than expected; remove it", path.display())]
+    Foreign { path: PathBuf },
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EndpointError {
+    let path = path.to_owned();
+    move |source| EndpointError::Io { doing, path, source }
+}
+
+/// Where a sidecar with some settings is found.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    folder: PathBuf,
+    path: PathBuf,
+}
+
+impl Place {
+    /// The place of a sidecar of the same service and port, or without a service, of the same outbound port.
+    pub(crate) fn of(config: &Config) -> Result<Self, NoPlace> {
+        let folder = config.state_dir.clone().ok_or(NoPlace::NoFolder)?;
+        let name = registry::run_name(config).ok_or(NoPlace::NoName)?;
+        let path = folder.join(format!("replace-{name}.sock"));
+        let length = path.as_os_str().as_bytes().len();
+        if length > MAX_PATH {
+            return Err(NoPlace::TooLong { path, length });
+        }
+        Ok(Self { folder, path })
+    }
+
+    /// The path of the socket.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A connection to the sidecar that listens here. `None`: there is none.
+    pub(super) async fn connect(&self) -> io::Result<Option<UnixStream>> {
+        match UnixStream::connect(&self.path).await {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Listens here. Replaces the socket that a killed process has left.
+    ///
+    /// # Errors
+    /// When another process listens here, or the folder cannot be used.
+    pub(crate) fn listen(&self) -> Result<Endpoint, EndpointError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(&self.folder)
+            .map_err(io_error("create the folder", &self.folder))?;
+        check_own_folder(&self.folder).map_err(io_error("use the folder", &self.folder))?;
+        let lock = self.lock()?;
+        let path = &self.path;
+        match path.symlink_metadata() {
+            Ok(found) if found.file_type().is_socket() => {
+                std::fs::remove_file(path).map_err(io_error("remove", path))?;
+            }
+            Ok(_) => return Err(EndpointError::Foreign { path: path.clone() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("read the metadata of", path)(error)),
+        }
+        let listener = self.bind().map_err(io_error("listen on", path))?;
+        Ok(Endpoint { listener, lock, path: path.clone(), is_own: true })
+    }
+
+    fn lock(&self) -> Result<File, EndpointError> {
+        let mut path = self.path.clone().into_os_string();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        // Read and write, because a pipe can be opened that way without its other end, and is then refused.
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(FILE_MODE)
+            .custom_flags(LOCK_FLAGS.bits().cast_signed())
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        if !lock.metadata().map_err(io_error("read the metadata of", &path))?.is_file() {
+            return Err(EndpointError::Foreign { path });
+        }
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => Err(EndpointError::InUse { path: self.path.clone() }),
+            Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
+        }
+    }
+
+    fn bind(&self) -> io::Result<UnixListener> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        bind(&socket, &SocketAddrUnix::new(&self.path)?)?;
+        // Before it listens: nothing can connect meanwhile.
+        set_permissions(&self.path, Permissions::from_mode(FILE_MODE))?;
+        listen(&socket, BACKLOG)?;
+        UnixListener::from_std(socket.into())
+    }
+}
+
+/// The socket of a running sidecar. Dropping it removes the file, unless it is another process's.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    listener: UnixListener,
+    lock: File,
+    path: PathBuf,
+    /// Whether this process is the one that listens.
+    is_own: bool,
+}
+
+impl Endpoint {
+    /// The endpoint at `place`, at which another process listens until [`Endpoint::take`].
+    pub(super) fn from_files(place: &Place, listener: OwnedFd, lock: OwnedFd) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Self { listener, lock: lock.into(), path: place.path.clone(), is_own: false })
+    }
+
+    /// This process listens from now on.
+    pub(super) fn take(mut self) -> Self {
+        self.is_own = true;
+        self
+    }
+
+    /// What another process needs for the same endpoint.
+    pub(super) fn files(&self) -> [BorrowedFd<'_>; 2] {
+        [self.listener.as_fd(), self.lock.as_fd()]
+    }
+
+    /// The next connection. Cancel-safe.
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+
+    /// Closes it here; another process listens on.
+    pub(super) fn leave(mut self) {
+        self.is_own = false;
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if self.is_own {
+            // The lock is still held.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn place(folder: &Path) -> Place {
+        let config = Config { state_dir: Some(folder.to_owned()), ..Config::default() };
+        Place::of(&config).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_process_listens_and_the_file_is_for_its_user_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(&folder.path().join("new"));
+        assert!(place.connect().await.unwrap().is_none());
+        let endpoint = place.listen().unwrap();
+        assert_eq!(place.path().symlink_metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(place.folder.metadata().unwrap().mode() & 0o777, 0o700);
+        assert!(place.connect().await.unwrap().is_some());
+        assert!(matches!(place.listen(), Err(EndpointError::InUse { .. })));
+        drop(endpoint);
+        assert!(!place.path().exists() && place.connect().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_killed_process_is_replaced_and_another_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(folder.path());
+        let killed = std::os::unix::net::UnixListener::bind(place.path()).unwrap();
+        drop(killed);
+        assert!(place.path().exists() && place.connect().await.unwrap().is_none());
+        drop(place.listen().unwrap());
+        std::fs::write(place.path(), "mine").unwrap();
+        assert!(matches!(place.listen(), Err(EndpointError::Foreign { .. })));
+        assert_eq!(std::fs::read_to_string(place.path()).unwrap(), "mine");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_was_left_to_another_process_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(folder.path());
+        let old = place.listen().unwrap();
+        let files = || old.files().map(|file| file.try_clone_to_owned().unwrap());
+        let [listener, lock] = files();
+        drop(Endpoint::from_files(&place, listener, lock).unwrap());
+        assert!(place.path().exists(), "a process that ends before it has taken the place");
+        let [listener, lock] = files();
+        let new = Endpoint::from_files(&place, listener, lock).unwrap().take();
+        old.leave();
+        let (accepted, connected) = tokio::join!(new.accept(), place.connect());
+        assert!(accepted.is_ok() && connected.unwrap().is_some());
+        assert!(matches!(place.listen(), Err(EndpointError::InUse { .. })), "the lock has moved, too");
+        drop(new);
+        assert!(!place.path().exists());
+        place.listen().unwrap();
+    }
+
+    #[test]
+    fn settings_without_a_place_say_which_key_is_missing() {
+        let config = Config { state_dir: None, ..Config::default() };
+        assert!(Place::of(&config).unwrap_err().to_string().contains("set state_dir"));
+        let mut config = Config { state_dir: Some("/s".into()), ..Config::default() };
+        assert_eq!(Place::of(&config).unwrap().path(), Path::new("/s/replace-7070.sock"));
+        config.outbound.listen.port = 0;
+        assert!(Place::of(&config).unwrap_err().to_string().contains("outbound.listen"));
+        let config = Config { state_dir: Some(format!("/{}", "s".repeat(90)).into()), ..Config::default() };
+        let error = Place::of(&config).unwrap_err().to_string();
+        assert!(error.contains("state_dir") && error.contains("109 bytes"), "{error}");
+    }
+}

@@ -9,6 +9,7 @@ mod browser;
 mod bulkhead;
 mod chaos;
 mod cluster;
+mod connection_limit;
 mod contact;
 mod deadlines;
 mod demo;

@@ -32,6 +32,21 @@ pub enum Error {
         /// The time that was waited.
         after: Duration,
     },
+    /// The registry closed a new connection without an answer.
+    #[error(
+        "{request}: the agent closed a new connection without an answer: it stops, or it holds as many connections of this \
+         address as it allows to all processes together (limits.http_max_conns_per_client, 200 by default); \
+         {open} are open here{}",
+        hint.map(|hint| format!("; {hint}")).unwrap_or_default()
+    )]
+    ConnectionLimit {
+        /// Method and path.
+        request: String,
+        /// The connections of this process to the registry.
+        open: usize,
+        /// What else it may mean, and what to do then.
+        hint: Option<&'static str>,
+    },
     /// The connection broke, or the answer was not HTTP.
     #[error("exchange {request}")]
     Exchange {
@@ -86,6 +101,7 @@ impl Error {
             Self::Connect { .. } => "connect",
             Self::Timeout { .. } => "timeout",
             Self::Busy { .. } => "busy",
+            Self::ConnectionLimit { .. } => "connection_limit",
             Self::Exchange { .. } => "exchange",
             Self::Refused { status: 403, .. } => "forbidden",
             Self::Refused { status: 429, .. } => "rate_limited",
@@ -105,6 +121,11 @@ impl Error {
     /// The agent does not hold the named service.
     pub fn is_unknown_service(&self) -> bool {
         self.reports_missing(&["Unknown service", "unknown service", "No service registered with ID"])
+    }
+
+    /// The registry does not know the token, so it refuses every question.
+    pub fn is_unknown_token(&self) -> bool {
+        matches!(self, Self::Refused { status: 403, text, .. } if text.contains("ACL not found"))
     }
 
     /// The cluster has no leader now: reads with [`crate::Consistency::Stale`] may still be answered.

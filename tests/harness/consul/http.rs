@@ -1,14 +1,21 @@
 //! One HTTP exchange on its own connection, without pool, redirects and retries: a test sees exactly the answer of
 //! the server.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 
 /// Longest exchange, unless the caller gives another limit.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,12 +67,22 @@ pub async fn exchange(
     }
 }
 
+/// Connects from another address of this machine than the programs under test, because Consul counts connections by address.
+async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    if addr.ip() != Ipv4Addr::LOCALHOST || !cfg!(target_os = "linux") {
+        return TcpStream::connect(addr).await;
+    }
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 9], 0)))?;
+    socket.connect(addr).await
+}
+
 async fn send_and_read(addr: SocketAddr, mut request: Request<Bytes>) -> io::Result<Response<Bytes>> {
     if !request.headers().contains_key(header::HOST) {
         let host = HeaderValue::from_str(&addr.to_string()).map_err(io::Error::other)?;
         request.headers_mut().insert(header::HOST, host);
     }
-    let stream = TcpStream::connect(addr).await?;
+    let stream = connect(addr).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // The connection runs in this task, so that it ends with the exchange.
     let answer = async {

@@ -32,6 +32,7 @@ impl FailureScope {
             Error::Connect { .. }
             | Error::Timeout { .. }
             | Error::Busy { .. }
+            | Error::ConnectionLimit { .. }
             | Error::Exchange { .. }
             | Error::Refused { .. }
             | Error::File { .. } => Self::Registry,

@@ -384,6 +384,7 @@ fn another_server_may_answer(error: &Error) -> bool {
         Error::Refused { status, .. } => *status >= 500,
         Error::Connect { .. }
         | Error::Busy { .. }
+        | Error::ConnectionLimit { .. }
         | Error::Malformed { .. }
         | Error::TooLarge { .. }
         | Error::File { .. } => false,

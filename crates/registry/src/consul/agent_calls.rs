@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    AGENT_CALL_TIMEOUT, Consul, LONGEST_WAIT, SHORTEST_WAIT,
+    AGENT_CALL_TIMEOUT, Consul,
     agent::{CheckUpdateBody, RegisterBody, check_id, go_duration},
     agent_api::{AgentApi, AgentService, ServiceChecks},
     api_client::{ApiRequest, percent_encode},
@@ -31,7 +31,7 @@ impl AgentApi for Consul {
     fn service_checks<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ServiceChecks> {
         Box::pin(async move {
             let target = format!("/v1/agent/health/service/id/{}", percent_encode(id));
-            let ask = ApiRequest::get("checks", target, AGENT_CALL_TIMEOUT);
+            let ask = ApiRequest::get("checks", target, AGENT_CALL_TIMEOUT).urgent();
             let request = ask.method_and_path();
             self.send_to_agent(ask, |reply| {
                 match (reply.status.as_u16(), wire::parse_agent_health(id, &reply.body)) {
@@ -100,7 +100,7 @@ impl AgentApi for Consul {
             let mut target = format!("/v1/agent/service/{}", percent_encode(id));
             let mut longest = AGENT_CALL_TIMEOUT;
             if let Some(hash) = hash.filter(|hash| !hash.is_empty()) {
-                let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+                let wait = self.agent_wait(wait);
                 // Writing to a `String` cannot fail.
                 let _ = write!(target, "?hash={}&wait={}", percent_encode(hash), go_duration(wait));
                 longest = wait + wait / 16 + AGENT_CALL_TIMEOUT;

@@ -1,7 +1,12 @@
 //! One HTTP exchange with the agent: connection limit, token, time-out, one repetition where an idle
 //! connection was closed, and a typed error for every other failure.
+//!
+//! **An agent that takes no more connections of this address** closes a new one without a byte, or with status 429. A call
+//! that cannot wait takes the next connection that any other question of this process gives back; a watch gives its slot up.
+//! A connection of a process with several is replaced after [`RENEW_AFTER`], the new one first: so a process that has its
+//! connections notices that others have none, and gives some up ([`pressure`](super::pressure)).
 
-use std::{error::Error as StdError, fmt, io, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
@@ -9,19 +14,33 @@ use http_body_util::Full;
 use outrigger_config as config;
 use outrigger_net::format_host_port;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
 
 use super::{
     connection::{AgentConnection, ApiResponse, ExchangeFailure},
     connection_limit::{ConnectionLimit, Slot},
+    connection_pool::ConnectionPool,
     dial::Dialer,
     observe::{ObservedExchange, Observer},
+    pressure::Refused,
+    refusal::is_connection_limit,
     token::{CurrentToken, TokenSource},
 };
 use crate::Error;
 
 /// Longest body that is read.
 const MAX_BODY: usize = 64 << 20;
+/// Pause before a connection is tried again that was closed without a byte: an agent that stops takes none then.
+const SECOND_TRY_AFTER: Duration = Duration::from_millis(50);
+/// How often a call that cannot wait tries a new connection while it waits for one of this process.
+const URGENT_RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest wait for one: waits of watches are shorter while the agent refuses connections.
+const URGENT_WAIT: Duration = Duration::from_secs(12);
+/// Age of a connection that is replaced by a new one.
+const RENEW_AFTER: Duration = Duration::from_secs(30);
+/// A process with fewer connections replaces none: it has none to give up.
+const RENEW_FROM: usize = 6;
 
 /// Every character that must be escaped in a path segment or a query value.
 const RESERVED: &AsciiSet =
@@ -37,14 +56,21 @@ pub(super) struct ApiRequest {
     pub(super) target: String,
     /// JSON, or empty.
     pub(super) body: Bytes,
+    /// It waits at the agent for a change, or a watch makes it: calls come first where connections are few.
+    pub(super) can_wait: bool,
     /// Longest time from the slot to the last byte of the answer.
     pub(super) timeout: Duration,
 }
 
 impl ApiRequest {
-    /// A request without a body.
+    /// A request without a body that can wait.
     pub(super) fn get(operation: &'static str, target: String, timeout: Duration) -> Self {
-        Self { operation, method: Method::GET, target, body: Bytes::new(), timeout }
+        Self { operation, method: Method::GET, target, body: Bytes::new(), can_wait: true, timeout }
+    }
+
+    /// The same, before all that can wait.
+    pub(super) fn urgent(self) -> Self {
+        Self { can_wait: false, ..self }
     }
 
     /// Method and path, for errors. The query is in the log fields of the caller.
@@ -60,12 +86,19 @@ pub(super) struct ApiClient {
     host: HeaderValue,
     pub(super) token: CurrentToken,
     observer: Observer,
+    pub(super) pool: ConnectionPool,
+    /// The slots of the watches, which get fewer while the agent takes no more connections.
+    pub(super) watches: ConnectionLimit,
     max_body: usize,
 }
 
 impl ApiClient {
-    /// Checks the address, the token and the TLS files. Opens no connection.
-    pub(super) fn new(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
+    /// Checks the address, the token and the TLS files. Opens no connection. `watches`: the most connections of watches.
+    pub(super) fn new(
+        config: &config::ConsulSettings,
+        watches: usize,
+        observer: Observer,
+    ) -> Result<Self, Error> {
         let config::ConsulAddress { host, port, .. } = &config.address;
         // The zone of a link-local address holds on this machine alone (RFC 6874 §4).
         let host = host.split('%').next().unwrap_or(host);
@@ -78,6 +111,8 @@ impl ApiClient {
             host,
             token: CurrentToken::new(TokenSource::new(config.token.as_ref())?),
             observer,
+            pool: ConnectionPool::default(),
+            watches: ConnectionLimit::yielding(watches),
             max_body: MAX_BODY,
         })
     }
@@ -109,7 +144,7 @@ impl ApiClient {
         let mut observed = ObservedExchange::new(&self.observer, operation);
         let result = limit.acquire(longest).await.ok_or_else(|| Error::Busy {
             request: request(),
-            limit: limit.limit,
+            limit: limit.limit(),
             after: longest,
         });
         observed.set_outcome(&result);
@@ -122,7 +157,8 @@ impl ApiClient {
 
     async fn exchange(&self, slot: &Slot<'_>, ask: &ApiRequest) -> Result<ApiResponse, Error> {
         let request = self.build_request(ask).await?;
-        if let Some(conn) = pop_reusable(slot).await {
+        if let Some(conn) = self.pool.pop_idle(!ask.can_wait).await {
+            let conn = self.renew(conn).await;
             match self.exchange_on(conn, slot, request.clone()).await {
                 // The agent closed the connection while the request was in transit. Every request of this
                 // client may be repeated: reads, and writes that state a desired content.
@@ -130,11 +166,108 @@ impl ApiClient {
                 other => return other.map_err(|broken| self.exchange_error(ask, broken)),
             }
         }
-        let stream = self.dialer.connect().await?;
-        let conn = AgentConnection::new(stream)
-            .await
-            .map_err(|error| self.dialer.connect_error(io::Error::other(error)))?;
-        self.exchange_on(conn, slot, request).await.map_err(|broken| self.exchange_error(ask, broken))
+        if let Some(reply) = self.exchange_on_new(slot, ask, &request).await? {
+            return Ok(reply);
+        }
+        self.record_refusal(if slot.is_of(&self.watches) { Refused::Watch } else { Refused::Other });
+        if !ask.can_wait
+            && let Some(reply) = self.exchange_in_turn(slot, ask, &request).await?
+        {
+            return Ok(reply);
+        }
+        let open = self.pool.open();
+        // Others are open: the protocol is right.
+        let hint = if open == 0 { self.dialer.unanswered_hint() } else { None };
+        Err(Error::ConnectionLimit { request: ask.method_and_path(), open, hint })
+    }
+
+    /// An exchange on a new connection. `None`: the agent takes no more connections of this address, or it is about to stop.
+    async fn exchange_on_new(
+        &self,
+        slot: &Slot<'_>,
+        ask: &ApiRequest,
+        request: &Request<Full<Bytes>>,
+    ) -> Result<Option<ApiResponse>, Error> {
+        for pause in [Duration::ZERO, SECOND_TRY_AFTER] {
+            sleep(pause).await;
+            let Some(conn) = self.connect().await? else { continue };
+            match self.exchange_on(conn, slot, request.clone()).await {
+                Ok(reply) if is_connection_limit(reply.status, &reply.body) => return Ok(None),
+                Ok(reply) => return Ok(Some(reply)),
+                Err(ExchangeFailure::Unanswered(source))
+                    if self.dialer.exchange_hint(&source, false).is_none() => {}
+                Err(broken) => return Err(self.exchange_error(ask, broken)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// An exchange on the next connection that another question of this process gives back, or on a new one. `None`: there was
+    /// none in time.
+    async fn exchange_in_turn(
+        &self,
+        slot: &Slot<'_>,
+        ask: &ApiRequest,
+        request: &Request<Full<Bytes>>,
+    ) -> Result<Option<ApiResponse>, Error> {
+        let give_up_at = Instant::now() + URGENT_WAIT;
+        while self.pool.open() > 0 && Instant::now() < give_up_at {
+            let Some(conn) = self.pool.wait_for_idle(URGENT_RETRY_INTERVAL).await else {
+                match self.exchange_on_new(slot, ask, request).await? {
+                    Some(reply) => return Ok(Some(reply)),
+                    None => continue,
+                }
+            };
+            match self.exchange_on(conn, slot, request.clone()).await {
+                Err(ExchangeFailure::Unanswered(_)) => {}
+                other => return other.map(Some).map_err(|broken| self.exchange_error(ask, broken)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A new connection. `None`: the agent closed it within the handshake of TLS, while others of this process are open.
+    async fn connect(&self) -> Result<Option<AgentConnection>, Error> {
+        match self.dialer.connect().await {
+            Ok(stream) => AgentConnection::new(stream, self.pool.count())
+                .await
+                .map(Some)
+                .map_err(|error| self.dialer.connect_error(io::Error::other(error))),
+            Err(error) if self.pool.open() > 0 && is_closed_at_once(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A new connection in the place of an old one, if this process has several, and the agent takes it.
+    async fn renew(&self, mut conn: AgentConnection) -> AgentConnection {
+        if conn.age() < RENEW_AFTER || self.pool.open() < RENEW_FROM {
+            return conn;
+        }
+        conn.restart_age();
+        // An error is left to the next connection that is needed.
+        let Ok(renewed) = self.connect().await else { return conn };
+        if let Some(mut renewed) = renewed
+            && renewed.is_accepted().await
+        {
+            return renewed;
+        }
+        self.record_refusal(Refused::Other);
+        conn
+    }
+
+    fn record_refusal(&self, refused: Refused) {
+        self.watches.record_refusal(refused);
+        self.pool.close_idle();
+        if self.watches.is_worth_a_warning() {
+            let (open, watches) = (self.pool.open(), self.watches.limit());
+            warn!(
+                open,
+                watches,
+                "Consul closes new connections of this address: it allows limits.http_max_conns_per_client (200 by \
+                 default) to all processes of this host together; watches share fewer connections now and see changes \
+                 later; raise that limit in the agent's configuration"
+            );
+        }
     }
 
     async fn exchange_on(
@@ -144,7 +277,9 @@ impl ApiClient {
         request: Request<Full<Bytes>>,
     ) -> Result<ApiResponse, ExchangeFailure> {
         let reply = conn.exchange(request, self.max_body).await?;
-        slot.push_idle(conn);
+        if !slot.is_surplus() || self.pool.is_awaited() {
+            self.pool.give_back(conn);
+        }
         Ok(reply)
     }
 
@@ -175,10 +310,7 @@ impl ApiClient {
             },
             ExchangeFailure::Unanswered(source) => match self.dialer.exchange_hint(&source, false) {
                 Some(hint) => Error::Exchange { request, source: HintedError::new(&source, hint).into() },
-                None => {
-                    let hint = self.dialer.unanswered_hint();
-                    Error::Exchange { request, source: ClosedUnanswered { source, hint }.into() }
-                }
+                None => Error::Exchange { request, source: source.into() },
             },
         }
     }
@@ -189,14 +321,11 @@ impl ApiClient {
     }
 }
 
-/// The newest idle connection that can be used. Connections that cannot be used are closed.
-async fn pop_reusable(slot: &Slot<'_>) -> Option<AgentConnection> {
-    while let Some(mut conn) = slot.pop_idle() {
-        if conn.is_reusable().await {
-            return Some(conn);
-        }
-    }
-    None
+/// Whether the peer closed the connection before the handshake of TLS was over.
+fn is_closed_at_once(error: &Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error, Error::Connect { source, .. }
+        if matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
 }
 
 /// Escapes one path segment or query value.
@@ -215,29 +344,5 @@ struct HintedError {
 impl HintedError {
     fn new(error: &hyper::Error, hint: &'static str) -> Self {
         Self { causes: config::error_chain(error), hint }
-    }
-}
-
-/// A new connection that ended before a byte of the answer.
-#[derive(Debug)]
-struct ClosedUnanswered {
-    source: hyper::Error,
-    /// What else it may mean, and what to do then.
-    hint: Option<&'static str>,
-}
-
-impl fmt::Display for ClosedUnanswered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "closed without a byte of an answer: the agent stopped, or this address holds all the \
-             connections that it allows (limits.http_max_conns_per_client, 200)",
-        )?;
-        self.hint.map_or(Ok(()), |hint| write!(f, "; {hint}"))
-    }
-}
-
-impl StdError for ClosedUnanswered {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.source)
     }
 }

@@ -6,7 +6,10 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,10 +22,12 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use outrigger_net::{ByteCounts, Stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// An idle connection older than this is not used again: a firewall or NAT in between may have dropped it.
 const MAX_IDLE: Duration = Duration::from_secs(60);
+/// An agent that takes no more connections of an address closes a new one within less than this time.
+const ACCEPTED_AFTER: Duration = Duration::from_millis(50);
 /// Memory that is reserved for a body before its bytes arrive.
 const MAX_PREALLOCATED: u64 = 1 << 20;
 
@@ -47,27 +52,74 @@ pub(super) enum ExchangeFailure {
 
 type ConnectionDriver = Pin<Box<Connection<TokioIo<Stream>, Full<Bytes>>>>;
 
+/// Counts a connection as open until it is dropped.
+pub(super) struct OpenGuard(Arc<AtomicUsize>);
+
+impl OpenGuard {
+    /// Counts one more.
+    pub(super) fn new(open: Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open)
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A connection that carries exchanges one after the other.
 pub(super) struct AgentConnection {
     sender: SendRequest<Full<Bytes>>,
     // `None` once the connection has ended.
     driver: Option<ConnectionDriver>,
     counts: Arc<ByteCounts>,
+    opened_at: Instant,
     idle_since: Instant,
+    _open: OpenGuard,
 }
 
 impl AgentConnection {
     /// Speaks HTTP over `stream`.
-    pub(super) async fn new(mut stream: Stream) -> hyper::Result<Self> {
+    pub(super) async fn new(mut stream: Stream, open: OpenGuard) -> hyper::Result<Self> {
         let counts = stream.counts();
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), counts, idle_since: Instant::now() })
+        let now = Instant::now();
+        let driver = Some(Box::pin(driver));
+        Ok(Self { sender, driver, counts, opened_at: now, idle_since: now, _open: open })
     }
 
     /// Whether an idle connection can carry another exchange. Reads the socket.
     pub(super) async fn is_reusable(&mut self) -> bool {
-        self.idle_since.elapsed() < MAX_IDLE
-            && drive_until(&mut self.driver, self.sender.ready()).await.is_ok()
+        !self.is_too_old() && drive_until(&mut self.driver, self.sender.ready()).await.is_ok()
+    }
+
+    /// Whether it was idle for too long.
+    pub(super) fn is_too_old(&self) -> bool {
+        self.idle_since.elapsed() >= MAX_IDLE
+    }
+
+    /// Time since it was opened, or since [`AgentConnection::restart_age`].
+    pub(super) fn age(&self) -> Duration {
+        self.opened_at.elapsed()
+    }
+
+    /// Counts its age from now on.
+    pub(super) fn restart_age(&mut self) {
+        self.opened_at = Instant::now();
+    }
+
+    /// Whether the agent keeps this connection, which is new: one beyond its limit it closes at once, without a byte or after
+    /// a response with status 429 that nothing asked for.
+    pub(super) async fn is_accepted(&mut self) -> bool {
+        let Some(driver) = &mut self.driver else { return false };
+        // Either ends the driver.
+        let is_over = timeout(ACCEPTED_AFTER, driver.as_mut()).await.is_ok();
+        if is_over {
+            self.driver = None;
+        }
+        !is_over
     }
 
     /// Sends `request` and reads the complete answer, of at most `limit` bytes.

@@ -1,4 +1,4 @@
-//! Connections with a limit, and the longest wait of a watch when there are more watches than connections.
+//! The right to a connection, and the longest wait of a watch when there are more watches than connections.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::connection::AgentConnection;
+use super::pressure::{Pressure, Refused};
 
 /// The shortest wait of a watch, however many other watches are waiting.
 const MIN_WAIT: Duration = Duration::from_secs(1);
@@ -20,72 +20,126 @@ const BUSY_WAIT: Duration = Duration::from_secs(10);
 /// How long a watch should be without a slot between two of its waits.
 const MAX_WITHOUT_SLOT: Duration = Duration::from_secs(5);
 
-/// Connections of one kind: those in use and idle ones together are never more than the limit.
+/// The slots of one kind of question: each question in progress has one.
 pub(super) struct ConnectionLimit {
     slots: Semaphore,
-    pub(super) limit: usize,
+    limit: usize,
+    /// `Some`: the agent may leave fewer slots.
+    pressure: Option<Mutex<Pressure>>,
+    /// Slots in use that are taken away when their questions have ended.
+    surplus: AtomicUsize,
     waiting: AtomicUsize,
-    // Locked for a push or a pop, never over an await.
-    idle: Mutex<Vec<AgentConnection>>,
 }
 
 /// The right to one connection.
 pub(super) struct Slot<'a> {
-    connections: &'a ConnectionLimit,
+    of: &'a ConnectionLimit,
     queued: Duration,
-    _permit: SemaphorePermit<'a>,
+    // `None` only in `drop`.
+    permit: Option<SemaphorePermit<'a>>,
 }
 
 impl ConnectionLimit {
     /// A limit of `limit` connections.
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            slots: Semaphore::new(limit),
-            limit,
-            waiting: AtomicUsize::new(0),
-            idle: Mutex::new(Vec::new()),
-        }
+        let slots = Semaphore::new(limit);
+        Self { slots, limit, pressure: None, surplus: AtomicUsize::new(0), waiting: AtomicUsize::new(0) }
+    }
+
+    /// A limit of `most` connections, and of fewer while the agent takes no more.
+    pub(super) fn yielding(most: usize) -> Self {
+        Self { pressure: Some(Mutex::new(Pressure::new(most))), ..Self::new(most) }
     }
 
     /// A slot, in the order of the calls; `None` when there was none for `longest`.
     pub(super) async fn acquire(&self, longest: Duration) -> Option<Slot<'_>> {
         if let Ok(permit) = self.slots.try_acquire() {
-            return Some(Slot { connections: self, queued: Duration::ZERO, _permit: permit });
+            return Some(Slot { of: self, queued: Duration::ZERO, permit: Some(permit) });
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _counted = WaitingGuard(&self.waiting);
+        self.grow();
         let since = Instant::now();
         let permit = timeout(longest, self.slots.acquire()).await.ok()?.ok()?;
-        Some(Slot { connections: self, queued: since.elapsed(), _permit: permit })
+        Some(Slot { of: self, queued: since.elapsed(), permit: Some(permit) })
+    }
+
+    /// The slots now.
+    pub(super) fn limit(&self) -> usize {
+        self.pressure.as_ref().map_or(self.limit, |pressure| pressure.lock().slots())
     }
 
     /// Slots in use.
     pub(super) fn in_use(&self) -> usize {
-        self.limit.saturating_sub(self.slots.available_permits())
+        let kept = self.limit() + self.surplus.load(Ordering::Relaxed);
+        kept.saturating_sub(self.slots.available_permits())
     }
 
     /// Callers that wait for a slot.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
+
+    /// The agent has refused a connection.
+    pub(super) fn record_refusal(&self, refused: Refused) {
+        let Some(pressure) = &self.pressure else { return };
+        let in_use = self.in_use();
+        let mut pressure = pressure.lock();
+        let taken = pressure.record_refusal(refused, in_use, Instant::now());
+        let free = self.slots.forget_permits(taken);
+        self.surplus.fetch_add(taken - free, Ordering::Relaxed);
+    }
+
+    /// Whether the agent has refused a connection lately.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressure.as_ref().is_some_and(|pressure| pressure.lock().is_pressed(Instant::now()))
+    }
+
+    /// Whether a refusal is to be logged.
+    pub(super) fn is_worth_a_warning(&self) -> bool {
+        self.pressure.as_ref().is_some_and(|pressure| pressure.lock().is_worth_a_warning(Instant::now()))
+    }
+
+    /// Adds slots, if it is time: watches wait for one.
+    fn grow(&self) {
+        let Some(pressure) = &self.pressure else { return };
+        let added = pressure.lock().grow(Instant::now());
+        let kept = (0..added).take_while(|_| self.keep_one_of_surplus()).count();
+        self.slots.add_permits(added - kept);
+    }
+
+    /// Takes one from the slots that are to be taken away. `false`: there is none.
+    fn keep_one_of_surplus(&self) -> bool {
+        let one_less = |surplus: usize| surplus.checked_sub(1);
+        self.surplus.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
 }
 
 impl Slot<'_> {
-    /// The connection that was used last. The caller checks whether it can be used.
-    pub(super) fn pop_idle(&self) -> Option<AgentConnection> {
-        self.connections.idle.lock().pop()
+    /// Whether it is a slot of `limit`.
+    pub(super) fn is_of(&self, limit: &ConnectionLimit) -> bool {
+        std::ptr::eq(self.of, limit)
     }
 
-    /// Keeps `conn` for the next exchange.
-    pub(super) fn push_idle(&self, conn: AgentConnection) {
-        self.connections.idle.lock().push(conn);
+    /// Whether the slot is taken away with its question, and its connection is to be closed.
+    pub(super) fn is_surplus(&self) -> bool {
+        self.of.surplus.load(Ordering::Relaxed) > 0
     }
 
     /// How long a watch with the wait `wait` may keep its slot; the time in the queue counts too.
     pub(super) fn fair_wait(&self, wait: Duration) -> Duration {
-        let turn =
-            fair_wait(wait, self.connections.in_use(), self.connections.waiting(), self.connections.limit);
+        let turn = fair_wait(wait, self.of.in_use(), self.of.waiting(), self.of.limit());
         turn.min(wait.saturating_sub(self.queued))
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take()
+            && self.of.keep_one_of_surplus()
+        {
+            permit.forget();
+        }
     }
 }
 
@@ -158,5 +212,38 @@ mod tests {
         drop(slot);
         assert_eq!(limit.in_use(), 0);
         assert!(limit.acquire(Duration::ZERO).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_are_taken_away_when_their_questions_end_and_come_back_while_callers_wait() {
+        let limit = ConnectionLimit::yielding(8);
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            held.push(limit.acquire(Duration::ZERO).await.unwrap());
+        }
+        limit.record_refusal(Refused::Other);
+        assert_eq!((limit.limit(), limit.in_use()), (6, 8));
+        assert!(limit.is_pressed());
+        held.truncate(7);
+        assert!(held[0].is_surplus());
+        held.truncate(6);
+        assert_eq!((limit.limit(), limit.in_use(), held[0].is_surplus()), (6, 6, false));
+        assert!(limit.acquire(Duration::ZERO).await.is_none());
+        held.truncate(5);
+        assert_eq!(limit.in_use(), 5, "this one is not taken away");
+        held.push(limit.acquire(Duration::ZERO).await.unwrap());
+
+        // A free slot goes at once.
+        held.truncate(2);
+        limit.record_refusal(Refused::Watch);
+        assert_eq!((limit.limit(), limit.in_use()), (1, 2));
+        held.clear();
+        assert_eq!(limit.in_use(), 0);
+        let _only = limit.acquire(Duration::ZERO).await.unwrap();
+        assert!(limit.acquire(Duration::from_secs(5)).await.is_none());
+        // The caller that comes now finds a slot more.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let _second = limit.acquire(Duration::from_secs(5)).await.unwrap();
+        assert_eq!((limit.limit(), limit.in_use(), limit.waiting()), (2, 2, 0));
     }
 }

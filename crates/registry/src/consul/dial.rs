@@ -62,7 +62,7 @@ impl Dialer {
             .map_err(|error| self.connect_error(with_hint(error)))
     }
 
-    /// What to do when a new connection ended before a byte of the answer, beside what else it may mean.
+    /// What to do when the first connection ended before a byte of the answer, beside what else it may mean.
     pub(super) fn unanswered_hint(&self) -> Option<&'static str> {
         self.tls.is_none().then_some(WRITE_HTTPS)
     }
@@ -100,12 +100,22 @@ const WRITE_HTTP: &str = concat!(
     ", or the port of its TLS listener"
 );
 
+/// For an agent that closes the connection within the handshake.
+const CLOSED_IN_HANDSHAKE: &str = concat!(
+    "if the agent speaks plain HTTP on this port, write http:// in ",
+    address_settings!(),
+    ", or the port of its TLS listener; if it does not, it may hold as many connections of this address as \
+     limits.http_max_conns_per_client allows"
+);
+
 /// The error of a handshake, with what to do about it.
 fn with_hint(error: io::Error) -> io::Error {
     let hint = match TlsFault::of(&error) {
         Some(fault) => tls_hint(fault),
-        // A server of plain HTTP may wait for the end of a head, or close the connection without a word.
-        None if is_end(&error) || error.kind() == io::ErrorKind::TimedOut => tls_hint(TlsFault::NotTls),
+        // A server of plain HTTP may wait for the end of a head, or close the connection without a word; an agent that takes no
+        // more connections closes it, too.
+        None if error.kind() == io::ErrorKind::TimedOut => tls_hint(TlsFault::NotTls),
+        None if is_end(&error) => CLOSED_IN_HANDSHAKE,
         None => return error,
     };
     io::Error::new(error.kind(), format!("{error}; {hint}"))

@@ -1,10 +1,11 @@
 //! A Consul agent as [`Registry`](crate::Registry) and [`Registrar`](crate::Registrar).
 //!
 //! Every method of `Registry` and of [`AgentApi`] is one HTTP exchange; `registrar` makes the five verbs of
-//! `Registrar` of them. `drift` compares agent and catalog with what was announced. Agent calls have five connections of their own, so that the renewal
-//! of a TTL never waits for watches. Watches share at most `max_connections` connections; a tenth of them
-//! is kept for questions that are answered at once. Where there are more watches than connections, the
-//! watches share them by shorter waits: see [`WatchLoad`].
+//! `Registrar` of them. `drift` compares agent and catalog with what was announced. Agent calls have five slots of their own,
+//! so that the renewal of a TTL never waits for watches. Watches share at most `max_connections` slots; a tenth of them
+//! is kept for questions that are answered at once. Where there are more watches than slots, the
+//! watches share them by shorter waits: see [`WatchLoad`]. The same happens where the agent takes no more
+//! connections of this address, which it counts over all processes: `pressure`.
 //!
 //! The described behaviour of Consul was observed on 1.8.7; newer versions answer the same questions with
 //! more fields. The module remembers no answers except resolved host names and, in [`Seen`](crate::Seen), what `drift`
@@ -17,10 +18,12 @@ mod api_client;
 mod catalog_watch;
 mod connection;
 mod connection_limit;
+mod connection_pool;
 mod cursor;
 mod dial;
 mod drift;
 mod observe;
+mod pressure;
 mod refusal;
 mod registrar;
 mod stale;
@@ -55,6 +58,9 @@ pub use observe::{Observation, Observer};
 const AGENT_CONNECTIONS: usize = 5;
 /// Agent calls stall for seven seconds while the cluster has no leader, and then succeed.
 const AGENT_CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest wait of a question about the registration while the agent takes no more connections: a report may need the
+/// connection.
+const PRESSED_WAIT: Duration = Duration::from_secs(5);
 /// Consul shortens longer waits to this one.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// A blocking query with a shorter wait would not block.
@@ -68,7 +74,6 @@ pub struct Consul {
     // Locked for a copy or a replacement.
     wait: Mutex<Duration>,
     agent_connections: ConnectionLimit,
-    watch_connections: ConnectionLimit,
     // `None` where `max_connections` is 1.
     read_connections: Option<ConnectionLimit>,
 }
@@ -81,7 +86,7 @@ pub struct WatchLoad {
     /// Watches that wait for a connection. Above 0 for long: there are more watched services than
     /// connections, and changes are seen some seconds late.
     pub waiting: usize,
-    /// The limit: `registry.consul.max_connections`.
+    /// The limit: `registry.consul.max_connections`, or fewer while the agent takes no more connections.
     pub limit: usize,
 }
 
@@ -105,12 +110,11 @@ impl Consul {
     pub fn with_observer(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
         let (watches, reads) = split_connections(config.max_connections);
         Ok(Self {
-            api: ApiClient::new(config, observer)?,
+            api: ApiClient::new(config, watches, observer)?,
             resolver: Resolver::new(),
             datacenter: config.datacenter.clone(),
             wait: Mutex::new(config.wait),
             agent_connections: ConnectionLimit::new(AGENT_CONNECTIONS),
-            watch_connections: ConnectionLimit::new(watches),
             read_connections: (reads > 0).then(|| ConnectionLimit::new(reads)),
         })
     }
@@ -131,13 +135,19 @@ impl Consul {
 
     /// How many of the connections for watches are in use, for a metric.
     pub fn watch_load(&self) -> WatchLoad {
-        let limits = [Some(&self.watch_connections), self.read_connections.as_ref()];
+        let limits = [Some(&self.api.watches), self.read_connections.as_ref()];
         let sum = |of: fn(&ConnectionLimit) -> usize| limits.into_iter().flatten().map(of).sum();
         WatchLoad {
             in_use: sum(ConnectionLimit::in_use),
             waiting: sum(ConnectionLimit::waiting),
-            limit: sum(|connections| connections.limit),
+            limit: sum(ConnectionLimit::limit),
         }
+    }
+
+    /// The wait of a question about the registration.
+    fn agent_wait(&self, wait: Duration) -> Duration {
+        let longest = if self.api.watches.is_pressed() { PRESSED_WAIT } else { LONGEST_WAIT };
+        wait.clamp(SHORTEST_WAIT, longest)
     }
 
     async fn acquire_slot<'a>(
@@ -158,7 +168,8 @@ impl Consul {
         body: Bytes,
         read: fn(&[u8]) -> serde_json::Result<T>,
     ) -> Result<T, Error> {
-        let ask = ApiRequest { operation, method, target, body, timeout: AGENT_CALL_TIMEOUT };
+        let timeout = AGENT_CALL_TIMEOUT;
+        let ask = ApiRequest { operation, method, target, body, can_wait: false, timeout };
         let request = ask.method_and_path();
         self.send_to_agent(ask, |reply| {
             read(&expect_ok(reply, &request)?.body).map_err(|error| malformed(&request, &error))

@@ -1,5 +1,7 @@
 //! The error of an answer with another status than the expected one, and a hint what to do. Pure.
 
+use http::StatusCode;
+
 use super::dial::WRITE_HTTPS;
 use crate::Error;
 
@@ -44,6 +46,12 @@ pub(super) fn refused_error(request: String, status: u16, body: &[u8]) -> Error 
     let hint =
         HINTS.iter().find(|(of, words, _)| *of == status && text.contains(words)).map(|(_, _, hint)| *hint);
     Error::Refused { request, status, text, hint }
+}
+
+/// Whether the answer to a request on a new connection is about the connection: newer versions of Consul send it with the
+/// close that 1.8 makes without a byte.
+pub(super) fn is_connection_limit(status: StatusCode, body: &[u8]) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS && one_line(body).contains("too many concurrent connections")
 }
 
 /// One line of at most [`MAX_TEXT`] characters, without control characters.
@@ -95,6 +103,15 @@ mod tests {
         assert_hint(429, "Your request is rate limited", Some("limits"));
         assert_hint(500, "something new", None);
         assert_hint(418, "", None);
+    }
+
+    #[test]
+    fn the_limit_of_connections_is_told_from_the_limit_of_the_rate() {
+        let said = b"Your IP is issuing too many concurrent connections, please rate limit your calls\n";
+        assert!(is_connection_limit(StatusCode::TOO_MANY_REQUESTS, said));
+        assert!(!is_connection_limit(StatusCode::OK, said));
+        let rate = b"rate limit exceeded, try a different server";
+        assert!(!is_connection_limit(StatusCode::TOO_MANY_REQUESTS, rate));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ::http::HeaderMap;
+use tokio::time::Instant;
 
 use super::{
     Consul, LONGEST_WAIT, SHORTEST_WAIT,
@@ -30,28 +31,15 @@ impl Registry for Consul {
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
-            let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
-            let (ask, slot) = if cursor == Cursor::START {
-                let ask = ApiRequest::get("read", self.health_target(query, consistency, None), READ_TIMEOUT);
-                let connections = self.read_connections.as_ref().unwrap_or(&self.watch_connections);
-                let slot = self.acquire_slot(connections, &ask, wait).await?;
-                (ask, slot)
-            } else {
-                let blocking = |wait| {
-                    let target = self.health_target(query, consistency, Some((cursor, wait)));
-                    ApiRequest::get("watch", target, blocking_timeout(wait))
-                };
-                let slot = self.acquire_slot(&self.watch_connections, &blocking(wait), wait).await?;
-                (blocking(slot.fair_wait(wait).max(SHORTEST_WAIT)), slot)
-            };
-            let request = ask.method_and_path();
-            let (listed, watched) = self
-                .api
-                .send(slot, ask, |reply| {
-                    parse_watch_answer(&expect_ok(reply, &request)?, cursor, consistency, &request)
-                })
-                .await?;
-            Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
+            let (asked_at, wait) = (Instant::now(), wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
+            match self.ask_once(query, cursor, consistency, wait, false).await {
+                // The slot without a connection is gone: the watch waits for its turn on those that there are.
+                Err(Error::ConnectionLimit { open, .. }) if open > 0 => {
+                    let left = wait.saturating_sub(asked_at.elapsed()).max(SHORTEST_WAIT);
+                    self.ask_once(query, cursor, consistency, left, true).await
+                }
+                other => other,
+            }
         })
     }
 
@@ -69,6 +57,38 @@ impl Registry for Consul {
 }
 
 impl Consul {
+    /// One query. `is_in_turn`: it waits for its turn with the blocking ones, also when it would be answered at once.
+    async fn ask_once(
+        &self,
+        query: &Query,
+        cursor: Cursor,
+        consistency: Consistency,
+        wait: Duration,
+        is_in_turn: bool,
+    ) -> Result<WatchAnswer, Error> {
+        let (ask, slot) = if cursor == Cursor::START {
+            let ask = ApiRequest::get("read", self.health_target(query, consistency, None), READ_TIMEOUT);
+            let reads = self.read_connections.as_ref().filter(|_| !is_in_turn);
+            let slot = self.acquire_slot(reads.unwrap_or(&self.api.watches), &ask, wait).await?;
+            (ask, slot)
+        } else {
+            let blocking = |wait| {
+                let target = self.health_target(query, consistency, Some((cursor, wait)));
+                ApiRequest::get("watch", target, blocking_timeout(wait))
+            };
+            let slot = self.acquire_slot(&self.api.watches, &blocking(wait), wait).await?;
+            (blocking(slot.fair_wait(wait).max(SHORTEST_WAIT)), slot)
+        };
+        let request = ask.method_and_path();
+        let (listed, watched) = self
+            .api
+            .send(slot, ask, |reply| {
+                parse_watch_answer(&expect_ok(reply, &request)?, cursor, consistency, &request)
+            })
+            .await?;
+        Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
+    }
+
     /// Only entries with this id are sent: the answers to all sidecars of a service would otherwise grow
     /// with the square of its instances.
     pub(super) async fn fetch_catalog_entry(
@@ -77,7 +97,7 @@ impl Consul {
         cursor: Cursor,
         wait: Duration,
     ) -> Result<WatchAnswer, Error> {
-        let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        let wait = self.agent_wait(wait);
         let (mut options, mut longest) = (Vec::new(), READ_TIMEOUT);
         if cursor != Cursor::START {
             options.extend(blocking_params(cursor, wait));

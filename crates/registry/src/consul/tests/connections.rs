@@ -2,8 +2,10 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     scripted_agent::{AgentAction, health_response, response},
@@ -61,9 +63,157 @@ async fn a_reused_connection_that_breaks_within_an_answer_is_an_error() {
 async fn a_fresh_connection_closed_without_a_byte_is_an_error_that_names_the_limit() {
     let agent = ScriptedAgent::start(|_, _| AgentAction::SendAndClose(Vec::new())).await;
     let error = watch(&client(&agent), 0).await.unwrap_err();
-    assert_eq!((error.label(), agent.requests().len()), ("exchange", 1));
-    let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("http_max_conns_per_client"), "{source}");
+    // Tried once more, because an agent that stops refuses the second one.
+    assert_eq!((error.label(), agent.requests().len()), ("connection_limit", 2));
+    assert!(error.to_string().contains("http_max_conns_per_client"), "{error}");
+}
+
+/// What an agent does with a connection beyond its limit.
+#[derive(Debug, Clone, Copy)]
+enum Beyond {
+    /// Consul 1.8.
+    Closes,
+    /// Newer versions.
+    Says429,
+}
+
+/// An agent that takes `most` connections at a time, answers a blocking query after its wait, and everything else at once.
+/// Resolves with its address, and with a count of the connections that it refused.
+async fn agent_with_limit(most: usize, beyond: Beyond) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, refused) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = refused.clone();
+    tokio::spawn(async move {
+        let slots = Arc::new(tokio::sync::Semaphore::new(most));
+        while let Ok((stream, _)) = listener.accept().await {
+            match slots.clone().try_acquire_owned() {
+                Ok(slot) => _ = tokio::spawn(serve_until_closed(stream, slot)),
+                Err(_) => {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    tokio::spawn(refuse(stream, beyond));
+                }
+            }
+        }
+    });
+    (addr, refused)
+}
+
+async fn refuse(mut stream: tokio::net::TcpStream, beyond: Beyond) {
+    if let Beyond::Says429 = beyond {
+        // After the request, because a reset would take the response away.
+        let _ = stream.read(&mut [0; 4096]).await;
+        let said = "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
+        let _ = stream.write_all(&response(429, &[("Connection", "close")], said)).await;
+    }
+}
+
+async fn serve_until_closed(mut stream: tokio::net::TcpStream, _slot: tokio::sync::OwnedSemaphorePermit) {
+    let mut head = vec![0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut head).await {
+        let text = String::from_utf8_lossy(&head[..read]).into_owned();
+        let wait = text.split_once("wait=").map_or("0s", |(_, rest)| rest.split(' ').next().unwrap());
+        let wait = match wait.strip_suffix("ms") {
+            Some(millis) => Duration::from_millis(millis.parse().unwrap()),
+            None => Duration::from_secs(wait.trim_end_matches('s').parse().unwrap()),
+        };
+        // Closing the connection does not end a query, as in Consul.
+        tokio::time::sleep(wait).await;
+        let answer =
+            if text.starts_with("PUT") { response(200, &[], "") } else { health_response("8", "[]") };
+        if stream.write_all(&answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn client_of(addr: std::net::SocketAddr) -> Arc<Consul> {
+    let address = config::ConsulAddress { tls: false, host: "127.0.0.1".into(), port: addr.port() };
+    let settings = config::ConsulSettings { address, ..config::ConsulSettings::default() };
+    Arc::new(Consul::new(&settings).unwrap())
+}
+
+/// Watches `count` services, each for a few turns of `wait`. Resolves with the number of answers and of errors.
+async fn watch_many(consul: &Arc<Consul>, count: usize, wait: Duration) -> (usize, usize) {
+    let mut watches = tokio::task::JoinSet::new();
+    for number in 0..count {
+        let consul = consul.clone();
+        watches.spawn(async move {
+            let service = query(&format!("service-{number}"));
+            consul.watch(&service, Cursor::at(7), Consistency::Default, wait).await.map(drop)
+        });
+    }
+    let ended = watches.join_all().await;
+    let good = ended.iter().filter(|one| one.is_ok()).count();
+    (good, ended.len() - good)
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_beyond_the_limit_of_the_agent_take_turns_on_the_connections_that_there_are() {
+    for beyond in [Beyond::Closes, Beyond::Says429] {
+        let (addr, refused) = agent_with_limit(3, beyond).await;
+        let consul = client_of(addr);
+        consul.update_check("orders-1", ReportedHealth::Passing, "well").await.unwrap();
+        // Those with a connection keep it for their whole wait, and may leave no time for the others.
+        let (good, _) = watch_many(&consul, 8, Duration::from_secs(60)).await;
+        assert!(good >= 3, "{beyond:?}: {good}");
+        // From now on all get a turn, and none is refused.
+        let before = refused.load(Ordering::SeqCst);
+        assert_eq!(watch_many(&consul, 8, Duration::from_secs(60)).await, (8, 0), "{beyond:?}");
+        assert!(refused.load(Ordering::SeqCst) - before <= 4, "{beyond:?}: {before} before");
+        assert!(refused.load(Ordering::SeqCst) > 0);
+        let load = consul.watch_load();
+        assert!(load.limit <= 4 + 9 && consul.api.pool.open() <= 3, "{load:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_comes_before_watches_where_connections_are_few() {
+    let (addr, _) = agent_with_limit(2, Beyond::Closes).await;
+    let consul = client_of(addr);
+    let watching = {
+        let consul = consul.clone();
+        tokio::spawn(async move {
+            // The first turns are long: nothing was refused yet.
+            let _ = watch_many(&consul, 2, Duration::from_secs(8)).await;
+            watch_many(&consul, 20, Duration::from_secs(600)).await
+        })
+    };
+    while consul.api.pool.open() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..5 {
+        let before = Instant::now();
+        consul.update_check("orders-1", ReportedHealth::Passing, "well").await.unwrap();
+        assert!(before.elapsed() < Duration::from_secs(12), "{:?}", before.elapsed());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    watching.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_with_many_connections_leaves_room_for_one_that_has_none() {
+    let (addr, refused) = agent_with_limit(10, Beyond::Closes).await;
+    let (first, second) = (client_of(addr), client_of(addr));
+    let watching = {
+        let first = first.clone();
+        tokio::spawn(async move {
+            loop {
+                watch_many(&first, 10, Duration::from_secs(40)).await;
+            }
+        })
+    };
+    while first.api.pool.open() < 10 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let error = second.update_check("orders-1", ReportedHealth::Passing, "well").await.unwrap_err();
+    assert_eq!(error.label(), "connection_limit", "a process without a connection is told at once");
+    let from = Instant::now();
+    while second.update_check("orders-1", ReportedHealth::Passing, "well").await.is_err() {
+        assert!(from.elapsed() < Duration::from_secs(180), "the first process keeps all");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(refused.load(Ordering::SeqCst) > 0 && first.api.pool.open() < 10);
+    watching.abort();
 }
 
 #[tokio::test]

@@ -70,3 +70,41 @@ async fn a_registry_that_refuses_the_token_is_reported_until_it_takes_it() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn one_service_that_the_registry_refuses_is_no_outage_of_the_registry() {
+    let registry = DevRegistry::bind(outrigger_net::reserve_addr(), DevRegistryOptions::default())
+        .await
+        .expect("a registry");
+    // The registry answers 500 for a datacenter that it does not know.
+    let process = Process::run(&format!(
+        "registry: {{consul: {{address: \"http://{}\", wait: 1s}}}}\n\
+         upstreams: [{{service: payments}}, {{service: far, datacenter: nope}}]",
+        registry.addr()
+    ))
+    .await;
+    wait::until_true("the service is named in the log", || {
+        process.log().contains("the registry answers for other services and has not answered for this one")
+    })
+    .await;
+    // The other service is confirmed again and again meanwhile.
+    wait::until("two more answers", wait::TIMEOUT, async || {
+        let page = process.admin_get("/metrics").await.text();
+        page.lines().any(|line| {
+            let is_series = line.starts_with("outrigger_table_updates_total{")
+                && line.contains("service=\"payments\"")
+                && line.contains("result=\"unchanged\"");
+            is_series
+                && line
+                    .rsplit(' ')
+                    .next()
+                    .is_some_and(|count| count.parse::<f64>().is_ok_and(|count| count >= 2.0))
+        })
+    })
+    .await;
+    let log = process.log();
+    assert!(!log.contains("no usable answer") && !log.contains("the registry answers again"), "{log}");
+    let page = registry_page(&process).await;
+    assert_eq!(page["error"], Value::Null, "{page}");
+    assert!(page["notes"][0].as_str().unwrap().contains("No path to datacenter"), "{page}");
+}

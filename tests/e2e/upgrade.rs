@@ -6,7 +6,7 @@ use outrigger_tests::{
     client::Client,
     instance::{Answer, ConnectionEnd, Instance, Kill},
     pattern,
-    sidecar::Sidecar,
+    sidecar::{Services, Sidecar},
     wait,
     wire::{Framing, WireError},
 };
@@ -188,4 +188,27 @@ async fn a_stopping_sidecar_ends_its_tunnels_after_the_drain_time() {
     assert_eq!(aborted, 1);
     client.wait_closed().await;
     instance.wait_connection_end(0).await;
+}
+
+#[tokio::test]
+async fn a_service_that_only_a_tunnel_uses_stays_watched_until_the_tunnel_ends() {
+    let (chat, other) =
+        (Instance::scripted("a", |_| Answer::upgrade("websocket")).await, Instance::start("b").await);
+    let services = Services::of("orders", &[&chat]).and("payments", &other, "");
+    let sidecar = Sidecar::start("discovery: {idle: 1s}", &services).await;
+    let mut client = sidecar.client().await;
+    client.send(UPGRADE).await;
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "101");
+    let is_watched = |service: &str| sidecar.proxy.status().iter().any(|cluster| cluster.service == service);
+    // Twice, so that the second time begins after the tunnel's own idle time would have passed.
+    for _ in 0..2 {
+        assert_eq!(sidecar.client().await.get("payments", "/").await.status, 200);
+        assert!(is_watched("payments"));
+        wait::until_true("a service without requests is dropped", || !is_watched("payments")).await;
+        assert!(is_watched("orders"), "its tunnel is open");
+    }
+    client.send("still there").await;
+    assert_received(&mut client, b"still there").await;
+    drop(client);
+    wait::until_true("it is dropped after its tunnel", || !is_watched("orders")).await;
 }

@@ -51,6 +51,17 @@ pub(crate) struct WatchHealth {
     pub(crate) presumed_gone: Option<PresumedGone>,
 }
 
+/// What the last query for a service says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WatchResult {
+    /// The registry has answered, and the query after that has not failed.
+    Answered,
+    /// The first query is not over.
+    Pending,
+    /// The last query has failed.
+    Failing,
+}
+
 impl Service {
     pub(crate) fn new(query: Query) -> Self {
         let watch_health = WatchHealth { known_leader: true, ..WatchHealth::default() };
@@ -119,6 +130,17 @@ impl Service {
             .into_iter()
             .zip(&self.suspect_counts)
             .map(|(reason, count)| (reason, count.load(Relaxed)))
+    }
+
+    /// What the last query says.
+    pub(crate) fn watch_result(&self) -> WatchResult {
+        if self.watch_health.lock().failures > 0 {
+            WatchResult::Failing
+        } else if self.snapshot.load().knowledge == Knowledge::Answered {
+            WatchResult::Answered
+        } else {
+            WatchResult::Pending
+        }
     }
 
     pub(crate) fn watch_health(&self) -> WatchHealth {

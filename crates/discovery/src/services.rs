@@ -14,7 +14,12 @@ use outrigger_registry::Query;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Knowledge, ServiceStatus, WatchReason, clock::now, new_names::NewNames, service::Service};
+use crate::{
+    Knowledge, ServiceStatus, WatchReason,
+    clock::now,
+    new_names::NewNames,
+    service::{Service, WatchResult},
+};
 
 /// Why a service cannot be followed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +60,19 @@ impl FollowError {
             Self::ShuttingDown => "shutting_down",
         }
     }
+}
+
+/// Whether the registry answers for other services than the one of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OtherWatches {
+    /// No other service is watched.
+    None,
+    /// It has answered for one of them, and no query for it has failed since.
+    Answered,
+    /// It has answered for none, and the first query for one of them has neither failed nor been answered.
+    Pending,
+    /// Every query fails.
+    Failing,
 }
 
 /// Every watched service.
@@ -223,6 +241,17 @@ impl Services {
     /// Whether any service is watched.
     pub(crate) fn is_any_watched(&self) -> bool {
         !self.state.lock().slots.is_empty()
+    }
+
+    /// Whether the registry answers for other services than `service`.
+    pub(crate) fn other_watches(&self, service: &Arc<Service>) -> OtherWatches {
+        let state = self.state.lock();
+        let others = state.slots.values().map(|slot| &slot.service).filter(|one| !Arc::ptr_eq(one, service));
+        others.fold(OtherWatches::None, |known, other| match (known, other.watch_result()) {
+            (OtherWatches::Answered, _) | (_, WatchResult::Answered) => OtherWatches::Answered,
+            (OtherWatches::Pending, _) | (_, WatchResult::Pending) => OtherWatches::Pending,
+            (OtherWatches::None | OtherWatches::Failing, WatchResult::Failing) => OtherWatches::Failing,
+        })
     }
 
     /// Every watched service, unordered.

@@ -97,6 +97,11 @@ impl ServiceSeries {
         made.into_iter().map(|result| self.cells.sum(|cells| &cells.stalled[result as usize])).sum()
     }
 
+    /// Requests and tunnels in flight.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.cells.sum(|cells| &cells.in_flight)
+    }
+
     /// Requests that ended for `reason`.
     pub(crate) fn errors(&self, reason: Reason) -> u64 {
         self.cells.sum(|cells| &cells.errors[reason as usize])

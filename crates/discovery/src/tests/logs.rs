@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrigger_registry::Error;
 use tokio::time::{Instant, sleep};
 
 use super::{Rig, list, log_capture::take, settle, unreachable};
@@ -94,4 +95,59 @@ async fn a_made_up_name_is_not_logged() {
     let mut rig = Rig::new();
     let (_follower, _asked) = rig.follow_and_answer("made-up", list(7, &[])).await;
     assert_eq!(take(), Vec::<String>::new());
+}
+
+fn forbidden() -> Error {
+    let (request, text) = ("GET /v1/health/service/bad".into(), "Permission denied".into());
+    Error::Refused { request, status: 403, text, hint: None }
+}
+
+/// Answers every query for five minutes: `good` as it should be, and `bad` with `error`. Returns the warnings.
+async fn warnings_beside_a_good_service(rig: &mut Rig, error: fn() -> Error) -> Vec<String> {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(300) {
+        let asked = rig.next().await;
+        if *asked.query.service == *"bad" {
+            asked.fail(error());
+        } else {
+            let wait = asked.wait;
+            // As a registry does: the first query is answered at once, and the others after their wait.
+            let pause = if asked.cursor.index() == 0 { Duration::ZERO } else { wait };
+            tokio::spawn(async move {
+                sleep(pause).await;
+                asked.answer(list(7, &["a"]));
+            });
+        }
+    }
+    take().into_iter().filter(|line| line.starts_with("WARN") || line.contains("registry answers")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_the_registry_refuses_is_no_outage_of_the_registry() {
+    take();
+    let mut rig = Rig::new();
+    let _followers = [rig.declare("good"), rig.declare("bad")];
+    let lines = warnings_beside_a_good_service(&mut rig, forbidden).await;
+    let [line] = &lines[..] else { panic!("not one line: {lines:?}") };
+    assert!(
+        line.contains("the registry answers for other services") && line.contains("service=bad"),
+        "{line}"
+    );
+    assert!(line.contains("Permission denied"), "{line}");
+    let status = rig.discovery.services();
+    assert_eq!(status.iter().map(|one| one.failures > 0).collect::<Vec<_>>(), [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_refuses_every_service_is_one_outage() {
+    take();
+    let mut rig = Rig::new();
+    let _followers: Vec<_> = (0..20).map(|n| rig.declare(&format!("s{n}"))).collect();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        rig.next().await.fail(forbidden());
+    }
+    let warnings = take().into_iter().filter(|line| line.starts_with("WARN")).collect::<Vec<_>>();
+    let [line] = &warnings[..] else { panic!("not one line: {warnings:?}") };
+    assert!(line.contains("the registry has given no usable answer since the start"), "{line}");
 }

@@ -17,6 +17,8 @@
 //! - **No leader.** From the second error in a row on, or from the first where the registry has never
 //!   answered, each error that another server may not have is followed by one stale read. Each next
 //!   query uses the default consistency again, because a stale watch sees changes some 75 ms later.
+//! - **One service's failure** is not the registry's: a refusal (403, 500, 429), a time-out of another datacenter or a want of
+//!   connections is an outage of the registry only while no other service is answered (`outage.rs`).
 //! - **Suspect answers** are followed by consistent reads: `recheck.rs`.
 //! - **The cached answer** from before a restart is served while the registry is silent: `cached.rs`.
 //! - **Early answers** are rate limited: `rate_limiter.rs`.

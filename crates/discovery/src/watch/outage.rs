@@ -10,34 +10,58 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::{RegistryContact, clock::now};
+use crate::{RegistryContact, clock::now, services::OtherWatches};
 
 /// The end of a shorter outage ends no back-off: back-offs are still short, and a query that fails for
 /// its own reasons must not be repeated with each answer to another query.
 const LONG_OUTAGE: Duration = Duration::from_secs(5);
 
+/// Failures of one service for which the first answers of the others are waited for: about two seconds of back-off.
+const PENDING_FAILURES: u32 = 5;
+
 /// What a failed query says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureScope {
-    /// About the registry as a whole: it is gone, silent, busy or without a leader, refuses the token, or
-    /// one of its files is bad.
+    /// About the registry as a whole: it is gone, silent or without a leader, does not know the token, or one of its files is
+    /// bad; or it answers for no service.
     Registry,
-    /// About this service only: the answer cannot be read.
+    /// About this service only: it is refused, or another datacenter does not answer, while the registry answers for others.
     Service,
+    /// About this service only: the answer cannot be read.
+    Answer,
 }
 
 impl FailureScope {
-    pub(crate) fn of(error: &Error) -> Self {
-        match error {
-            Error::Connect { .. }
-            | Error::Timeout { .. }
-            | Error::Busy { .. }
-            | Error::ConnectionLimit { .. }
-            | Error::Exchange { .. }
-            | Error::Refused { .. }
-            | Error::File { .. } => Self::Registry,
-            Error::Malformed { .. } | Error::TooLarge { .. } => Self::Service,
+    /// The scope of the `failures`th failure in a row of `query`. `others`: what the watches of all other services say. `None`:
+    /// a later failure will tell, because the others may be failing at this moment too, or their first answers are due.
+    pub(crate) fn of(error: &Error, query: &Query, failures: u32, others: OtherWatches) -> Option<Self> {
+        match (error_scope(error, query), others) {
+            (Some(scope), _) => Some(scope),
+            (None, OtherWatches::None) => Some(Self::Registry),
+            (None, _) if failures < 2 => None,
+            (None, OtherWatches::Pending) if failures < PENDING_FAILURES => None,
+            (None, OtherWatches::Answered) => Some(Self::Service),
+            (None, OtherWatches::Pending | OtherWatches::Failing) => Some(Self::Registry),
         }
+    }
+}
+
+/// What an error says by itself. `None`: it may be about one service or about all.
+fn error_scope(error: &Error, query: &Query) -> Option<FailureScope> {
+    // The local servers forward such a query: that they, or the other datacenter, give no answer to it says nothing about the
+    // services of this one.
+    let is_elsewhere = query.datacenter.is_some();
+    match error {
+        Error::Connect { .. } | Error::Exchange { .. } | Error::File { .. } => Some(FailureScope::Registry),
+        Error::Timeout { .. } if !is_elsewhere => Some(FailureScope::Registry),
+        error if error.is_unknown_token() || error.is_no_leader() && !is_elsewhere => {
+            Some(FailureScope::Registry)
+        }
+        Error::Timeout { .. }
+        | Error::Busy { .. }
+        | Error::ConnectionLimit { .. }
+        | Error::Refused { .. } => None,
+        Error::Malformed { .. } | Error::TooLarge { .. } => Some(FailureScope::Answer),
     }
 }
 

@@ -335,27 +335,45 @@ impl Watcher {
         self.context.metrics.count_error(error);
         let (service, text) = (&self.service.query, error_chain(error));
         let answered_ago = self.service.confirmed_ago(now());
-        let scope = FailureScope::of(error);
-        let is_new = self.failure_scope.replace(scope) != Some(scope);
-        let is_logged = match (scope, answered_ago.map(format_coarse_duration)) {
-            _ if !is_new => false,
-            (FailureScope::Registry, _) => self.context.outage.warn_of_failure(error, Some(service)),
-            (FailureScope::Service, Some(answered_ago)) => {
-                warn!(%service, error = text, answered_ago, "the registry's answer cannot be read, going on with its last one");
+        self.service.update_watch_health(|health| {
+            health.error = Some(text.clone());
+            health.failures = self.failures;
+        });
+        let others = self.context.services.other_watches(&self.service);
+        let scope = FailureScope::of(error, service, self.failures, others);
+        let is_new = scope.is_some_and(|scope| self.failure_scope.replace(scope) != Some(scope));
+        let is_logged = match scope {
+            Some(FailureScope::Registry) if is_new => {
+                self.context.outage.warn_of_failure(error, Some(service))
+            }
+            Some(scope) if is_new => {
+                self.warn_of_service_failure(scope, &text, answered_ago);
                 true
             }
-            (FailureScope::Service, None) => {
-                warn!(%service, error = text, "the registry's answer cannot be read, and none was read before");
-                true
-            }
+            _ => false,
         };
         if !is_logged {
             debug!(%service, error = text, "watch failed");
         }
-        self.service.update_watch_health(|health| {
-            health.error = Some(text);
-            health.failures = self.failures;
-        });
+    }
+
+    /// Logs a failure that is about this service only.
+    fn warn_of_service_failure(&self, scope: FailureScope, error: &str, answered_ago: Option<Duration>) {
+        let (service, age) = (&self.service.query, answered_ago.map(format_coarse_duration));
+        match (scope, age) {
+            (FailureScope::Answer, Some(answered_ago)) => {
+                warn!(%service, error, answered_ago, "the registry's answer cannot be read, going on with its last one");
+            }
+            (FailureScope::Answer, None) => {
+                warn!(%service, error, "the registry's answer cannot be read, and none was read before");
+            }
+            (_, Some(answered_ago)) => {
+                warn!(%service, error, answered_ago, "the registry answers for other services and not for this one, going on with its last answer");
+            }
+            (_, None) => {
+                warn!(%service, error, "the registry answers for other services and has not answered for this one");
+            }
+        }
     }
 
     /// Resets the failures after a good answer.
@@ -364,15 +382,22 @@ impl Watcher {
             let gone_for = format_coarse_duration(gone_for);
             info!(service = %self.service.query, gone_for, "the registry answers again");
         }
-        let Some(scope) = self.failure_scope.take() else { return };
-        if scope == FailureScope::Service {
-            info!(service = %self.service.query, failures = self.failures, "answer can be read again");
+        let (scope, failures) = (self.failure_scope.take(), std::mem::take(&mut self.failures));
+        match scope {
+            Some(FailureScope::Service) => {
+                info!(service = %self.service.query, failures, "the registry answers for this service again");
+            }
+            Some(FailureScope::Answer) => {
+                info!(service = %self.service.query, failures, "answer can be read again");
+            }
+            Some(FailureScope::Registry) | None => {}
         }
-        self.failures = 0;
-        self.service.update_watch_health(|health| {
-            health.error = None;
-            health.failures = 0;
-        });
+        if failures > 0 {
+            self.service.update_watch_health(|health| {
+                health.error = None;
+                health.failures = 0;
+            });
+        }
     }
 }
 

@@ -180,8 +180,7 @@ fn families(metrics: &Metrics) -> Vec<(MetricFamily, Vec<&'static str>)> {
     let help = "Seconds from a request's head to the last byte of its response.";
     let all = services.iter().filter_map(|series| duration(series)).collect();
     let duration = family("outrigger_request_duration_seconds", help, MetricType::HISTOGRAM, all);
-    let all =
-        of_services(|series| gauge("service", &series.name, series.cells.sum(|cells| &cells.in_flight)));
+    let all = of_services(|series| gauge("service", &series.name, series.in_flight()));
     let in_flight = family("outrigger_in_flight", "Requests and tunnels in flight.", MetricType::GAUGE, all);
     let all = Reason::ALL.into_iter().filter_map(|reason| {
         let count = metrics.workers.sum(|cells| &cells.refused[reason as usize]);

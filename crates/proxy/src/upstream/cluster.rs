@@ -264,7 +264,14 @@ impl Cluster {
         }
     }
 
-    /// When the last request came, to the second.
+    /// Whether requests or tunnels of it are in flight. The blocks of the workers are read, so that a request costs nothing
+    /// more for it.
+    pub(crate) fn is_in_use(&self) -> bool {
+        // Names without an instance share their cells.
+        self.ever_had_instances() && self.view.load().settings.series.in_flight() > 0
+    }
+
+    /// When the last request came, to the second; or the last tick of the sweep that found one in flight.
     pub(crate) fn last_used_at(&self) -> Instant {
         self.opened_at + Duration::from_secs(self.last_used.load(Relaxed))
     }

@@ -207,13 +207,15 @@ impl ClusterTable {
     }
 
     /// The cluster on demand that makes room in a quota: one that never had an instance before others, then the one with the
-    /// oldest last request.
+    /// oldest last request; those with requests in flight come last.
     fn oldest_on_demand(&self, quota: Quota) -> Option<ClusterKey> {
         let ranked = self.clusters.iter().filter(|(_, one)| !one.cluster.is_declared()).map(|(key, one)| {
-            ((EvictionRank::of(&one.cluster), one.cluster.last_used_at(), one.cluster.opened_at), key)
+            let cluster = &one.cluster;
+            let used = (cluster.is_in_use(), cluster.last_used_at(), cluster.opened_at);
+            ((EvictionRank::of(cluster), used), key)
         });
         let is_in_quota = |rank: EvictionRank| quota == Quota::Services || rank == EvictionRank::NeverListed;
-        let oldest = ranked.filter(|((rank, ..), _)| is_in_quota(*rank)).min_by_key(|(age, _)| *age);
+        let oldest = ranked.filter(|((rank, _), _)| is_in_quota(*rank)).min_by_key(|(age, _)| *age);
         oldest.map(|(_, key)| key.clone())
     }
 }
@@ -540,12 +542,15 @@ impl ClusterManager {
         }
     }
 
-    /// Drops the on-demand clusters without a recent request.
+    /// Drops the on-demand clusters without a recent request and without one in flight, such as a tunnel.
     pub(crate) fn drop_idle(&self, now: Instant) {
         let settings = self.settings.load().discovery;
         let mut table = self.table.lock();
         let before = table.clusters.len();
         table.clusters.retain(|key, ManagedCluster { cluster, task, .. }| {
+            if cluster.is_in_use() {
+                cluster.mark_used(now);
+            }
             let limit = if cluster.ever_had_instances() { settings.idle } else { settings.unknown_ttl };
             let keep = cluster.is_declared() || cluster.idle_for(now) < limit;
             if !keep {

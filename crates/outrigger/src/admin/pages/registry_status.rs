@@ -16,7 +16,8 @@ pub(crate) struct RegistryStatus {
     /// Services that still have the instances from before the restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     remembered: Vec<CachedService>,
-    /// Why the last query failed; with several services, that for the first of them.
+    /// Why the last query failed; with several services, that for the first of them. `null` while one of them is answered: a
+    /// service that the registry refuses is no outage.
     error: Option<String>,
     /// The same as sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -37,7 +38,9 @@ impl RegistryStatus {
         }
         let remembered: Vec<_> =
             with_knowledge(services, Knowledge::Remembered).map(cached_service).collect();
-        let error = services.iter().find_map(|service| service.error.clone());
+        let is_answered = |one: &ServiceStatus| one.knowledge == Knowledge::Answered && one.failures == 0;
+        let any_answered = services.iter().any(is_answered);
+        let error = services.iter().find_map(|service| service.error.clone()).filter(|_| !any_answered);
         let mut notes = Vec::new();
         if let Some((number, _, why)) = summarize(with_knowledge(services, Knowledge::Unasked)) {
             let why = why.map(|error| format!(": {error}")).unwrap_or_default();
@@ -59,9 +62,12 @@ impl RegistryStatus {
         if let Some((number, age, why)) = summarize(failing) {
             let (served, age) = (are_served(number), describe_age(number, age));
             let why = why.unwrap_or("no reason known");
-            notes.push(format!(
-                "{served} from the last answers, {age}; the registry does not answer now: {why}"
-            ));
+            let what = match (any_answered, number) {
+                (false, _) => "does not answer now",
+                (true, 1) => "answers for others and not for it",
+                (true, _) => "answers for others and not for them",
+            };
+            notes.push(format!("{served} from the last answers, {age}; the registry {what}: {why}"));
         }
         let answered = services.iter().all(|service| service.knowledge == Knowledge::Answered);
         Self { answered, remembered, error, notes }
@@ -254,5 +260,12 @@ mod tests {
         assert_eq!((&status["answered"], status.get("remembered")), (&true.into(), None));
         let note = status["notes"][0].as_str().unwrap();
         assert!(note.starts_with("1 service is served from the last answers, 1m old; "), "{note}");
+        // The registry as a whole answers.
+        assert!(note.contains("the registry answers for others and not for it: connect"), "{note}");
+        assert_eq!(status["error"], serde_json::Value::Null);
+        let status = status_json(&[service("orders", Knowledge::Answered, 60_000, 7)]);
+        let note = status["notes"][0].as_str().unwrap();
+        assert!(note.contains("the registry does not answer now: connect"), "{note}");
+        assert!(status["error"].as_str().unwrap().starts_with("connect"), "{status}");
     }
 }

@@ -193,7 +193,10 @@ async fn the_texts_of_errors_are_for_the_local_side_alone() {
     let (network_status, network) = send(&admin.metrics_only, "GET /readyz", &[("host", "pod")]).await;
     assert_eq!(network_status, status);
     assert!(!network.contains("10.9.9.9"), "{network}");
-    assert!(network.contains("the registry does not answer now: see /readyz of the admin side"), "{network}");
+    assert!(
+        network.contains("the registry answers for others and not for it: see /readyz of the admin side"),
+        "{network}"
+    );
 }
 
 #[tokio::test]

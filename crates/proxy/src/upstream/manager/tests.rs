@@ -252,3 +252,35 @@ async fn a_cluster_that_has_ended_is_found_no_more_although_no_other_took_its_pl
     assert_eq!(rig.request("real-3").await, Some(Reason::Drained));
     assert_found_clusters_are_updated(&rig, &names.each_ref());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_with_a_request_in_flight_stays_watched_and_is_evicted_last() {
+    let rig = Rig::new(2, 2, &[]);
+    let name = ServiceName { service: "real-1".into(), tag: None, datacenter: None };
+    let cluster = rig.manager.find_or_open(&name).await.unwrap();
+    assert_eq!(rig.request("real-1").await, None);
+    let settings = cluster.view.load().settings.clone();
+    drop(cluster);
+    let cells = settings.cells(0);
+    cells.inc(&cells.in_flight);
+    assert_eq!(rig.request("real-2").await, None);
+    assert_eq!(rig.request("real-3").await, None);
+    assert_eq!(rig.watched(), ["real-1", "real-3"], "the one with the oldest request is in use");
+
+    let idle = rig.manager.settings.load().discovery.idle;
+    for _ in 0..3 {
+        sleep(idle).await;
+        rig.manager.drop_idle(Instant::now());
+    }
+    assert_eq!(rig.watched(), ["real-1"]);
+    // Its time counts from the end of the request.
+    cells.dec(&cells.in_flight);
+    sleep(idle / 2).await;
+    rig.manager.drop_idle(Instant::now());
+    assert_eq!(rig.watched(), ["real-1"]);
+    sleep(idle / 2).await;
+    rig.manager.drop_idle(Instant::now());
+    // The task of the cluster ends.
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.watched(), Vec::<String>::new());
+}

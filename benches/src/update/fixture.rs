@@ -43,6 +43,7 @@ fn instance(n: u32, name: &str, status: HealthStatus) -> Instance {
             id: format!("{name}-{n:05}").into(),
         },
         addr: Ok((Ipv4Addr::new(10, a, b, c), 8080).into()),
+        named: None,
         tags: Arc::from(["v2".into()]),
         meta: Arc::default(),
         weights: Weights::default(),

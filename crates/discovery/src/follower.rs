@@ -73,9 +73,16 @@ impl Follower {
     }
 
     /// Call this when a request failed because no instance of the service answers: while the registry does
-    /// not answer either, it is asked again within 1 s. Cheap; never waits.
+    /// not answer either, it is asked again within 1 s; and host names are looked up again. Cheap; never waits.
     pub fn request_refresh(&self) {
         self.service.refresh_requested.notify_one();
+        self.request_lookup();
+    }
+
+    /// Call this when an instance that is listed by a host name refuses connections: its name may have other addresses now. It
+    /// is looked up at most once a second. Cheap; never waits.
+    pub fn request_lookup(&self) {
+        self.service.lookup_requested.notify_one();
     }
 
     /// The state of the watch.

@@ -29,6 +29,8 @@ pub(crate) struct Service {
     watch_health: Mutex<WatchHealth>,
     /// Notified when a request fails because no instance of the service answers.
     pub(crate) refresh_requested: Notify,
+    /// Notified when an instance that the registry lists by its host name refuses connections, or none is usable.
+    pub(crate) lookup_requested: Notify,
     ever_had_instances: AtomicBool,
     pub(crate) accepted: AtomicU64,
     pub(crate) unchanged: AtomicU64,
@@ -71,6 +73,7 @@ impl Service {
             changed: watch::Sender::new(0),
             watch_health: Mutex::new(watch_health),
             refresh_requested: Notify::new(),
+            lookup_requested: Notify::new(),
             ever_had_instances: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             unchanged: AtomicU64::new(0),

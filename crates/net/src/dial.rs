@@ -5,12 +5,12 @@ use std::{io, net::SocketAddr, time::Duration};
 use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::{TcpSocket, TcpStream, lookup_host},
-    time::{Instant, timeout},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
-    address::format_host_port,
     fault::{self, Fault, RECENT_CONNECTS},
     files::is_held_back,
 };
@@ -21,11 +21,14 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Sent bytes that stay unacknowledged for this time end the connection: the host is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// An address that is still silent after this time is not waited for before the next one is tried.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(300);
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 #[error("connect to {peer}")]
 pub struct DialError {
-    /// The peer's address, or its host name and port.
+    /// The peer's address.
     pub peer: String,
     /// What failed.
     pub stage: DialStage,
@@ -85,23 +88,88 @@ pub async fn connect_to_instance(
     purpose: Purpose,
     reaches_another: impl FnOnce() -> bool,
 ) -> Result<TcpStream, DialError> {
-    let dialled = bounded(within, dial(addr, purpose == Purpose::Probe)).await;
+    connect_to_any(addr, &[], within, purpose, reaches_another).await
+}
+
+/// As [`connect_to_instance`], to an instance that has the addresses `others` as well, for a host that answers at one of them
+/// only. Each has `within` of its own; see [`first_connected`].
+///
+/// # Errors
+/// The error of `addr`, when there is no connection.
+pub async fn connect_to_any(
+    addr: SocketAddr,
+    others: &[SocketAddr],
+    within: Duration,
+    purpose: Purpose,
+    reaches_another: impl FnOnce() -> bool,
+) -> Result<TcpStream, DialError> {
+    let dialled = match others {
+        [] => dial_instance(addr, within, purpose).await,
+        others => first_connected(addr, others, |addr| dial_instance(addr, within, purpose)).await,
+    };
     let now = Instant::now();
-    if let Ok(stream) = &dialled {
-        RECENT_CONNECTS.record_connected(addr, stream.local_addr().ok().map(|own| own.ip()), now);
-    }
     dialled.map_err(|failed| {
         failed.at(addr.to_string(), |source| RECENT_CONNECTS.judge(addr, source, now, reaches_another))
     })
 }
 
-/// As [`connect`], to a host name or an IP address as text. The addresses of a name are tried in turn.
+async fn dial_instance(addr: SocketAddr, within: Duration, purpose: Purpose) -> Result<TcpStream, Failed> {
+    let stream = bounded(within, dial(addr, purpose == Purpose::Probe)).await?;
+    let own = stream.local_addr().ok().map(|own| own.ip());
+    RECENT_CONNECTS.record_connected(addr, own, Instant::now());
+    Ok(stream)
+}
+
+/// The first connection to `addr` or one of `others`, which are tried in this order: the next one when the one before has failed,
+/// or after 300 ms beside it (RFC 8305 §5, happy eyeballs). So an address that swallows packets uses up its own time only.
 ///
 /// # Errors
-/// When the name has no address, or none of its addresses can be connected to.
-pub async fn connect_host(host: &str, port: u16, within: Duration) -> Result<TcpStream, DialError> {
-    let dialled = bounded(within, dial_host(host, port)).await;
-    dialled.map_err(|failed| failed.at(format_host_port(host, port), Fault::of))
+/// The error of `addr`, when each has failed.
+pub async fn first_connected<T, E, F>(
+    addr: SocketAddr,
+    others: &[SocketAddr],
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    let mut attempts = JoinSet::new();
+    let begin = |attempts: &mut JoinSet<_>, nth: usize, addr| {
+        let attempt = connect(addr);
+        // Contained: the panic is passed on below.
+        attempts.spawn(async move { (nth, attempt.await) });
+    };
+    begin(&mut attempts, 0, addr);
+    let mut next = others.iter().zip(1..).peekable();
+    let mut earliest: Option<(usize, E)> = None;
+    loop {
+        let ended = tokio::select! {
+            ended = attempts.join_next() => ended,
+            () = sleep(NEXT_ADDRESS_AFTER), if next.peek().is_some() => None,
+        };
+        match ended {
+            Some(Ok((_, Ok(connected)))) => return Ok(connected),
+            Some(Ok((nth, Err(error)))) => {
+                let (nth, error) = match earliest.take() {
+                    Some(earlier) if earlier.0 < nth => earlier,
+                    _ => (nth, error),
+                };
+                if attempts.is_empty() && next.peek().is_none() {
+                    return Err(error);
+                }
+                earliest = Some((nth, error));
+            }
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime ends.
+            Some(Err(_)) => std::future::pending().await,
+            None => {}
+        }
+        if let Some((addr, nth)) = next.next() {
+            begin(&mut attempts, nth, *addr);
+        }
+    }
 }
 
 /// What [`DialError`] says, without the peer.
@@ -130,19 +198,6 @@ async fn bounded(
         let source = io::Error::new(io::ErrorKind::TimedOut, format!("not within {within:?}"));
         Err(Failed { stage: DialStage::TimedOut, source })
     })
-}
-
-async fn dial_host(host: &str, port: u16) -> Result<TcpStream, Failed> {
-    let failed = |source| Failed { stage: DialStage::Connect, source };
-    let mut last = None;
-    for addr in lookup_host((host, port)).await.map_err(failed)? {
-        match dial(addr, true).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
-        }
-    }
-    let no_address = || failed(io::Error::new(io::ErrorKind::InvalidInput, "the name has no address"));
-    Err(last.unwrap_or_else(no_address))
 }
 
 async fn dial(addr: SocketAddr, may_use_held_back: bool) -> Result<TcpStream, Failed> {
@@ -213,11 +268,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_name_is_resolved() {
+    async fn an_instance_that_answers_at_another_of_its_addresses_is_connected_to() {
         let bound = crate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let stream = connect_host("localhost", bound.addr.port(), LONG).await.unwrap();
+        let closed = crate::reserve_addr();
+        let stream =
+            connect_to_any(closed, &[closed, bound.addr], LONG, Purpose::Traffic, || false).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), bound.addr);
-        assert!(stream.nodelay().unwrap());
+        let error = connect_to_any(closed, &[closed], LONG, Purpose::Traffic, || false).await.unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    /// What an address of a test does, by its port.
+    async fn scripted(addr: SocketAddr) -> Result<u16, u16> {
+        match addr.port() {
+            1..100 => sleep(LONG).await,
+            _ => sleep(Duration::from_millis(100)).await,
+        }
+        if addr.port().is_multiple_of(2) { Ok(addr.port()) } else { Err(addr.port()) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_address_has_its_own_time() {
+        let addrs = |ports: &[u16]| -> Vec<_> {
+            ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect()
+        };
+        for (ports, expected, millis) in [
+            (&[200][..], Ok(200), 100),
+            // The first one hangs.
+            (&[1, 200], Ok(200), 400),
+            (&[1, 3, 5, 200], Ok(200), 1000),
+            // The first one fails, and the next one does not wait.
+            (&[201, 200], Ok(200), 200),
+            // A late connection is one as well.
+            (&[2, 201], Ok(2), 20_000),
+            (&[201, 1, 203], Err(201), 20_100),
+        ] {
+            let from = tokio::time::Instant::now();
+            let (first, others) = (addrs(&ports[..1])[0], addrs(&ports[1..]));
+            assert_eq!(first_connected(first, &others, scripted).await, expected, "{ports:?}");
+            assert_eq!(from.elapsed().as_millis(), millis, "{ports:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ mod dial;
 mod fault;
 mod files;
 mod inherited;
+mod lookup;
 #[cfg(feature = "testing")]
 mod memory;
 #[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
@@ -26,10 +27,13 @@ pub mod tls;
 pub use accept::{Acceptor, accept_queued};
 pub use address::{AddressError, format_host_port, parse_ip};
 pub use bind::{BACKLOG, BindError, BoundSocket, bind, bind_listen, has_address};
-pub use dial::{DialError, DialStage, Purpose, connect, connect_host, connect_to_instance};
+pub use dial::{
+    DialError, DialStage, Purpose, connect, connect_to_any, connect_to_instance, first_connected,
+};
 pub use fault::{Fault, is_caused_by_own_shortage, is_own_shortage};
 pub use files::{hold_back_files, is_held_back, leave_held_back};
 pub use inherited::{Inherited, InheritedSocket, ListeningSocket};
+pub use lookup::{Addresses, Lookups};
 #[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
 pub use reserved::reserve_addr;
 pub use stream::{ByteCounts, Stream};

@@ -20,7 +20,7 @@ mod self_lookup;
 pub mod testing;
 
 pub use error::Error;
-pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, Unusable};
+pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, NamedHost, Unusable};
 pub use registrar::{Drift, Registrar, Registration, Report, ReportedHealth, Seen};
-pub use registry::{AnswerFuture, Consistency, Cursor, Query, Registry, WatchAnswer};
+pub use registry::{AnswerFuture, Consistency, Cursor, LookupFuture, Query, Registry, WatchAnswer};
 pub use self_lookup::{CatalogPresence, SelfLookup};

@@ -16,6 +16,8 @@ pub struct Instance {
     /// Its address, or the reason why the instance has none that can be used (an impossible port, a host
     /// name that does not resolve).
     pub addr: Result<SocketAddr, Unusable>,
+    /// Where the registry lists a host name: what the address comes from. `None`: it lists an IP address.
+    pub named: Option<Arc<NamedHost>>,
     /// Its tags, in the registry's order.
     pub tags: Arc<[Arc<str>]>,
     /// Its metadata.
@@ -55,6 +57,19 @@ impl Instance {
     pub fn has_tags<T: AsRef<str>>(&self, tags: &[T]) -> bool {
         tags.iter().all(|wanted| self.tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted.as_ref())))
     }
+}
+
+/// A host name that a registry lists as the address of an instance. Each address of the name is an [`Instance`] of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedHost {
+    /// The name.
+    pub host: Arc<str>,
+    /// The id that is listed. The instance of the first address has it.
+    pub id: Arc<str>,
+    /// The port as listed, possible or not.
+    pub port: i64,
+    /// Addresses of the name in the other family (IPv6): probably the same hosts, to be connected to where the address fails.
+    pub fallback: Box<[SocketAddr]>,
 }
 
 /// The identity of an instance: equal ids in two answers are the same instance.

@@ -7,6 +7,9 @@ use crate::{Error, Instance};
 /// A boxed answer, because the registry is chosen at run time. Not used on the path of a request.
 pub type AnswerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
+/// A boxed look-up of host names ([`Registry::look_up_again`]).
+pub type LookupFuture<'a> = Pin<Box<dyn Future<Output = Option<Vec<Instance>>> + Send + 'a>>;
+
 /// The service that a question is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Query {
@@ -89,6 +92,12 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
 
     /// The longest `wait` that a caller should ask for.
     fn longest_wait(&self) -> Duration;
+
+    /// Looks up the host names that `instances` came from, which are sorted by identity, at most once a second for each name.
+    /// Returns all instances with the addresses of now, sorted. `None`: they are the same, or none came from a name.
+    fn look_up_again<'a>(&'a self, _instances: &'a [Instance]) -> LookupFuture<'a> {
+        Box::pin(async { None })
+    }
 
     /// A possible reason for an answer that is empty where instances were expected, for pages and error
     /// bodies. `None`: an empty answer means that there are no instances.

@@ -1,36 +1,48 @@
-//! Resolves the host and port that a registry lists into an address, or into the reason why there is none.
+//! Resolves the host and port that a registry lists into addresses, or into the reason why there is none.
 //!
-//! A name is looked up with every answer, once however many instances carry it. The last result is kept for
-//! two reasons: an address that is still listed stays in use, and a resolver that fails does not remove
-//! instances.
+//! - **All addresses of a name** are used: each is an instance of its own, so that it is balanced, retried and ejected by itself.
+//!   The first has the id that is listed; the others have `#2`, `#3` and so on behind it. An address keeps its id while the name
+//!   has it.
+//! - **Two families.** Where a name has IPv4 and IPv6 addresses, those of IPv6 are most often the same hosts: they are the
+//!   fallback of each IPv4 address ([`NamedHost::fallback`]).
+//! - **When.** A name is looked up with every answer, and when a connection was refused ([`Resolver::resolve_again`]); at most
+//!   once a second, for all instances and services that have it.
+//! - **A resolver that fails or hangs** removes no instance: the last addresses stay for ten minutes. Look-ups have threads of
+//!   their own, so they hold up nothing else.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt, io,
-    net::{IpAddr, SocketAddr},
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::BoxFuture, stream};
-use outrigger_net::parse_ip;
+use futures_util::{StreamExt, stream};
+use outrigger_net::{Addresses, Lookups, parse_ip};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{Instance, Unusable};
+use crate::{Instance, InstanceId, NamedHost, Unusable};
 
+/// Threads for look-ups.
+const LOOKUP_THREADS: usize = 8;
 /// Longest wait for one name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for all names of an answer: its slowest names delay an answer by no more than this.
 const ALL_LOOKUPS_TIMEOUT: Duration = Duration::from_secs(3);
-/// Names that are looked up at the same time: each takes a thread of the blocking pool.
-const MAX_CONCURRENT_LOOKUPS: usize = 32;
+/// Names that are waited for at the same time.
+const MAX_CONCURRENT_LOOKUPS: usize = 64;
+/// Least time between two look-ups of one name.
+const MIN_LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the last address of a name is used when the name cannot be looked up. After this time the
-/// address may belong to another host.
+/// How long the last addresses of a name are used when the name cannot be looked up. After this time they
+/// may belong to other hosts.
 const FALLBACK_TTL: Duration = Duration::from_secs(600);
 /// Most names that are kept.
 const MAX_REMEMBERED: usize = 4096;
+/// Most addresses of a name that are used, of each family: the lowest ones.
+const MAX_ADDRESSES: usize = 64;
 
 /// An instance before its address is resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,51 +55,88 @@ pub(crate) struct UnresolvedInstance {
     pub(crate) instance: Instance,
 }
 
-/// The result of a look-up.
-type LookupResult = Result<IpAddr, Arc<str>>;
+/// The addresses of a name, or why there are none.
+type LookupResult = Result<Arc<NameAddresses>, Arc<str>>;
 
-/// Looks up every address of a name.
-type LookupFn = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
+/// The addresses of a name.
+#[derive(Debug, PartialEq, Eq)]
+struct NameAddresses {
+    /// Those that are used, each at the place of its id. Never empty.
+    used: Vec<IpAddr>,
+    /// Those of the other family, sorted.
+    fallback: Vec<IpAddr>,
+}
 
 /// Resolves names.
 pub(crate) struct Resolver {
-    lookup: Box<LookupFn>,
+    lookups: Lookups,
     // Locked for a map operation, never over an await.
-    last_addresses: Mutex<HashMap<Arc<str>, LastAddress>>,
+    names: Mutex<HashMap<Arc<str>, KnownName>>,
 }
 
-/// The last used address of a name, and when it was last found.
-#[derive(Debug, Clone, Copy)]
-struct LastAddress {
-    ip: IpAddr,
-    found_at: Instant,
+/// What is known of a name.
+#[derive(Debug, Clone)]
+struct KnownName {
+    /// The last addresses, and when they were found.
+    found: Option<(Arc<NameAddresses>, Instant)>,
+    asked_at: Instant,
+    /// Why the last look-up failed.
+    fault: Option<Arc<str>>,
+    /// The last look-up was not over in time: the next one is not waited for again.
+    is_late: bool,
+}
+
+impl KnownName {
+    /// The last addresses, if they may be used at `now`.
+    fn usable(&self, now: Instant) -> Option<&Arc<NameAddresses>> {
+        let (addresses, found_at) = self.found.as_ref()?;
+        (now.duration_since(*found_at) < FALLBACK_TTL).then_some(addresses)
+    }
+
+    fn result(&self, now: Instant) -> LookupResult {
+        let fault = || self.fault.clone().unwrap_or_else(|| "no address".into());
+        self.usable(now).cloned().ok_or_else(fault)
+    }
 }
 
 impl Resolver {
     /// A resolver that asks the system.
     pub(crate) fn new() -> Self {
-        Self::with_lookup(|name| {
-            Box::pin(async move {
-                let found = tokio::net::lookup_host((&*name, 0)).await?;
-                Ok(found.map(|addr| addr.ip()).collect())
-            })
-        })
+        Self::with_lookups(Lookups::new(LOOKUP_THREADS))
     }
 
-    fn with_lookup(
-        ask: impl Fn(Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync + 'static,
-    ) -> Self {
-        Self { lookup: Box::new(ask), last_addresses: Mutex::default() }
+    /// A resolver that asks `lookups`.
+    pub(crate) fn with_lookups(lookups: Lookups) -> Self {
+        Self { lookups, names: Mutex::default() }
     }
 
-    /// Fills in every address.
+    /// Fills in every address; an instance with several becomes several.
     pub(crate) async fn resolve(&self, listed: Vec<UnresolvedInstance>) -> Vec<Instance> {
         let names = self.look_up_all(collect_host_names(&listed)).await;
-        let with_address = |UnresolvedInstance { host, port, instance }| Instance {
-            addr: socket_addr(&host, port, &names),
-            ..instance
-        };
-        listed.into_iter().map(with_address).collect()
+        listed.into_iter().flat_map(|one| one.with_addresses(&names)).collect()
+    }
+
+    /// Looks the host names of `instances`, which are sorted by identity, up again. `None`: their addresses are the same.
+    pub(crate) async fn resolve_again(&self, instances: &[Instance]) -> Option<Vec<Instance>> {
+        let (mut resolved, mut listed) = (Vec::new(), Vec::new());
+        for instance in instances {
+            match &instance.named {
+                None => resolved.push(instance.clone()),
+                // The others come from the first one.
+                Some(named) if named.id != instance.id.id => {}
+                Some(named) => listed.push(UnresolvedInstance {
+                    host: named.host.clone(),
+                    port: named.port,
+                    instance: instance.clone(),
+                }),
+            }
+        }
+        if listed.is_empty() {
+            return None;
+        }
+        resolved.extend(self.resolve(listed).await);
+        resolved.sort_by(|a, b| a.id.cmp(&b.id));
+        (resolved != instances).then_some(resolved)
     }
 
     async fn look_up_all(&self, names: Vec<Arc<str>>) -> BTreeMap<Arc<str>, LookupResult> {
@@ -95,7 +144,6 @@ impl Resolver {
         stream::iter(names)
             .map(|name| async move {
                 let found = self.look_up_one(&name, until).await;
-                let found = self.choose_address(&name, found);
                 (name, found)
             })
             .buffer_unordered(MAX_CONCURRENT_LOOKUPS)
@@ -103,41 +151,132 @@ impl Resolver {
             .await
     }
 
-    async fn look_up_one(&self, name: &Arc<str>, last: Instant) -> Result<Vec<IpAddr>, Arc<str>> {
-        let until = last.min(Instant::now() + LOOKUP_TIMEOUT);
-        match timeout_at(until, (self.lookup)(name.clone())).await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => Err(error.to_string().into()),
-            Err(_) => Err("the resolver did not answer in time".into()),
-        }
+    async fn look_up_one(&self, name: &Arc<str>, last: Instant) -> LookupResult {
+        let now = Instant::now();
+        let known = self.names.lock().get(name).cloned();
+        let patience = match &known {
+            Some(known) if now.duration_since(known.asked_at) < MIN_LOOKUP_INTERVAL && !known.is_late => {
+                return known.result(now);
+            }
+            Some(known) if known.is_late && known.usable(now).is_some() => Duration::ZERO,
+            _ => LOOKUP_TIMEOUT,
+        };
+        let found = timeout_at(last.min(now + patience), self.lookups.look_up(name)).await;
+        self.record(name, found.ok(), now)
     }
 
-    /// The address to use, which depends on the last used one.
-    fn choose_address(&self, name: &Arc<str>, found: Result<Vec<IpAddr>, Arc<str>>) -> LookupResult {
+    /// Records the end of a look-up that began at `asked_at`; `None`: it was not over in time. Returns what is to be used.
+    fn record(&self, name: &Arc<str>, found: Option<Addresses>, asked_at: Instant) -> LookupResult {
         let now = Instant::now();
-        let mut last = self.last_addresses.lock();
-        let before = last.get(name).copied();
-        match found.and_then(|found| prefer_address(&found, before).ok_or_else(|| "no address".into())) {
-            Ok(ip) => {
-                if last.len() >= MAX_REMEMBERED {
-                    last.retain(|_, known| now.duration_since(known.found_at) < FALLBACK_TTL);
-                }
-                if last.len() < MAX_REMEMBERED || before.is_some() {
-                    last.insert(name.clone(), LastAddress { ip, found_at: now });
-                }
-                Ok(ip)
+        let mut names = self.names.lock();
+        let before = names.get(name).and_then(|known| known.usable(now)).cloned();
+        let is_late = found.is_none();
+        let found = found.unwrap_or_else(|| Err("the resolver did not answer in time".into()));
+        let found = found.and_then(|found| {
+            let used = NameAddresses::choose(&found, before.as_deref());
+            used.ok_or_else(|| "the name has no address".into())
+        });
+        let mut known = KnownName { found: None, asked_at, fault: None, is_late };
+        match found {
+            Ok(addresses) => known.found = Some((Arc::new(addresses), now)),
+            Err(fault) => {
+                known.fault = Some(fault);
+                known.found = names.get(name).and_then(|known| known.found.clone());
             }
-            Err(reason) => before
-                .filter(|known| now.duration_since(known.found_at) < FALLBACK_TTL)
-                .map(|known| known.ip)
-                .ok_or(reason),
         }
+        let result = known.result(now);
+        if names.len() >= MAX_REMEMBERED {
+            names.retain(|_, known| now.duration_since(known.asked_at) < FALLBACK_TTL);
+        }
+        if names.len() < MAX_REMEMBERED || names.contains_key(name) {
+            names.insert(name.clone(), known);
+        }
+        result
     }
 }
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("names", &self.last_addresses.lock().len()).finish_non_exhaustive()
+        f.debug_struct("Resolver").field("names", &self.names.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl NameAddresses {
+    /// The addresses to use. IPv4 first: a name with both families is most often reachable only by IPv4 inside a cluster.
+    /// `None`: there are none.
+    fn choose(found: &[IpAddr], before: Option<&Self>) -> Option<Self> {
+        let (mut used, mut fallback): (Vec<_>, Vec<_>) = found.iter().partition(|ip| ip.is_ipv4());
+        if used.is_empty() {
+            std::mem::swap(&mut used, &mut fallback);
+        }
+        for family in [&mut used, &mut fallback] {
+            family.sort_unstable();
+            family.truncate(MAX_ADDRESSES);
+        }
+        let before = before.map_or(&[][..], |before| &before.used);
+        let used = keep_places(before, &used);
+        (!used.is_empty()).then_some(Self { used, fallback })
+    }
+}
+
+/// `found`, each address at the place that it has in `before`. New ones take the free places, then the last ones do, so that none
+/// stays free.
+fn keep_places(before: &[IpAddr], found: &[IpAddr]) -> Vec<IpAddr> {
+    let mut new = found.iter().filter(|ip| !before.contains(ip)).copied();
+    let mut places: Vec<_> =
+        before.iter().map(|ip| if found.contains(ip) { Some(*ip) } else { new.next() }).collect();
+    places.extend(new.map(Some));
+    while let Some(free) = places.iter().position(Option::is_none) {
+        let last = places.pop().flatten();
+        if free < places.len() {
+            places[free] = last;
+        }
+    }
+    places.into_iter().flatten().collect()
+}
+
+impl UnresolvedInstance {
+    /// The instance without a look-up: a host name becomes 0.0.0.0.
+    pub(crate) fn without_look_up(self) -> Instance {
+        let Self { host, port, instance } = self;
+        let addr = listed_addr(&host, port).unwrap_or_else(|| {
+            usable_port(port).map(|port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
+        });
+        Instance { addr, ..instance }
+    }
+
+    /// The instance once for each of its addresses; once without one.
+    fn with_addresses(self, names: &BTreeMap<Arc<str>, LookupResult>) -> Vec<Instance> {
+        let Self { host, port, mut instance } = self;
+        let found = names.get(&host);
+        let fallback = match found {
+            Some(Ok(addresses)) => &addresses.fallback[..],
+            _ => &[],
+        };
+        let named = found.is_some().then(|| {
+            let id = match &instance.named {
+                Some(named) => named.id.clone(),
+                None => instance.id.id.clone(),
+            };
+            let fallback = fallback.iter().filter_map(|ip| socket_addr(*ip, port).ok()).collect();
+            Arc::new(NamedHost { host: host.clone(), id, port, fallback })
+        });
+        instance.named.clone_from(&named);
+        let addrs: Vec<_> = match (listed_addr(&host, port), found) {
+            (Some(addr), _) => vec![addr],
+            (None, Some(Ok(addresses))) => addresses.used.iter().map(|ip| socket_addr(*ip, port)).collect(),
+            (None, Some(Err(reason))) => {
+                let unresolved = Unusable::Unresolved { host, reason: reason.clone() };
+                vec![usable_port(port).and(Err(unresolved))]
+            }
+            (None, None) => vec![usable_port(port).and(Err(Unusable::NoAddress))],
+        };
+        let with_addr = |(place, addr): (usize, Result<SocketAddr, Unusable>)| {
+            let base = named.as_ref().map_or(&instance.id.id, |named| &named.id);
+            let id = if place == 0 { base.clone() } else { format!("{base}#{}", place + 1).into() };
+            Instance { id: InstanceId { id, ..instance.id.clone() }, addr, ..instance.clone() }
+        };
+        addrs.into_iter().enumerate().map(with_addr).collect()
     }
 }
 
@@ -153,96 +292,30 @@ fn is_host_name(host: &str) -> bool {
     !host.is_empty() && parse_ip(host, 0).is_none()
 }
 
-/// The last used address while it is still listed, because a resolver that rotates its list must not move
-/// an instance each time. Else an IPv4 address where there is one: a name with both families is most often
-/// reachable only by IPv4 inside a cluster.
-fn prefer_address(found: &[IpAddr], before: Option<LastAddress>) -> Option<IpAddr> {
-    let same = before.map(|known| known.ip).filter(|ip| found.contains(ip));
-    same.or_else(|| found.iter().find(|ip| ip.is_ipv4()).or(found.first()).copied())
+fn usable_port(port: i64) -> Result<u16, Unusable> {
+    u16::try_from(port).ok().filter(|port| *port != 0).ok_or(Unusable::Port(port))
 }
 
-fn socket_addr(
-    host: &Arc<str>,
-    port: i64,
-    names: &BTreeMap<Arc<str>, LookupResult>,
-) -> Result<SocketAddr, Unusable> {
-    let port = u16::try_from(port).ok().filter(|port| *port != 0).ok_or(Unusable::Port(port))?;
-    let addr = match (parse_ip(host, port), names.get(host)) {
-        (Some(Ok(addr)), _) => addr,
-        (Some(Err(error)), _) => {
-            return Err(Unusable::Address { host: host.clone(), reason: error.to_string().into() });
-        }
-        (None, Some(Ok(ip))) => SocketAddr::new(ip.to_canonical(), port),
-        (None, Some(Err(reason))) => {
-            return Err(Unusable::Unresolved { host: host.clone(), reason: reason.clone() });
-        }
-        (None, None) => return Err(Unusable::NoAddress),
-    };
+/// The address and port to connect to, when `host` is an IP address.
+fn listed_addr(host: &Arc<str>, port: i64) -> Option<Result<SocketAddr, Unusable>> {
+    let found = parse_ip(host, 0)?
+        .map_err(|error| Unusable::Address { host: host.clone(), reason: error.to_string().into() });
+    Some(usable_port(port).and_then(|port| {
+        let mut addr = found?;
+        addr.set_port(port);
+        specified(addr)
+    }))
+}
+
+fn socket_addr(ip: IpAddr, port: i64) -> Result<SocketAddr, Unusable> {
+    specified(SocketAddr::new(ip.to_canonical(), usable_port(port)?))
+}
+
+fn specified(addr: SocketAddr) -> Result<SocketAddr, Unusable> {
     // 0.0.0.0 stands for every address of the host that registered it; a connection to it from here would
     // reach this machine.
     if addr.ip().is_unspecified() { Err(Unusable::NoAddress) } else { Ok(addr) }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use super::*;
-
-    /// A resolver that finds these for `name`, one after the other, and then nothing.
-    fn resolver_with_answers<const N: usize>(answers: [&[&str]; N]) -> Resolver {
-        let parse = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
-        let answers = Mutex::new(answers.map(parse).into_iter().collect::<VecDeque<_>>());
-        Resolver::with_lookup(move |_| {
-            let next = answers.lock().pop_front();
-            Box::pin(async move { next.ok_or_else(|| io::Error::other("no resolver")) })
-        })
-    }
-
-    async fn look_up(resolver: &Resolver) -> LookupResult {
-        resolver.look_up_all(vec!["name".into()]).await.remove("name").unwrap()
-    }
-
-    fn found(ip: &str) -> LookupResult {
-        Ok(ip.parse().unwrap())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_address_that_is_still_listed_stays_in_use_in_any_order() {
-        let resolver = resolver_with_answers([
-            &["::1", "10.0.0.1", "10.0.0.2"],
-            &["10.0.0.2", "10.0.0.1"],
-            &["10.0.0.2"],
-        ]);
-        for expected in ["10.0.0.1", "10.0.0.1", "10.0.0.2"] {
-            assert_eq!(look_up(&resolver).await, found(expected));
-        }
-        assert_eq!(look_up(&resolver_with_answers([&["::2", "::1"]])).await, found("::2"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_last_address_stays_for_ten_minutes_when_the_resolver_fails() {
-        let resolver = resolver_with_answers([&["10.0.0.1"], &[]]);
-        for _ in 0..3 {
-            assert_eq!(look_up(&resolver).await, found("10.0.0.1"));
-        }
-        tokio::time::sleep(FALLBACK_TTL).await;
-        assert_eq!(look_up(&resolver).await, Err("no resolver".into()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_resolver_that_hangs_delays_an_answer_by_one_second() {
-        let resolver = Resolver::with_lookup(|_| Box::pin(std::future::pending()));
-        let from = Instant::now();
-        assert!(look_up(&resolver).await.unwrap_err().contains("in time"));
-        assert_eq!(from.elapsed(), LOOKUP_TIMEOUT);
-    }
-
-    #[tokio::test]
-    async fn the_number_of_kept_names_is_bounded() {
-        let resolver = Resolver::with_lookup(|_| Box::pin(async { Ok(vec![IpAddr::from([10, 0, 0, 1])]) }));
-        let names = (0..MAX_REMEMBERED + 100).map(|n| format!("name-{n}").into()).collect();
-        assert_eq!(resolver.look_up_all(names).await.len(), MAX_REMEMBERED + 100);
-        assert_eq!(resolver.last_addresses.lock().len(), MAX_REMEMBERED);
-    }
-}
+mod tests;

@@ -232,6 +232,7 @@ impl StoredInstance {
         Instance {
             id: InstanceId { datacenter: self.datacenter, node: self.node, id: self.id },
             addr: Ok(self.addr),
+            named: None,
             tags: self.tags.into(),
             meta: Arc::new(self.meta),
             weights: Weights { passing: passing.max(1), warning },

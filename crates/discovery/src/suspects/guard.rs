@@ -296,6 +296,7 @@ impl MassLossGuard {
             serving += 1;
             while listed.next_if(|listed| listed.id < one.id).is_some() {}
             match listed.peek().filter(|listed| listed.id == one.id) {
+                None if is_still_named(one, answer.instances) => {}
                 None => gone.push(one),
                 Some(listed) if listed.node_lost => lost.push(one),
                 Some(_) => {}
@@ -394,6 +395,15 @@ impl Suspect {
             }
         }
     }
+}
+
+/// Whether the registry still lists the host name that the instance comes from: the name has lost an address, and the registry
+/// nothing.
+fn is_still_named(one: &Instance, listed: &[Instance]) -> bool {
+    one.named.as_ref().is_some_and(|named| {
+        let first = InstanceId { id: named.id.clone(), ..one.id.clone() };
+        first != one.id && find(listed, &first).is_some()
+    })
 }
 
 #[cfg(test)]

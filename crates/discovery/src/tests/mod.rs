@@ -5,6 +5,7 @@ mod contact;
 mod limits;
 mod log_capture;
 mod logs;
+mod lookup;
 mod metrics;
 mod outages;
 mod recheck;

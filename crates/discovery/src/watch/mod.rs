@@ -21,13 +21,16 @@
 //!   connections is an outage of the registry only while no other service is answered (`outage.rs`).
 //! - **Suspect answers** are followed by consistent reads: `recheck.rs`.
 //! - **The cached answer** from before a restart is served while the registry is silent: `cached.rs`.
+//! - **Host names** that the registry lists are looked up again when their addresses refuse connections: `lookup.rs`.
 //! - **Early answers** are rate limited: `rate_limiter.rs`.
 
 mod admit;
 mod cached;
 mod contact_check;
 mod context;
+mod lookup;
 mod outage;
+mod publish;
 mod rate_limiter;
 mod recheck;
 mod watcher;

@@ -19,11 +19,13 @@ use super::{
     admit::{Candidate, Current, Verdict, admit},
     cached::CachedFallback,
     context::WatchContext,
+    lookup::look_up_on_request,
     outage::FailureScope,
+    publish::publish,
     rate_limiter::{AnswerKind, RateLimiter},
     recheck::SuspectRecheck,
 };
-use crate::{Knowledge, Snapshot, WatchReason, clock::now, service::Service, suspects::ReviewedAnswer};
+use crate::{Knowledge, WatchReason, clock::now, service::Service, suspects::ReviewedAnswer};
 
 /// Spreads the queries of many services, at the start and when an outage ends. On-demand services start
 /// without it, because a request waits for the answer.
@@ -97,7 +99,14 @@ impl Watcher {
 
     /// Runs until `stop`, which drops a query in flight.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        stop.run_until_cancelled(self.watch()).await;
+        let (context, service) = (self.context.clone(), self.service.clone());
+        let watch = async {
+            tokio::select! {
+                () = self.watch() => {}
+                never = look_up_on_request(&context, &service) => match never {},
+            }
+        };
+        stop.run_until_cancelled(watch).await;
     }
 
     async fn watch(&mut self) {
@@ -300,34 +309,7 @@ impl Watcher {
     }
 
     fn publish(&self, instances: Arc<[Instance]>, now: Instant) {
-        let was_known = self.service.ever_had_instances();
-        self.service.accepted.fetch_add(1, Relaxed);
-        let snapshot = self.service.publish(instances, now);
-        if !was_known && self.service.ever_had_instances() {
-            self.context.services.mark_known(&self.service.query);
-        }
-        if let Some(cache) = &self.context.cache {
-            cache.record_change(&self.service);
-        }
-        self.log_change(&snapshot);
-    }
-
-    fn log_change(&self, snapshot: &Snapshot) {
-        let service = &self.service.query;
-        if !self.service.ever_had_instances() {
-            debug!(%service, "the registry knows no such service");
-            return;
-        }
-        let counts = snapshot.counts();
-        info!(
-            %service,
-            version = snapshot.version,
-            passing = counts.passing,
-            warning = counts.warning,
-            critical = counts.critical,
-            maintenance = counts.maintenance,
-            "service changed"
-        );
+        publish(&self.context, &self.service, instances, now);
     }
 
     /// Counts an error, puts it into the status, and logs it when it is new.

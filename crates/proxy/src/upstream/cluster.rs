@@ -439,6 +439,13 @@ impl Cluster {
         self.follower.request_refresh();
     }
 
+    /// Notes that an endpoint takes no connections: the name that the registry lists for it may have another address now.
+    pub(crate) fn note_connect_failure(&self, endpoint: &Endpoint) {
+        if endpoint.named.is_some() {
+            self.follower.request_lookup();
+        }
+    }
+
     /// The refusal of a request without an endpoint to pick. `first_answer`: the setting `discovery.first_answer`.
     pub(crate) fn refuse_pick(&self, first_answer: Duration) -> Refusal {
         self.request_refresh();

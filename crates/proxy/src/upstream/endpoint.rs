@@ -10,13 +10,13 @@ use std::{
 };
 
 use outrigger_config as config;
-use outrigger_net::{Purpose, connect_to_instance};
+use outrigger_net::{DialError, Purpose, connect_to_any};
 use outrigger_policy::{
     Outcome,
     outlier_detection::{EjectionState, EndpointStats, LossEvent, stall::Stall},
 };
-use outrigger_registry::InstanceId;
-use tokio::time::Instant;
+use outrigger_registry::{InstanceId, NamedHost};
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     metrics::{
@@ -35,6 +35,8 @@ use crate::{
 pub(crate) struct Endpoint {
     pub(crate) id: InstanceId,
     pub(crate) addr: SocketAddr,
+    /// The host name that the address comes from, with addresses to connect to where this one fails.
+    pub(crate) named: Option<Arc<NamedHost>>,
     pub(crate) create_index: u64,
     pub(crate) pool: ConnectionPool<Box<Exchange>>,
     /// The results of its attempts; the cluster's detector reads them.
@@ -95,6 +97,7 @@ impl Endpoint {
         Self {
             id,
             addr,
+            named: None,
             create_index,
             pool: ConnectionPool::new(workers),
             stats: EndpointStats::new(now),
@@ -108,6 +111,22 @@ impl Endpoint {
             refused: AtomicBool::new(false),
             permits: Permits::new(max_permits(policy)),
         }
+    }
+
+    /// The same of a host name.
+    pub(crate) fn with_name(self, named: Option<Arc<NamedHost>>) -> Self {
+        Self { named, ..self }
+    }
+
+    /// A new connection to the instance, at any of its addresses. `reaches_another`: as for [`connect_to_any`].
+    pub(crate) async fn dial(
+        &self,
+        within: Duration,
+        purpose: Purpose,
+        reaches_another: impl FnOnce() -> bool,
+    ) -> Result<TcpStream, DialError> {
+        let others = self.named.as_ref().map_or(&[][..], |named| &named.fallback);
+        connect_to_any(self.addr, others, within, purpose, reaches_another).await
     }
 
     /// Changes the most requests in flight. Permits beyond it stay with their requests.
@@ -228,7 +247,7 @@ impl Endpoint {
         Some(idle)
     }
 
-    /// A new connection, made within `timeout`. `reaches_another`: as of [`connect_to_instance`].
+    /// A new connection, made within `timeout`. `reaches_another`: as of [`connect_to_any`].
     pub(crate) async fn connect(
         &self,
         cells: &Block<ServiceCells>,
@@ -241,8 +260,8 @@ impl Endpoint {
             let detail = format!("{} on node {}: pool.max_connections are open", self.id.id, self.id.node);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        let connected = connect_to_instance(self.addr, timeout, Purpose::Traffic, reaches_another).await;
-        let stream = connected.map_err(|error| CheckoutError {
+        let dialled = self.dial(timeout, Purpose::Traffic, reaches_another).await;
+        let stream = dialled.map_err(|error| CheckoutError {
             outcome: connect_outcome(&error),
             detail: connect_detail(&error),
         })?;
@@ -306,6 +325,25 @@ mod tests {
         drop(second);
         assert!(waiting.remove(0).await.is_ok());
         assert_eq!(endpoint.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_connected_to_at_another_address_of_its_name() {
+        let bound = outrigger_net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (id, policy) = (endpoint(1).0.id.clone(), endpoint(1).1);
+        let at = |addr, fallback: &[SocketAddr]| {
+            let (host, listed) = ("orders.example".into(), id.id.clone());
+            let named = NamedHost { host, id: listed, port: 80, fallback: fallback.into() };
+            let now = Instant::now().into_std();
+            Endpoint::new(id.clone(), addr, 1, 1, &policy, now).with_name(Some(Arc::new(named)))
+        };
+        let closed = outrigger_net::reserve_addr();
+        let found =
+            at(closed, &[closed, bound.addr]).dial(Duration::from_secs(20), Purpose::Traffic, || false).await;
+        assert_eq!(found.unwrap().peer_addr().unwrap(), bound.addr);
+        let error =
+            at(closed, &[]).dial(Duration::from_secs(20), Purpose::Traffic, || false).await.unwrap_err();
+        assert_eq!(connect_outcome(&error), Outcome::ConnectRefused);
     }
 
     #[tokio::test]

@@ -90,6 +90,9 @@ impl Lease {
         }
         cells.record_attempt(outcome);
         endpoint.note_outcome(outcome);
+        if matches!(outcome, Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout) {
+            cluster.note_connect_failure(endpoint);
+        }
         if let (Some(_), Some(given_at)) = (outcome.status(), end.given_at) {
             endpoint.stall.record_response();
             cluster.peak_latency.record(now - given_at);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_net::{Purpose, connect_to_instance};
+use outrigger_net::Purpose;
 use outrigger_policy::{Outcome, Sent, circuit_breaker::BreakerState, outlier_detection::FailureAttribution};
 use outrigger_registry::InstanceId;
 use outrigger_task::essential;
@@ -53,9 +53,7 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let mut timeouts = 0;
     let within = settings.policy.connect_timeout;
     while timeouts < 2 {
-        let connected =
-            connect_to_instance(endpoint.addr, within, Purpose::Probe, || cluster.serves_besides(&endpoint))
-                .await;
+        let connected = endpoint.dial(within, Purpose::Probe, || cluster.serves_besides(&endpoint)).await;
         let Err(error) = connected else { break };
         let outcome = connect_outcome(&error);
         let now = Instant::now();
@@ -83,15 +81,14 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
 /// Tries a connection to an ejected endpoint, and closes it at once.
 async fn probe_ejected(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let within = cluster.view.load().settings.policy.connect_timeout;
-    let connected = match connect_to_instance(endpoint.addr, within, Purpose::Probe, || {
-        cluster.serves_besides(&endpoint)
-    })
-    .await
-    {
+    let connected = match endpoint.dial(within, Purpose::Probe, || cluster.serves_besides(&endpoint)).await {
         Ok(_) => true,
         // The sidecar's own shortage says nothing about the instance; the detector asks again.
         Err(error) if connect_outcome(&error) == Outcome::Resource => return,
-        Err(_) => false,
+        Err(_) => {
+            cluster.note_connect_failure(&endpoint);
+            false
+        }
     };
     let settings = cluster.view.load().settings.clone();
     if cluster.ejector.report_probe(settings.policy.outlier.as_ref(), &endpoint, connected) {

@@ -135,17 +135,24 @@ impl Reconciler {
         }
         for ListedAddress { addr, newest, others, weight, last_resort_weight } in addresses.into_sorted() {
             let endpoint = match take_known(&mut before, &newest.id, &mut left) {
-                Some(old) if old.addr == addr && old.create_index == newest.create_index => old,
+                Some(old)
+                    if old.addr == addr
+                        && old.create_index == newest.create_index
+                        && old.named == newest.named =>
+                {
+                    old
+                }
                 other => {
                     replaced.extend(other);
-                    Arc::new(Endpoint::new(
+                    let endpoint = Endpoint::new(
                         newest.id.clone(),
                         addr,
                         newest.create_index,
                         self.workers,
                         &settings.policy,
                         now,
-                    ))
+                    );
+                    Arc::new(endpoint.with_name(newest.named.clone()))
                 }
             };
             self.known.push(endpoint.clone());

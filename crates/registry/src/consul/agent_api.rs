@@ -51,7 +51,8 @@ pub trait AgentApi: fmt::Debug + Send + Sync + 'static {
     ) -> AnswerFuture<'a, Option<AgentService>>;
 
     /// What callers find under the name and id of `registration`, on any agent; blocks as
-    /// [`Registry::watch`](crate::Registry::watch) does. The catalog may lack what the agent holds.
+    /// [`Registry::watch`](crate::Registry::watch) does. The catalog may lack what the agent holds. Host names are not looked up: their
+    /// addresses are 0.0.0.0.
     fn catalog_entry<'a>(
         &'a self,
         registration: &'a Registration,

@@ -1,65 +1,131 @@
 //! Opens connections to the agent.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use outrigger_config::{ConsulAddress, ConsulSettings, Tls};
 use outrigger_net::{
-    Stream, connect_host,
+    Lookups, Stream, connect, first_connected, parse_ip,
     tls::{self, TlsError, TlsFault, TlsFiles},
 };
-use tokio::time::{Instant, timeout_at};
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Error;
 
-/// Longest wait for a connection, TLS included.
+/// Longest wait for a connection to one address, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for the addresses of the agent's name. Then those of before are used.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The agent's address and the TLS settings for it.
 pub(super) struct Dialer {
     pub(super) address: ConsulAddress,
     tls: Option<Tls>,
+    /// Look-ups of the agent's name alone: those of instances, which may hang, never come before them.
+    lookups: Lookups,
+    // Locked for a read or a replacement, never over an await.
+    known: Mutex<KnownAddresses>,
+}
+
+/// What was found of the agent's name.
+#[derive(Debug, Default)]
+struct KnownAddresses {
+    /// By the last look-up that succeeded.
+    found: Arc<[IpAddr]>,
+    /// The address of the last connection. It is tried first.
+    last: Option<IpAddr>,
+    /// The last look-up was not over in time: the next one is not waited for again.
+    is_late: bool,
 }
 
 impl Dialer {
     /// Checks that the TLS files can be used now.
     pub(super) fn new(config: &ConsulSettings) -> Result<Self, Error> {
+        Self::with_lookups(config, Lookups::new(1))
+    }
+
+    /// As [`Dialer::new`], with this resolver.
+    pub(super) fn with_lookups(config: &ConsulSettings, lookups: Lookups) -> Result<Self, Error> {
         let tls = config.address.tls.then(|| config.tls.clone());
         if let Some(tls) = &tls {
             let files = TlsFiles::read_blocking(tls).map_err(file_error)?;
             tls::client_config(tls, &files).map_err(file_error)?;
             tls::server_name(tls, &config.address.host).map_err(file_error)?;
         }
-        Ok(Self { address: config.address.clone(), tls })
+        Ok(Self { address: config.address.clone(), tls, lookups, known: Mutex::default() })
     }
 
-    /// A new connection.
+    /// A new connection, to the first address of the agent's name that accepts one. Each has its own time.
     pub(super) async fn connect(&self) -> Result<Stream, Error> {
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
-        timeout_at(deadline, self.open_stream(deadline)).await.unwrap_or_else(|_| {
-            let source = io::Error::new(io::ErrorKind::TimedOut, format!("not within {CONNECT_TIMEOUT:?}"));
-            Err(self.connect_error(source))
-        })
+        let (first, others) = self.addresses().await?;
+        let tls = match &self.tls {
+            None => None,
+            Some(tls) => {
+                // The files are read for every connection, so that rotated certificates need no restart.
+                let files = TlsFiles::read(tls).await.map_err(file_error)?;
+                let config = tls::client_config(tls, &files).map_err(file_error)?;
+                let name = tls::server_name(tls, &self.address.host).map_err(file_error)?;
+                Some((Arc::new(config), name))
+            }
+        };
+        let open = |addr: SocketAddr| {
+            let tls = tls.clone();
+            async move {
+                let deadline = Instant::now() + CONNECT_TIMEOUT;
+                let stream = connect(addr, CONNECT_TIMEOUT).await.map_err(|error| error.source)?;
+                let Some((config, name)) = tls else { return Ok((addr, Stream::from(stream))) };
+                let handshake = timeout_at(deadline, Stream::connect_tls(stream, config, name)).await;
+                let stream = handshake.unwrap_or_else(|_| Err(silent_handshake())).map_err(with_hint)?;
+                Ok((addr, stream))
+            }
+        };
+        let connected = first_connected(first, &others, open).await;
+        let (addr, stream) = connected.map_err(|error| self.connect_error(error))?;
+        self.known.lock().last = Some(addr.ip());
+        Ok(stream)
+    }
+
+    /// The addresses of the agent, that of the last connection first; those of an earlier look-up where the name cannot be
+    /// looked up now.
+    async fn addresses(&self) -> Result<(SocketAddr, Vec<SocketAddr>), Error> {
+        let ConsulAddress { host, port, .. } = &self.address;
+        if let Some(listed) = parse_ip(host, *port) {
+            let addr = listed.map_err(|error| self.connect_error(io::Error::other(error)))?;
+            return Ok((addr, Vec::new()));
+        }
+        let patience = {
+            let known = self.known.lock();
+            if known.is_late && !known.found.is_empty() { Duration::ZERO } else { LOOKUP_TIMEOUT }
+        };
+        let found = timeout(patience, self.lookups.look_up(host)).await;
+        let mut known = self.known.lock();
+        known.is_late = found.is_err();
+        let fault = match found {
+            Ok(Ok(found)) => {
+                known.found = found;
+                "the name has no address".into()
+            }
+            Ok(Err(reason)) => reason,
+            Err(_) => "the resolver did not answer in time".into(),
+        };
+        let mut addrs: Vec<_> = known.found.iter().map(|ip| SocketAddr::new(*ip, *port)).collect();
+        // A stable sort: the others keep the resolver's order.
+        addrs.sort_by_key(|addr| Some(addr.ip()) != known.last);
+        let mut addrs = addrs.into_iter();
+        match addrs.next() {
+            Some(first) => Ok((first, addrs.collect())),
+            None => Err(self.connect_error(io::Error::other(format!("look up {host:?}: {fault}")))),
+        }
     }
 
     /// The error of a connection to this agent.
     pub(super) fn connect_error(&self, source: io::Error) -> Error {
         Error::Connect { address: self.address.to_string(), source }
-    }
-
-    async fn open_stream(&self, deadline: Instant) -> Result<Stream, Error> {
-        let ConsulAddress { host, port, .. } = &self.address;
-        let stream = connect_host(host, *port, CONNECT_TIMEOUT)
-            .await
-            .map_err(|error| self.connect_error(error.source))?;
-        let Some(tls) = &self.tls else { return Ok(stream.into()) };
-        // The files are read for every connection, so that rotated certificates need no restart.
-        let files = TlsFiles::read(tls).await.map_err(file_error)?;
-        let config = tls::client_config(tls, &files).map_err(file_error)?;
-        let name = tls::server_name(tls, host).map_err(file_error)?;
-        let handshake = timeout_at(deadline, Stream::connect_tls(stream, Arc::new(config), name)).await;
-        handshake
-            .unwrap_or_else(|_| Err(silent_handshake()))
-            .map_err(|error| self.connect_error(with_hint(error)))
     }
 
     /// What to do when the first connection ended before a byte of the answer, beside what else it may mean.

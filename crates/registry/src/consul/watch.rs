@@ -13,8 +13,8 @@ use super::{
     cursor, expect_ok, malformed, wire,
 };
 use crate::{
-    AnswerFuture, Consistency, Cursor, Error, Query, Registration, Registry, WatchAnswer,
-    resolve::UnresolvedInstance,
+    AnswerFuture, Consistency, Cursor, Error, Instance, LookupFuture, Query, Registration, Registry,
+    WatchAnswer, resolve::UnresolvedInstance,
 };
 
 /// Reads stall for seven seconds while the cluster has no leader, before they fail.
@@ -41,6 +41,10 @@ impl Registry for Consul {
                 other => other,
             }
         })
+    }
+
+    fn look_up_again<'a>(&'a self, instances: &'a [Instance]) -> LookupFuture<'a> {
+        Box::pin(self.resolver.resolve_again(instances))
     }
 
     fn longest_wait(&self) -> Duration {
@@ -110,7 +114,9 @@ impl Consul {
         let judge =
             |reply| parse_watch_answer(&expect_ok(reply, &request)?, cursor, Consistency::Default, &request);
         let (listed, watched) = self.send_to_agent(ask, judge).await?;
-        Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
+        // A resolver must not hold up what keeps the registration.
+        let instances = listed.into_iter().map(UnresolvedInstance::without_look_up).collect();
+        Ok(WatchAnswer { instances, ..watched })
     }
 
     fn health_target(

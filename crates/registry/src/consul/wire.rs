@@ -171,6 +171,7 @@ impl RawHealthEntry {
         let instance = Instance {
             id,
             addr: Err(Unusable::NoAddress),
+            named: None,
             tags: service.tags.into(),
             meta: Arc::new(service.meta),
             weights: service.weights.clamp_weights(),

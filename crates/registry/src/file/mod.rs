@@ -23,8 +23,8 @@ use tracing::{info, warn};
 
 use self::table::ServiceTable;
 use crate::{
-    AnswerFuture, Consistency, Cursor, Error, Query, Registry, WatchAnswer, file_version::FileVersion,
-    resolve::Resolver,
+    AnswerFuture, Consistency, Cursor, Error, Instance, LookupFuture, Query, Registry, WatchAnswer,
+    file_version::FileVersion, resolve::Resolver,
 };
 
 /// How often a watch checks for a change.
@@ -140,6 +140,10 @@ impl Registry for FileRegistry {
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move { Ok(self.wait_for_change(query, cursor, wait).await) })
+    }
+
+    fn look_up_again<'a>(&'a self, instances: &'a [Instance]) -> LookupFuture<'a> {
+        Box::pin(self.resolver.resolve_again(instances))
     }
 
     fn longest_wait(&self) -> Duration {

@@ -91,6 +91,7 @@ fn unresolved_instance(entry: &StaticInstance, life: u64) -> UnresolvedInstance 
     let instance = Instance {
         id,
         addr: Err(Unusable::NoAddress),
+        named: None,
         tags: entry.tags.iter().map(|tag| Arc::from(tag.as_str())).collect(),
         meta: Arc::new(entry.meta.clone()),
         weights: entry.weights,

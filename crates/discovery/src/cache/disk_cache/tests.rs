@@ -26,6 +26,7 @@ fn instance(id: &str) -> Instance {
     Instance {
         id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.into() },
         addr: Ok(([10, 0, 0, 1], 80).into()),
+        named: None,
         tags: Arc::from(["v2".into()]),
         meta: Arc::new([("k".to_owned(), "\u{fc}\"\n".to_owned())].into()),
         weights: Weights { passing: 3, warning: 0 },
@@ -457,6 +458,7 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
     let one = ("[a-z]{1,8}", any::<[u8; 16]>(), any::<(u16, u64, u16, bool)>(), status, vec(".*", 0..3));
     let one = one.prop_map(|(id, ip, (port, life, weight, lost), status, words)| Instance {
         addr: Ok((ip, port).into()),
+        named: None,
         tags: words.iter().map(|word| word.as_str().into()).collect(),
         meta: Arc::new(words.into_iter().map(|word| (word.clone(), word)).collect()),
         weights: Weights { passing: weight.max(1), warning: weight },

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use outrigger_registry::{HealthStatus, testing};
+use outrigger_registry::{HealthStatus, NamedHost, testing};
 use proptest::{
     collection::{btree_map, vec},
     prelude::*,
@@ -554,4 +554,19 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_address_that_a_listed_name_has_lost_is_no_loss_of_the_registry() {
+    let named = |n: u8| {
+        let (host, listed) = ("db.example".into(), id(1).id);
+        let named = NamedHost { host, id: listed, port: 80, fallback: Box::default() };
+        Instance { named: Some(Arc::new(named)), ..instance(n, HealthStatus::Passing) }
+    };
+    let mut case = Case::new(vec![named(1), named(2), named(3)]);
+    assert_eq!(case.answer(&[named(1)]).suspected, None);
+    assert_eq!(case.known(), [1]);
+    // The registry itself lists the name no more.
+    let mut case = Case::new(vec![named(1), named(2), named(3)]);
+    assert_eq!(case.answer(&[]).suspected, Some((SuspectReason::Empty, 3)));
 }

@@ -3,6 +3,7 @@
 mod connections;
 mod errors;
 mod golden;
+mod names;
 mod registration;
 mod scripted_agent;
 mod secure;

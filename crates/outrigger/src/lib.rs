@@ -5,6 +5,7 @@
 //!
 //! It carries no request (`outrigger_proxy` does) and decides nothing about one (`outrigger_policy` does).
 
+mod activation;
 mod admin;
 pub mod app;
 pub mod cmd;

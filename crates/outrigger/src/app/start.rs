@@ -9,7 +9,7 @@ use outrigger_proxy::Workers;
 use outrigger_task::essential;
 use prometheus::register_int_counter_with_registry;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     App,
@@ -52,6 +52,7 @@ impl App {
         from: StartFrom,
     ) -> Result<Self, StartError> {
         limits::raise_open_files();
+        let is_after_another = from.is_after_another;
         let metrics = telemetry::new_metrics_registry()?;
         let app_starts = register_int_counter_with_registry!(
             "outrigger_app_starts_total",
@@ -68,7 +69,11 @@ impl App {
         let settings = LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() };
         Box::pin(running.apply(settings)).await?;
         for addr in running.components.inherited.close() {
-            info!(%addr, "no setting names this address, on which another process listened: its socket is closed here");
+            if is_after_another {
+                info!(%addr, "no setting names this address of the earlier process, not listening there");
+            } else {
+                warn!(%addr, "no setting names this address of a socket of the process manager, not listening there");
+            }
         }
         let reloads = {
             let running = running.clone();

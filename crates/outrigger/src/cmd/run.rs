@@ -14,7 +14,7 @@ use super::{
     settings::SettingsFlags,
 };
 use crate::{
-    App,
+    App, activation,
     app::{StartFrom, proxy_workers},
     handover::{self, Endpoint, NoPlace, Place, Predecessor},
     process, registry,
@@ -54,13 +54,19 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode, CommandError> {
+    // Before there is another thread.
+    let given = activation::given_sockets().map_err(|error| CommandError::running(error_chain(&error)))?;
+    if arguments.replace && given.is_some() {
+        let why = "--replace: the listening sockets are those of a process manager (LISTEN_FDS), restart the sidecar instead";
+        return Err(CommandError::Settings(format!("outrigger: {why}")));
+    }
     let environment = Environment::from_process();
     let loaded = arguments.settings.load(&environment)?;
     let logs = telemetry::init_logging(&loaded.config.log);
     for warning in &loaded.warnings {
         warn!(%warning, "settings");
     }
-    let inputs = StartInputs { loaded, source: arguments.settings.config_source(&environment), logs };
+    let inputs = StartInputs { loaded, source: arguments.settings.config_source(&environment), logs, given };
     if arguments.app.is_empty() {
         run_on_runtime(run_without_app(inputs, arguments.replace)).map(|()| ExitCode::SUCCESS)
     } else {
@@ -73,9 +79,16 @@ struct StartInputs {
     loaded: LoadedConfig,
     source: Option<ConfigSource>,
     logs: Option<LogControl>,
+    /// The sockets of a process manager.
+    given: Option<Inherited>,
 }
 
 impl StartInputs {
+    /// A start with the sockets of a process manager, where there are some.
+    fn start_from_given(&mut self) -> StartFrom {
+        StartFrom { inherited: self.given.take().unwrap_or_default(), is_after_another: false }
+    }
+
     /// The app is not probed before it has started.
     async fn start(self, from: StartFrom) -> Result<App, CommandError> {
         info!(version = VERSION, commit = COMMIT, "outrigger starts");
@@ -97,7 +110,7 @@ impl StartInputs {
 }
 
 /// Runs a sidecar for an app that is started by other means.
-async fn run_without_app(inputs: StartInputs, replace: bool) -> Result<(), CommandError> {
+async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<(), CommandError> {
     let mut signals = listen_for_termination()?;
     // SIGHUP does not kill the process any more, not even when the terminal closes.
     let mut hangup = unix::signal(SignalKind::hangup()).map_err(signal_error)?;
@@ -117,7 +130,8 @@ async fn run_without_app(inputs: StartInputs, replace: bool) -> Result<(), Comma
             (app, endpoint)
         }
         None => {
-            let app = inputs.start(StartFrom::default()).await?;
+            let from = inputs.start_from_given();
+            let app = inputs.start(from).await?;
             app.take_place();
             (app, None)
         }
@@ -223,11 +237,12 @@ async fn reload_on_hangup(app: &App, hangup: &mut unix::Signal) -> Infallible {
 }
 
 /// Runs a sidecar and its app: the app starts after the sidecar and ends before it.
-async fn run_with_app(inputs: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
+async fn run_with_app(mut inputs: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
     // Before the start, so that no signal is lost meanwhile.
     let caught = process::CaughtSignals::catch().map_err(signal_error)?;
     let is_token_chosen = inputs.loaded.origins.is_set("app.consul_token");
-    let app = inputs.start(StartFrom::default()).await?;
+    let from = inputs.start_from_given();
+    let app = inputs.start(from).await?;
     process::warn_of_inherited_token(&app.config(), is_token_chosen);
     let code = process::supervise(&app, command, caught).await;
     app.skip_waits();

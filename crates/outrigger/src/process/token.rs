@@ -1,9 +1,11 @@
-//! The sidecar's Consul token in the environment of the app.
+//! What the app does not get of the sidecar's environment: its Consul token, and the sockets of a process manager.
 
 use std::ffi::{OsStr, OsString};
 
 use outrigger_config::{Config, ConsulSettings, InheritedToken, Registry, Token};
 use tracing::warn;
+
+use crate::activation;
 
 const TOKEN: &str = "CONSUL_HTTP_TOKEN";
 /// The variables that name a file with the token.
@@ -11,14 +13,12 @@ const TOKEN_FILES: [&str; 2] = ["CONSUL_HTTP_TOKEN_FILE", "OUTRIGGER_TOKEN_FILE"
 
 /// The variables that the app does not get.
 pub(super) fn dropped_variables(config: &Config) -> Vec<OsString> {
-    match config.app.consul_token {
-        InheritedToken::Pass => Vec::new(),
-        InheritedToken::Drop => {
-            let mut names = variables_with_token(config, std::env::vars_os());
-            names.extend(variables_with_token_file(config, std::env::vars_os()));
-            names
-        }
+    let mut names: Vec<_> = activation::VARIABLES.map(OsString::from).into();
+    if config.app.consul_token == InheritedToken::Drop {
+        names.extend(variables_with_token(config, std::env::vars_os()));
+        names.extend(variables_with_token_file(config, std::env::vars_os()));
     }
+    names
 }
 
 /// The variables that name the file with the token: those of the settings, and each one with the path in use.

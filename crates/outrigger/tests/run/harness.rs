@@ -1,7 +1,8 @@
 //! A sidecar around an app, a registry for it, and waits that have a bound.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
@@ -129,6 +130,17 @@ impl SidecarBuilder {
         self
     }
 
+    /// Where the app sends its requests.
+    pub(crate) fn outbound_addr(&self) -> SocketAddr {
+        loopback(self.outbound)
+    }
+
+    /// Starts it as a process manager does that holds `socket`, for the process `pid` (`$$`: the sidecar).
+    pub(crate) fn with_socket(mut self, socket: &TcpListener, pid: &str) -> Self {
+        self.command = with_socket(&self.command, socket, pid);
+        self
+    }
+
     /// Runs another program as app.
     pub(crate) fn with_app(mut self, app: &[&str]) -> Self {
         self.app = app.iter().map(ToString::to_string).collect();
@@ -164,6 +176,21 @@ fn run_command(dir: &Path) -> Command {
     command.env("XDG_STATE_HOME", dir).env_remove("STATE_DIRECTORY");
     command.stdin(Stdio::null());
     command
+}
+
+fn with_socket(command: &Command, socket: &TcpListener, pid: &str) -> Command {
+    let script =
+        format!("export LISTEN_PID={pid} LISTEN_FDS=1 LISTEN_FDNAMES=outbound; exec \"$@\" 3<&0 0</dev/null");
+    let mut started = Command::new("sh");
+    started.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => started.env(name, value),
+            None => started.env_remove(name),
+        };
+    }
+    started.stdin(OwnedFd::from(socket.try_clone().unwrap()));
+    started
 }
 
 fn spawn(mut command: Command, log: &Path) -> Child {
@@ -205,6 +232,13 @@ impl RunningSidecar {
         command.arg("--replace");
         let log = format!("{}-2", self.log);
         let child = spawn(command, &self.path(&log));
+        Self { child, log, dir: self.dir.clone(), ..*self }
+    }
+
+    /// Starts it again as a process manager does that holds `socket`.
+    pub(crate) fn next_run(&self, socket: &TcpListener) -> Self {
+        let log = format!("{}-2", self.log);
+        let child = spawn(with_socket(&run_command(self.dir.path()), socket, "$$"), &self.path(&log));
         Self { child, log, dir: self.dir.clone(), ..*self }
     }
 

@@ -3,11 +3,12 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use outrigger_devregistry::DevRegistry;
 use rustix::process::Signal;
+use tokio::time::Instant;
 
 use crate::harness::{RunningSidecar, SidecarBuilder, registry, send_request, wait_until};
 

@@ -16,6 +16,7 @@ mod dial;
 mod fault;
 mod files;
 mod inherited;
+mod interfaces;
 mod lookup;
 #[cfg(feature = "testing")]
 mod memory;
@@ -33,6 +34,7 @@ pub use dial::{
 pub use fault::{Fault, is_caused_by_own_shortage, is_own_shortage};
 pub use files::{hold_back_files, is_held_back, leave_held_back};
 pub use inherited::{Inherited, InheritedSocket, ListeningSocket};
+pub use interfaces::{InterfaceAddress, has_interface, own_addresses};
 pub use lookup::{Addresses, Lookups};
 #[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
 pub use reserved::reserve_addr;

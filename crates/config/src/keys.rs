@@ -36,7 +36,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     service {
         name port address id tags meta
         weights { passing warning }
-        health { http tcp interval timeout }
+        health { address http tcp interval timeout }
         deregister_after
     }
     registry {

@@ -147,7 +147,7 @@ pub(crate) fn path(text: &str) -> Result<String, InvalidValue> {
     if valid {
         return Ok(text.to_owned());
     }
-    let hint = "write a path, as /healthz; the app is always asked on the loopback address and its own port";
+    let hint = "write a path, as /healthz; the app is asked on its own port, at health.address or a loopback address";
     Err(InvalidValue::new("is not a path", hint))
 }
 

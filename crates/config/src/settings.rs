@@ -129,6 +129,7 @@ impl SettingList {
             Probe::Http(path) => self.text("service.health.http", path),
             Probe::Tcp => self.text("service.health.tcp", true),
         }
+        self.text_if_some("service.health.address", service.health.address.as_ref());
         self.text("service.health.interval", format_duration(service.health.interval));
         self.text("service.health.timeout", format_duration(service.health.timeout));
         self.text("service.deregister_after", format_duration(service.deregister_after));

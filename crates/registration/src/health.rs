@@ -1,27 +1,25 @@
 //! Probes the local app, one probe at a time, and publishes the health when it changes. [`crate::report`] sends it
 //! to the registry.
 
-use std::{
-    future::Future,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use outrigger_config::{Health, Probe};
-use outrigger_net::{Fault, has_address, is_caused_by_own_shortage};
+use outrigger_net::{format_host_port, is_caused_by_own_shortage};
 use outrigger_registry::ReportedHealth;
-use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
-use crate::{http_client, status::RegistrationState};
+use crate::{
+    app_address::{AppAddress, AppFinder, LOOPBACK_ADDRESSES, NoConnection},
+    http_client,
+    status::RegistrationState,
+};
 
 /// From the begin of one probe to the next while the app starts, that is, until its first healthy probe.
 const STARTUP_INTERVAL: Duration = Duration::from_millis(500);
@@ -36,10 +34,6 @@ const UNKNOWN_AFTER: Duration = crate::identity::TTL;
 /// Probes that must have failed so, where they are rarer.
 const MIN_UNKNOWN_PROBES: u32 = 3;
 
-/// The loopback addresses, in the order in which they are tried. An app may listen on only one of them.
-pub(crate) const LOOPBACK_ADDRESSES: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-
 /// The result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProbeResult {
@@ -51,12 +45,12 @@ pub(crate) struct ProbeResult {
 /// Probes the app. Never returns: its task is aborted. `None` in the channel: no probe has ended yet.
 pub(crate) async fn run_probes(
     settings: Health,
-    port: u16,
+    app: AppAddress,
     results: watch::Sender<Option<ReportedHealth>>,
     state: RegistrationState,
 ) {
     let pause = probe_pause(settings.interval, settings.timeout);
-    let prober = Prober { settings, port, answered_at: Mutex::new(None) };
+    let prober = Prober { settings, app: AppFinder::new(app) };
     probe_repeatedly(pause, results, &state, || prober.probe()).await;
 }
 
@@ -141,66 +135,39 @@ pub fn health_label(health: ReportedHealth) -> &'static str {
 /// What probes share.
 struct Prober {
     settings: Health,
-    port: u16,
-    /// The loopback address at which the app last answered.
-    answered_at: Mutex<Option<IpAddr>>,
-}
-
-/// No connection to one address of the app, so the other one is tried.
-pub(crate) struct NoConnection {
-    ip: IpAddr,
-    why: String,
-    /// `None`: the machine does not have the address, so no app listens there.
-    fault: Option<Fault>,
-}
-
-impl NoConnection {
-    pub(crate) fn new(addr: SocketAddr, fault: Fault, source: &io::Error) -> Self {
-        let fault = has_address(addr.ip()).then_some(fault);
-        Self { ip: addr.ip(), why: format!("connect to {addr}: {source}"), fault }
-    }
+    app: AppFinder,
 }
 
 impl Prober {
-    /// One probe of both loopback addresses, within one time-out.
+    /// One probe of all addresses of the app, within one time-out.
     async fn probe(&self) -> ProbeResult {
-        let (port, limit) = (self.port, self.settings.timeout);
-        timeout(limit, self.probe_loopback())
+        let (port, limit) = (self.app.address.port, self.settings.timeout);
+        timeout(limit, self.probe_addresses())
             .await
             .unwrap_or_else(|_| critical(format!("no answer on port {port} within {limit:?}")))
     }
 
-    async fn probe_loopback(&self) -> ProbeResult {
+    async fn probe_addresses(&self) -> ProbeResult {
         let limit = self.settings.timeout;
-        let mut refused = Vec::new();
-        for ip in LOOPBACK_ADDRESSES {
-            let addr = SocketAddr::new(ip, self.port);
-            let found = match &self.settings.probe {
+        let found = self.app.find(|addr| async move {
+            match &self.settings.probe {
                 Probe::Tcp => probe_tcp(addr, limit).await,
-                Probe::Http(path) => probe_http(addr, path, limit).await,
-            };
-            match found {
-                Ok(finding) => {
-                    *self.answered_at.lock() = Some(ip);
-                    return finding;
-                }
-                Err(no_connection) => refused.push(no_connection),
+                Probe::Http(path) => probe_http(addr, &self.host_field(addr), path, limit).await,
             }
+        });
+        match found.await {
+            Ok(result) => result,
+            Err(not_found) if not_found.is_news => critical(not_found.why),
+            Err(not_found) => no_news(not_found.why),
         }
-        let why = refused.iter().map(|one| one.why.as_str()).collect::<Vec<_>>().join("; ");
-        if is_news(&refused, *self.answered_at.lock()) { critical(why) } else { no_news(why) }
     }
-}
 
-/// Whether these failures say that the app does not listen. The address at which it last answered decides; before its first
-/// answer, or where that is not known, a shortage at either address leaves the question open.
-pub(crate) fn is_news(refused: &[NoConnection], answered_at: Option<IpAddr>) -> bool {
-    match refused.iter().find(|one| Some(one.ip) == answered_at) {
-        Some(there) => there.fault == Some(Fault::Peer),
-        None => {
-            let any = |fault| refused.iter().any(|one| one.fault == Some(fault));
-            let has_no_address = refused.iter().all(|one| one.fault.is_none());
-            (any(Fault::Peer) || has_no_address) && !any(Fault::OwnShortage)
+    /// The `Host` of a request to `addr`: the host that is configured, `localhost` for a loopback address, or else the address.
+    fn host_field(&self, addr: SocketAddr) -> String {
+        match &self.settings.address {
+            Some(host) => format_host_port(host, addr.port()),
+            None if LOOPBACK_ADDRESSES.contains(&addr.ip()) => format_host_port("localhost", addr.port()),
+            None => addr.to_string(),
         }
     }
 }
@@ -212,9 +179,14 @@ async fn probe_tcp(addr: SocketAddr, limit: Duration) -> Result<ProbeResult, NoC
     Ok(ProbeResult { health: Some(ReportedHealth::Passing), detail: format!("{addr} accepts connections") })
 }
 
-async fn probe_http(addr: SocketAddr, path: &str, limit: Duration) -> Result<ProbeResult, NoConnection> {
+async fn probe_http(
+    addr: SocketAddr,
+    host: &str,
+    path: &str,
+    limit: Duration,
+) -> Result<ProbeResult, NoConnection> {
     let request = Request::get(path)
-        .header(header::HOST, format!("localhost:{}", addr.port()))
+        .header(header::HOST, host)
         .header(header::USER_AGENT, concat!("outrigger-health/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
         .body(Full::<Bytes>::default());
@@ -267,11 +239,12 @@ mod tests {
     use super::*;
 
     fn settings(probe: Probe) -> Health {
-        Health { probe, interval: Duration::from_secs(2), timeout: Duration::from_secs(10) }
+        Health { probe, timeout: Duration::from_secs(10), ..Health::default() }
     }
 
     async fn probe(settings: &Health, port: u16) -> ProbeResult {
-        Prober { settings: settings.clone(), port, answered_at: Mutex::new(None) }.probe().await
+        let app = AppFinder::new(AppAddress { port, only: None, registered: None });
+        Prober { settings: settings.clone(), app }.probe().await
     }
 
     /// An app that answers every request with `status`; bound to `ip`.
@@ -344,39 +317,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_fault_of_this_side_is_no_news_of_the_app() {
-        use Fault::{OwnShortage, Peer, UnreachableFromHere};
-        let [v4, v6] = LOOPBACK_ADDRESSES;
-        for (faults, answered_at, news) in [
-            ([Peer, Peer], None, true),
-            ([OwnShortage, OwnShortage], None, false),
-            ([OwnShortage, Peer], None, false),
-            ([Peer, OwnShortage], None, false),
-            // The app listens at neither address that can be connected to.
-            ([Peer, UnreachableFromHere], None, true),
-            ([UnreachableFromHere, UnreachableFromHere], None, false),
-            // Where it answered before, it cannot be asked now.
-            ([UnreachableFromHere, Peer], Some(v4), false),
-            ([OwnShortage, Peer], Some(v4), false),
-            ([Peer, UnreachableFromHere], Some(v6), false),
-            ([Peer, OwnShortage], Some(v4), true),
-            ([Peer, UnreachableFromHere], Some(v4), true),
-        ] {
-            let refused = [(v4, faults[0]), (v6, faults[1])];
-            let refused =
-                refused.map(|(ip, fault)| NoConnection { ip, why: String::new(), fault: Some(fault) });
-            assert_eq!(is_news(&refused, answered_at), news, "{faults:?}, {answered_at:?}");
+    #[tokio::test]
+    async fn an_app_that_listens_on_its_own_address_alone_is_found_and_asked_by_that_name() {
+        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let hosts = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = hosts.clone();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                let read = socket.read(&mut head).await.unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..read]).to_ascii_lowercase();
+                let host = head.lines().find_map(|line| line.strip_prefix("host: ").map(str::to_owned));
+                seen.lock().unwrap().extend(host);
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        });
+        let own = || Some("127.0.0.2".to_owned());
+        for (only, registered) in [(None, own()), (own(), None), (own(), Some("127.0.0.3".to_owned()))] {
+            for kind in [Probe::Tcp, Probe::Http("/".into())] {
+                let settings = Health { address: only.clone(), ..settings(kind) };
+                let app = AppAddress { port, only: only.clone(), registered: registered.clone() };
+                let finding = Prober { settings, app: AppFinder::new(app) }.probe().await;
+                assert_eq!(finding.health, Some(ReportedHealth::Passing), "{finding:?}");
+                assert!(finding.detail.contains("127.0.0.2"), "{finding:?}");
+            }
         }
-    }
-
-    #[test]
-    fn an_address_that_the_machine_does_not_have_is_not_where_the_app_listens() {
-        let error = io::Error::from_raw_os_error(99);
-        let at =
-            |addr: &str| NoConnection::new(addr.parse().unwrap(), Fault::UnreachableFromHere, &error).fault;
-        assert_eq!(at("192.0.2.1:8080"), None);
-        assert_eq!(at("127.0.0.1:8080"), Some(Fault::UnreachableFromHere));
+        assert_eq!(*hosts.lock().unwrap(), vec![format!("127.0.0.2:{port}"); 3]);
+        let other = AppAddress { port, only: Some("127.0.0.1".into()), registered: own() };
+        let finding = Prober { settings: settings(Probe::Tcp), app: AppFinder::new(other) }.probe().await;
+        assert_eq!(finding.health, Some(ReportedHealth::Critical), "health.address alone is asked");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! | `lifecycle` | learn the services, register the app, be ready, drain: `state` is the table, `handle` the view for pages |
 //! | `plan`, `identity` | what is registered |
 //! | `registrant` | owns the tasks of one registration |
+//! | `app_address` | the addresses at which the app is asked |
 //! | `health` | probes the app; `report` sends its health and renews the check |
 //! | `keeper` | announces the app, and again when the registry differs |
 //! | `maintenance` | takes the app out of service on request |
@@ -13,6 +14,7 @@
 //! The crate opens no listener and carries no request, and it knows no registry: it has the five verbs of
 //! [`outrigger_registry::Registrar`].
 
+mod app_address;
 mod calls;
 mod drain;
 mod health;
@@ -30,6 +32,7 @@ mod status;
 mod testing;
 mod withdraw;
 
+pub use app_address::AppAddress;
 pub use drain::{DrainControl, DrainPhase};
 pub use health::health_label;
 pub use identity::{build_registration, host_name};

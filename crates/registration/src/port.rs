@@ -1,12 +1,12 @@
 //! Waits until the local app has closed its port. A sidecar that did not start the app, and is stopped together
 //! with the app, must not end before it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use outrigger_net::{DialStage, connect};
 use tokio::time::sleep;
 
-use crate::health::{LOOPBACK_ADDRESSES, NoConnection, is_news};
+use crate::app_address::{AppAddress, AppFinder, NoConnection};
 
 /// Pause between two attempts.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -14,74 +14,62 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest wait for one connection. A time-out counts as open: the backlog is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Resolves when neither loopback address accepts connections on `port`. Unbounded: the caller sets a time-out.
-pub async fn wait_until_port_closed(port: u16) {
-    while is_open(port).await {
+/// Resolves when none of the app's addresses accepts connections: those at which its health is asked. Unbounded: the caller sets a
+/// time-out.
+pub async fn wait_until_port_closed(app: AppAddress) {
+    let finder = AppFinder::new(app);
+    while is_open(&finder).await {
         sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn is_open(port: u16) -> bool {
-    let mut refused = Vec::new();
-    for ip in LOOPBACK_ADDRESSES {
-        let addr = SocketAddr::new(ip, port);
+/// Whether an app listens, or may listen although no address was connected to: the judgement of a probe.
+async fn is_open(app: &AppFinder) -> bool {
+    let found = app.find(|addr| async move {
         match connect(addr, CONNECT_TIMEOUT).await {
-            Ok(_) => return true,
-            Err(error) if error.stage == DialStage::TimedOut => return true,
-            Err(error) => refused.push(NoConnection::new(addr, error.fault, &error.source)),
+            Ok(_) => Ok(()),
+            Err(error) if error.stage == DialStage::TimedOut => Ok(()),
+            Err(error) => Err(NoConnection::new(addr, error.fault, &error.source)),
         }
+    });
+    match found.await {
+        Ok(()) => true,
+        Err(not_found) => !not_found.is_news,
     }
-    may_listen(&refused)
-}
-
-/// Whether an app may listen although neither address was connected to: the judgement of a probe.
-fn may_listen(refused: &[NoConnection]) -> bool {
-    !is_news(refused, None)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
-    use outrigger_net::Fault;
     use tokio::{net::TcpListener, time::timeout};
 
     use super::*;
+    use crate::app_address::LOOPBACK_ADDRESSES;
 
-    #[test]
-    fn a_firewall_rule_at_one_address_keeps_no_port_open() {
-        use Fault::{OwnShortage, Peer, UnreachableFromHere};
-        for (faults, open) in [
-            ([Peer, Peer], false),
-            ([Peer, UnreachableFromHere], false),
-            ([UnreachableFromHere, Peer], false),
-            // Neither address could be asked.
-            ([UnreachableFromHere, UnreachableFromHere], true),
-            ([OwnShortage, Peer], true),
-            ([Peer, OwnShortage], true),
-        ] {
-            let error = io::Error::from(io::ErrorKind::PermissionDenied);
-            // 127.0.0.1 twice, because the machine may have no IPv6.
-            let refused = faults.map(|fault| NoConnection::new(([127, 0, 0, 1], 80).into(), fault, &error));
-            assert_eq!(may_listen(&refused), open, "{faults:?}");
-        }
-        // An address for documentation, which no machine has: no app listens there.
-        let at = |fault| {
-            NoConnection::new(([192, 0, 2, 1], 80).into(), fault, &io::ErrorKind::AddrNotAvailable.into())
-        };
-        assert!(!may_listen(&[at(UnreachableFromHere), at(UnreachableFromHere)]));
+    async fn check_it_is_closed_with_its_listener(listener: TcpListener, app: AppAddress) {
+        assert!(is_open(&AppFinder::new(app.clone())).await, "{app:?}");
+        let watch = tokio::spawn(wait_until_port_closed(app));
+        drop(listener);
+        timeout(Duration::from_secs(20), watch).await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn a_port_is_closed_when_its_listener_is_dropped() {
         for ip in LOOPBACK_ADDRESSES {
             // The machine may have no IPv6.
-            let Ok(app) = TcpListener::bind((ip, 0)).await else { continue };
-            let port = app.local_addr().unwrap().port();
-            assert!(is_open(port).await, "{ip}");
-            let watch = tokio::spawn(wait_until_port_closed(port));
-            drop(app);
-            timeout(Duration::from_secs(20), watch).await.unwrap().unwrap();
+            let Ok(listener) = TcpListener::bind((ip, 0)).await else { continue };
+            let port = listener.local_addr().unwrap().port();
+            check_it_is_closed_with_its_listener(listener, AppAddress { port, only: None, registered: None })
+                .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_app_that_listens_on_its_own_address_alone_is_waited_for() {
+        let own = || Some("127.0.0.2".to_owned());
+        for (only, registered) in [(None, own()), (own(), None)] {
+            let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            check_it_is_closed_with_its_listener(listener, AppAddress { port, only, registered }).await;
         }
     }
 }

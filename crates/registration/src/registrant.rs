@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use crate::{
+    app_address::AppAddress,
     calls::within,
     health,
     keeper::{Keeper, is_held},
@@ -74,6 +75,8 @@ pub(crate) struct ProbeTask {
     /// See [`RegistrationPlan::app_started`].
     pub(crate) app_started: CancellationToken,
     pub(crate) settings: Health,
+    /// Where the app is asked.
+    pub(crate) app: AppAddress,
     /// The last result.
     pub(crate) results: watch::Sender<Option<ReportedHealth>>,
     pub(crate) task: AbortOnDropHandle<()>,
@@ -83,27 +86,36 @@ impl ProbeTask {
     fn start(
         started: CancellationToken,
         settings: Health,
-        port: u16,
+        app: AppAddress,
         results: watch::Sender<Option<ReportedHealth>>,
         state: RegistrationState,
     ) -> Self {
         let probe = {
-            let (started, settings, results) = (started.clone(), settings.clone(), results.clone());
+            let (started, settings, app, results) =
+                (started.clone(), settings.clone(), app.clone(), results.clone());
             async move {
                 started.cancelled().await;
-                health::run_probes(settings, port, results, state).await;
+                health::run_probes(settings, app, results, state).await;
             }
         };
         let task = tokio::spawn(essential("the probe of the app", probe));
-        Self { app_started: started, settings, results, task: AbortOnDropHandle::new(task) }
+        Self { app_started: started, settings, app, results, task: AbortOnDropHandle::new(task) }
     }
 
     /// Replaces the settings; the last result stays.
-    fn apply_settings(&mut self, settings: Health, port: u16, state: RegistrationState) {
-        if self.settings != settings {
+    fn apply_settings(&mut self, settings: Health, app: AppAddress, state: RegistrationState) {
+        if (&self.settings, &self.app) != (&settings, &app) {
             self.task.abort();
-            *self = Self::start(self.app_started.clone(), settings, port, self.results.clone(), state);
+            *self = Self::start(self.app_started.clone(), settings, app, self.results.clone(), state);
         }
+    }
+}
+
+fn app_address(probe: &Health, registration: &Registration) -> AppAddress {
+    AppAddress {
+        port: registration.port,
+        only: probe.address.clone(),
+        registered: registration.address.clone(),
     }
 }
 
@@ -112,8 +124,8 @@ impl Registrant {
     pub(crate) fn start(plan: RegistrationPlan, maintenance: Maintenance) -> Self {
         let RegistrationPlan { app_started: started, registration, probe, .. } = plan;
         let reported = watch::Sender::new(None);
-        let probing =
-            ProbeTask::start(started, probe, registration.port, reported, maintenance.state.clone());
+        let app = app_address(&probe, &registration);
+        let probing = ProbeTask::start(started, probe, app, reported, maintenance.state.clone());
         Self::start_with_probe(registration, probing, maintenance)
     }
 
@@ -168,7 +180,8 @@ impl Registrant {
 
     /// Replaces the registration in place, and the settings of the probe.
     pub(crate) fn apply_settings(&mut self, registration: Registration, probe: Health) {
-        self.probe_task.apply_settings(probe, registration.port, self.state.clone());
+        let app = app_address(&probe, &registration);
+        self.probe_task.apply_settings(probe, app, self.state.clone());
         self.registration.send_if_modified(|now| {
             let changed = *now != registration;
             *now = registration;

@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    app_address::AppAddress,
     drain::DrainControl,
     maintenance::{Maintenance, MaintenanceFile},
     registrant::{ProbeTask, Registrant},
@@ -67,6 +68,7 @@ pub(crate) fn start_registrant_at(
     let probing = ProbeTask {
         app_started: CancellationToken::new(),
         settings: Health::default(),
+        app: AppAddress { port: test_registration().port, only: None, registered: None },
         results: sender.clone(),
         task: tokio_util::task::AbortOnDropHandle::new(tokio::spawn(std::future::pending())),
     };

@@ -92,6 +92,7 @@ fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
         }
         (None, _) => {}
     }
+    out.address = r.get(s, "address", names::reachable_host);
     r.set(s, "interval", &mut out.interval, duration_in(100 * MS..=HOUR));
     r.set(s, "timeout", &mut out.timeout, duration_in(10 * MS..=MINUTE));
     check_not_above(r, s, ("timeout", out.timeout), ("interval", out.interval));

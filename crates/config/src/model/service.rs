@@ -47,6 +47,9 @@ impl Default for Weights {
 pub struct Health {
     /// The request.
     pub probe: Probe,
+    /// The address at which the app is asked: a host name or an IP address. Absent: the loopback addresses, and where both refuse,
+    /// the service's own `address`, if this machine has it.
+    pub address: Option<String>,
     /// Longest time until a change is noticed: a probe begins `interval` - `timeout` after the last one, at
     /// least half of `interval`. Default 2s, range 100ms–1h.
     pub interval: Duration,
@@ -56,11 +59,16 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { probe: Probe::Tcp, interval: Duration::from_secs(2), timeout: Duration::from_secs(1) }
+        Self {
+            probe: Probe::Tcp,
+            address: None,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+        }
     }
 }
 
-/// How a health probe asks the local app, always on the loopback address.
+/// How a health probe asks the local app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// A connection is accepted.

@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use outrigger_config::{AwaitApp, Config};
-use outrigger_registration::wait_until_port_closed;
+use outrigger_registration::{AppAddress, wait_until_port_closed};
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -17,11 +17,11 @@ pub struct ShutdownSummary {
 }
 
 /// What must be true of an app that another process stops, before the listeners may close.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum AppCondition {
     None,
     /// No process listens on the app's port.
-    PortClosed(u16),
+    PortClosed(AppAddress),
     /// The app has no connection open to the sidecar.
     NoConnection,
     /// No connection of the app carries a request.
@@ -30,13 +30,13 @@ enum AppCondition {
 
 impl AppCondition {
     fn of(config: &Config, is_process_one: bool) -> Self {
-        let port = config.service.as_ref().map(|service| service.port);
-        match (config.drain.await_app, port) {
+        let app = config.service.as_ref().map(AppAddress::of);
+        match (config.drain.await_app, app) {
             (AwaitApp::Off, _) => Self::None,
             (AwaitApp::Connections, _) => Self::NoConnection,
             (AwaitApp::Auto, Some(_)) if !is_process_one => Self::None,
             (AwaitApp::Auto, None) if !is_process_one => Self::NoActiveConnection,
-            (AwaitApp::On | AwaitApp::Auto, Some(port)) => Self::PortClosed(port),
+            (AwaitApp::On | AwaitApp::Auto, Some(app)) => Self::PortClosed(app),
             (AwaitApp::On | AwaitApp::Auto, None) => Self::NoConnection,
         }
     }
@@ -64,7 +64,7 @@ impl App {
         let config = self.config();
         let (drain, condition) = (config.drain, AppCondition::of(&config, std::process::id() == 1));
         let done = async {
-            if tokio::time::timeout(drain.timeout, self.wait_for(condition)).await.is_err() {
+            if tokio::time::timeout(drain.timeout, self.wait_for(condition.clone())).await.is_err() {
                 warn!(?condition, after = ?drain.timeout, "the app is not done, stopping all the same");
             }
         };
@@ -75,7 +75,7 @@ impl App {
         let proxy = &self.running.components.proxy;
         match condition {
             AppCondition::None => {}
-            AppCondition::PortClosed(port) => wait_until_port_closed(port).await,
+            AppCondition::PortClosed(app) => wait_until_port_closed(app).await,
             AppCondition::NoConnection => wait_until_zero(|| proxy.open_connections()).await,
             AppCondition::NoActiveConnection => wait_until_zero(|| proxy.active_connections()).await,
         }
@@ -119,13 +119,14 @@ mod tests {
 
     #[test]
     fn what_the_listeners_wait_for() {
+        let app = AppAddress { port: 8080, only: Option::None, registered: Option::None };
         // (await_app, with a service, process 1)
         for (await_app, has_service, is_process_one, expected) in [
-            ("auto", true, true, PortClosed(8080)),
+            ("auto", true, true, PortClosed(app.clone())),
             ("auto", true, false, None),
             ("auto", false, true, NoConnection),
             ("auto", false, false, NoActiveConnection),
-            ("on", true, false, PortClosed(8080)),
+            ("on", true, false, PortClosed(app.clone())),
             ("on", false, false, NoConnection),
             ("connections", true, false, NoConnection),
             ("connections", false, false, NoConnection),

@@ -76,7 +76,7 @@ async fn a_sidecar_stays_registered_while_the_leader_is_killed_and_loses_no_requ
     load.stop().await.assert_clean(900);
 
     assert_eq!(create_index(agent.get("/v1/health/service/orders").await), first, "the same registration");
-    let times = metric(&process, "outrigger_registrations_total").await;
+    let times = metric(&process, "outrigger_registrations_total{service=\"orders\"}").await;
     assert_eq!(times, Some(1.0), "registered once:\n{}", process.log());
     let age = metric(&process, "outrigger_table_age_seconds{").await;
     assert!(age.is_some_and(|age| age < 60.0), "the table is confirmed again: {age:?}");

@@ -86,7 +86,7 @@ async fn consul_takes_the_names_and_tags_and_gives_them_back() {
     assert_eq!(client::get(addr, "_billing.v2_x_", "/").await.instance(), "own");
     app.shutdown().await;
     assert_eq!(
-        process.metric("outrigger_registrations_total").await,
+        process.metric("outrigger_registrations_total{service=\"_Billing.V2_x_\"}").await,
         1.0,
         "no drift is seen:\n{}",
         process.log()

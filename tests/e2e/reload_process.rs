@@ -336,7 +336,7 @@ async fn assert_changed_in_place(agent: ConsulAgent) {
         load.wait_successes(20).await;
     }
     load.stop().await.assert_clean(60);
-    assert_eq!(process.metric("outrigger_registrations_total").await, 3.0);
+    assert_eq!(process.metric("outrigger_registrations_total{service=\"orders\"}").await, 3.0);
 }
 
 #[tokio::test]
@@ -358,7 +358,11 @@ async fn a_reload_changes_the_health_probe() {
     process.write_settings(&settings);
     assert_eq!(process.admin_post("/reload").await.status, 200);
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
-    assert_eq!(process.metric("outrigger_registrations_total").await, 1.0, "only the probe has changed");
+    assert_eq!(
+        process.metric("outrigger_registrations_total{service=\"orders\"}").await,
+        1.0,
+        "only the probe has changed"
+    );
 }
 
 #[tokio::test]

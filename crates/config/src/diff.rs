@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use crate::{
-    Config, ConsulSettings, LoadedConfig, Origins, Registry, Token, Upstream,
+    Config, ConsulSettings, LoadedConfig, Origins, Registry, Service, Token, Upstream,
     settings::{HIDDEN, Setting, list_every_setting, list_settings},
     tag_list,
 };
@@ -116,7 +116,8 @@ fn keep_restart_only(running: &LoadedConfig, read: LoadedConfig) -> LoadedConfig
 
 /// Changed and new settings in the order of a file, then the removed ones.
 fn list_changes(old: &LoadedConfig, new: &LoadedConfig) -> Vec<SettingChange> {
-    let (before, after) = (settings_by_upstream(old), settings_by_upstream(new));
+    let is_list = [old, new].iter().any(|loaded| loaded.config.services.len() > 1);
+    let (before, after) = (settings_by_name(old, is_list), settings_by_name(new, is_list));
     let find = |all: &[Setting], key: &str| {
         all.iter().find(|setting| setting.key == key).map(|setting| setting.value.to_string())
     };
@@ -148,10 +149,20 @@ fn literal_token(config: &Config) -> Option<&str> {
     }
 }
 
-/// Every setting; those of an upstream by its name, so that another upstream above it changes no key.
-fn settings_by_upstream(loaded: &LoadedConfig) -> Vec<Setting> {
+/// Every setting; those of an upstream by its name, so that another upstream above it changes no key. Where one of the two
+/// settings has several services (`is_list`), those of a service by its name and port, or by its id.
+fn settings_by_name(loaded: &LoadedConfig, is_list: bool) -> Vec<Setting> {
     let mut all = list_settings(&loaded.config, &loaded.origins);
     for setting in &mut all {
+        let services = loaded.config.services.iter().enumerate();
+        let own = services.filter(|_| is_list).find_map(|(n, service)| {
+            let key = setting.key.strip_prefix(&loaded.config.service_key(n))?;
+            key.starts_with('.').then(|| format!("services.{}{key}", service_label(service)))
+        });
+        if let Some(key) = own {
+            setting.key = key;
+            continue;
+        }
         let Some((n, key)) = setting.key.strip_prefix("upstreams[").and_then(|rest| rest.split_once(']'))
         else {
             continue;
@@ -162,6 +173,11 @@ fn settings_by_upstream(loaded: &LoadedConfig) -> Vec<Setting> {
         }
     }
     all
+}
+
+/// `orders:8080`, or the id: no two services of one list have the same.
+fn service_label(service: &Service) -> String {
+    service.id.clone().unwrap_or_else(|| format!("{}:{}", service.name, service.port))
 }
 
 /// As in metrics and logs: `orders`, `orders[v2]`, `orders@dc2`.
@@ -185,6 +201,26 @@ mod tests {
 
     fn lines(changes: &[SettingChange]) -> Vec<String> {
         changes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_change_of_one_of_several_services_has_its_name() {
+        let one = loaded("service: {name: orders, port: 80, id: o-1}");
+        let same = loaded("services: [{name: orders, port: 80, id: o-1}]");
+        assert_eq!(plan_reload(&one, same.clone()).changed, []);
+        assert_eq!(fingerprint(&one.config), fingerprint(&same.config));
+        let two = loaded(
+            "services: [{name: admin, port: 81, tags: [a]}, {name: orders, port: 80, id: o-1, tags: [b]}]",
+        );
+        let added = lines(&plan_reload(&one, two.clone()).changed);
+        assert!(added.contains(&"services.admin:81.name: (not set) → admin".to_owned()), "{added:?}");
+        assert!(added.contains(&"services.o-1.tags: [] → [b]".to_owned()), "{added:?}");
+        assert!(added.iter().all(|line| !line.contains("o-1.name")), "{added:?}");
+        let swapped = loaded(
+            "services: [{name: orders, port: 80, id: o-1, tags: [b]}, {name: admin, port: 81, tags: [c]}]",
+        );
+        assert_eq!(lines(&plan_reload(&two, swapped).changed), ["services.admin:81.tags: [a] → [c]"]);
+        assert_eq!(plan_reload(&two, loaded("{}")).needs_restart, []);
     }
 
     #[test]

@@ -33,12 +33,8 @@ macro_rules! keys {
 }
 
 pub(crate) const ROOT: &[KeySpec] = keys! {
-    service {
-        name port address id tags meta
-        weights { passing warning }
-        health { address http tcp interval timeout }
-        deregister_after
-    }
+    service [SERVICE]
+    services [..SERVICE]
     registry {
         consul {
             address datacenter domain token token_file
@@ -66,6 +62,13 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     log { level format access }
 };
 
+const SERVICE: &[KeySpec] = keys! {
+    name port address id tags meta
+    weights { passing warning }
+    health { address http tcp interval timeout }
+    deregister_after
+};
+
 /// The keys of `defaults`: those of an upstream without its own five.
 const POLICY: &[KeySpec] = UPSTREAM.split_at(5).1;
 
@@ -89,10 +92,11 @@ const UPSTREAM: &[KeySpec] = keys! {
 };
 
 /// Every key that holds a value, dotted, in the order of a settings file; the items of a list are
-/// numbered 0 (`upstreams[0].timeout`).
+/// numbered 0 (`upstreams[0].timeout`). Without those of `services`, which are those of `service`.
 pub fn keys() -> Vec<String> {
     let mut out = Vec::new();
     collect(ROOT, "", &mut out);
+    out.retain(|key| !key.starts_with("services["));
     out
 }
 

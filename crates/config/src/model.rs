@@ -30,8 +30,9 @@ pub use service::{Health, Probe, Service, Weights};
 /// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The local app to register. Absent: nothing is registered, the sidecar only routes.
-    pub service: Option<Service>,
+    /// The services of the local app to register: that of `service`, or those of the list `services`. Empty: nothing is
+    /// registered, the sidecar only routes.
+    pub services: Vec<Service>,
     /// Where instances are learned from, and where the app is registered. Needs a restart, except
     /// token and wait of the same agent.
     pub registry: Registry,
@@ -66,7 +67,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            service: None,
+            services: Vec::new(),
             registry: Registry::Consul(ConsulSettings::default()),
             discovery: DiscoverySettings::default(),
             state_dir: None,
@@ -80,5 +81,12 @@ impl Default for Config {
             workers: WorkerThreads::Auto,
             log: Log { level: "info".into(), format: LogFormat::Auto, access: false },
         }
+    }
+}
+
+impl Config {
+    /// The key of the `n`th service: a list of one is the same as `service`, so that flags and variables apply to it.
+    pub(crate) fn service_key(&self, n: usize) -> String {
+        if self.services.len() == 1 { "service".to_owned() } else { format!("services[{n}]") }
     }
 }

@@ -60,8 +60,8 @@ pub(crate) fn list_every_setting(config: &Config) -> Vec<Setting> {
 /// `wanted`: which keys of an upstream's policy.
 fn collect_settings(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setting> {
     let mut list = SettingList(Vec::new());
-    if let Some(service) = &config.service {
-        list.service(service);
+    for (n, service) in config.services.iter().enumerate() {
+        list.service(&config.service_key(n), service);
     }
     match &config.registry {
         Registry::Consul(consul) => list.consul(consul),
@@ -116,23 +116,23 @@ impl SettingList {
         self.push(key, DisplayValue::List(items.iter().map(ToString::to_string).collect()));
     }
 
-    fn service(&mut self, service: &Service) {
-        self.text("service.name", &service.name);
-        self.text("service.port", service.port);
-        self.text_if_some("service.address", service.address.as_ref());
-        self.text_if_some("service.id", service.id.as_ref());
-        self.list("service.tags", &service.tags);
-        self.push("service.meta", DisplayValue::Map(service.meta.clone()));
-        self.text("service.weights.passing", service.weights.passing);
-        self.text("service.weights.warning", service.weights.warning);
+    fn service(&mut self, path: &str, service: &Service) {
+        self.text(join(path, "name"), &service.name);
+        self.text(join(path, "port"), service.port);
+        self.text_if_some(&join(path, "address"), service.address.as_ref());
+        self.text_if_some(&join(path, "id"), service.id.as_ref());
+        self.list(join(path, "tags"), &service.tags);
+        self.push(join(path, "meta"), DisplayValue::Map(service.meta.clone()));
+        self.text(join(path, "weights.passing"), service.weights.passing);
+        self.text(join(path, "weights.warning"), service.weights.warning);
         match &service.health.probe {
-            Probe::Http(path) => self.text("service.health.http", path),
-            Probe::Tcp => self.text("service.health.tcp", true),
+            Probe::Http(asked) => self.text(join(path, "health.http"), asked),
+            Probe::Tcp => self.text(join(path, "health.tcp"), true),
         }
-        self.text_if_some("service.health.address", service.health.address.as_ref());
-        self.text("service.health.interval", format_duration(service.health.interval));
-        self.text("service.health.timeout", format_duration(service.health.timeout));
-        self.text("service.deregister_after", format_duration(service.deregister_after));
+        self.text_if_some(&join(path, "health.address"), service.health.address.as_ref());
+        self.text(join(path, "health.interval"), format_duration(service.health.interval));
+        self.text(join(path, "health.timeout"), format_duration(service.health.timeout));
+        self.text(join(path, "deregister_after"), format_duration(service.deregister_after));
     }
 
     fn consul(&mut self, consul: &ConsulSettings) {

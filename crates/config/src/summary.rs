@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    Config, LoadedConfig, Origin, Probe, Registry, Token, format_duration,
+    Config, LoadedConfig, Origin, Probe, Registry, Service, Token, format_duration,
     settings::{DisplayValue, Setting, effective_origin, list_settings},
 };
 
@@ -61,8 +61,12 @@ fn shorten(value: &DisplayValue) -> String {
 
 /// What would run: a title and a line each.
 fn list_overview(config: &Config, all: &[Setting]) -> Vec<(&'static str, String)> {
-    let mut lines =
-        vec![("register", describe_registration(config)), ("registry", describe_registry(config))];
+    let mut lines: Vec<_> = match config.services.as_slice() {
+        [] => vec![("register", "nothing: routes only".to_owned())],
+        services => services.iter().map(|one| ("register", describe_registration(config, one))).collect(),
+    };
+    lines.iter_mut().skip(1).for_each(|(title, _)| *title = "");
+    lines.push(("registry", describe_registry(config)));
     lines.push(("outbound", format!("{}, any service by its name", config.outbound.listen)));
     for (n, line) in describe_upstreams(config, all).into_iter().enumerate() {
         lines.push((if n == 0 { "upstreams" } else { "" }, line));
@@ -74,8 +78,7 @@ fn list_overview(config: &Config, all: &[Setting]) -> Vec<(&'static str, String)
     lines
 }
 
-fn describe_registration(config: &Config) -> String {
-    let Some(service) = &config.service else { return "nothing: routes only".to_owned() };
+fn describe_registration(config: &Config, service: &Service) -> String {
     if let Registry::File(_) = config.registry {
         return format!("nothing: {} would need registry.consul", service.name);
     }

@@ -133,7 +133,11 @@ fn the_alternatives_in_the_comments_are_valid_too() {
     let to = text.find("  # file: ").unwrap();
     let file = format!("{}{}", &text[..from], &text[to..]).replace("  # file: ", "  file: ");
     let env: Environment = [("CONSUL_TOKEN", "hush")].into_iter().collect();
-    for text in [http, token, file] {
+    let (from, to) = (text.find("service:\n").unwrap(), text.find("# An app with several ports").unwrap());
+    let to_registry = text.find("# Where instances come from").unwrap();
+    let list = text[to..to_registry].replace("\n# services:", "\nservices:").replace("\n#   - ", "\n  - ");
+    let services = format!("{}{list}{}", &text[..from], &text[to_registry..]);
+    for text in [http, token, file, services] {
         load(Some(("full.yaml", &text)), &env, &Overrides::default())
             .unwrap_or_else(|problems| panic!("{problems}"));
     }

@@ -35,7 +35,7 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
     let env = [("OUTRIGGER_SERVICE", "env"), ("OUTRIGGER_PORT", "2")];
     let flags = Overrides { service: Some("flag".into()), ..Overrides::default() };
     let got = loaded(file, &env, &flags);
-    let service = got.config.service.as_ref().unwrap();
+    let service = got.config.services.first().unwrap();
     assert_eq!((service.name.as_str(), service.port), ("flag", 2));
     assert_eq!(got.config.workers.to_string(), "3");
     let origins =
@@ -48,32 +48,32 @@ fn no_file_is_needed_to_register_an_app() {
     let flags =
         Overrides { service: Some("orders".into()), port: Some("8080".into()), ..Overrides::default() };
     let got = load(None, &Environment::default(), &flags).unwrap();
-    let service = got.config.service.unwrap();
-    assert_eq!((service.name.as_str(), service.port, service.health.probe), ("orders", 8080, Probe::Tcp));
+    let service = &got.config.services[0];
+    assert_eq!((service.name.as_str(), service.port, &service.health.probe), ("orders", 8080, &Probe::Tcp));
 }
 
 #[test]
 fn a_probe_from_a_flag_wins_over_the_probe_of_the_file() {
     let flags = Overrides { health_http: Some("/up".into()), ..Overrides::default() };
     let got = loaded("service: {name: a, port: 1, health: {tcp: true}}\n", &[], &flags);
-    assert_eq!(got.config.service.unwrap().health.probe, Probe::Http("/up".into()));
+    assert_eq!(got.config.services[0].health.probe, Probe::Http("/up".into()));
 }
 
 #[test]
 fn a_missing_variable_is_no_problem_where_a_flag_wins() {
     let flags = Overrides { port: Some("2".into()), ..Overrides::default() };
     let got = loaded("service: {name: a, port: '${PORT}'}\n", &[], &flags);
-    assert_eq!(got.config.service.unwrap().port, 2);
+    assert_eq!(got.config.services[0].port, 2);
 }
 
 #[test]
 fn tags_of_flags_and_variables_are_a_list() {
     let env = [("OUTRIGGER_TAGS", "v1, v2,")];
     let got = loaded("service: {name: a, port: 1, tags: [file]}\n", &env, &Overrides::default());
-    assert_eq!(got.config.service.unwrap().tags, ["v1", "v2"]);
+    assert_eq!(got.config.services[0].tags, ["v1", "v2"]);
     let flags = Overrides { tags: vec!["x".into(), "y".into()], ..Overrides::default() };
     let got = loaded("service: {name: a, port: 1}\n", &env, &flags);
-    assert_eq!(got.config.service.unwrap().tags, ["x", "y"]);
+    assert_eq!(got.config.services[0].tags, ["x", "y"]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_tag_of_a_flag_or_variable_may_hold_commas() {
         let flags =
             Overrides { tags: flags.iter().map(ToString::to_string).collect(), ..Overrides::default() };
         let got = loaded("service: {name: a, port: 1}\n", &[("OUTRIGGER_TAGS", env)], &flags);
-        got.config.service.unwrap().tags
+        got.config.services[0].tags.clone()
     };
     assert_eq!(tags("", &["a,b", "c"]), ["a,b", "c"]);
     assert_eq!(tags("", &[r"a\", r"b\,c"]), [r"a\", r"b\,c"]);
@@ -284,7 +284,10 @@ fn the_variables_of_a_kubernetes_service_are_no_settings() {
     assert_eq!(warnings(&got), [] as [&str; 0]);
     assert_eq!(got.config, Config::default());
     let own = in_env(&[("OUTRIGGER_SERVICE", "orders"), ("OUTRIGGER_PORT", "8080"), all[0], all[1]]);
-    assert_eq!(own.config.service.map(|service| (service.name, service.port)), Some(("orders".into(), 8080)));
+    assert_eq!(
+        own.config.services.first().map(|service| (service.name.clone(), service.port)),
+        Some(("orders".into(), 8080))
+    );
     let near = in_env(&[("OUTRIGGER_PORT_ALL", "1"), ("OUTRIGGER_PORT_80_HTTP", "1")]);
     assert_eq!(near.warnings.len(), 2, "{:?}", near.warnings);
 }

@@ -17,7 +17,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_config::{Config, LoadedConfig};
 use outrigger_proxy::ClusterStatus;
-use outrigger_registration::{LifecycleState, RegistrationStatus};
+use outrigger_registration::{LifecycleState, ServiceRegistration};
 use prometheus::IntCounter;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -117,9 +117,9 @@ impl App {
         self.running.components.lifecycle.handle().state()
     }
 
-    /// The state of the registration.
-    pub fn registration(&self) -> RegistrationStatus {
-        self.running.components.lifecycle.handle().registration_status()
+    /// The registration of each service, in the order of the settings.
+    pub fn registrations(&self) -> Vec<ServiceRegistration> {
+        self.running.components.lifecycle.handle().registrations()
     }
 
     /// Resolves once the sidecar is ready, or already draining. It may never resolve: use a timeout.

@@ -87,7 +87,7 @@ pub(crate) fn missing_state_dir(config: &config::Config, origins: &config::Origi
 }
 
 /// Opens the file that keeps the answers of a Consul across a restart. A file of static instances needs none.
-/// Each sidecar of a machine has its own file, named after its service and port, or its outbound port, at the
+/// Each sidecar of a machine has its own file, named after its first service and its port, or its outbound port, at the
 /// start; a reload that changes these does not rename the file.
 ///
 /// `after_another`: this process takes the place of another one, which writes the file until it ends.
@@ -112,16 +112,23 @@ pub(crate) fn open_disk_cache(
 
 /// What the next run with the same settings is known by, in the names of files. `None`: nothing but a port that the system chooses.
 pub(crate) fn run_name(config: &config::Config) -> Option<String> {
-    match &config.service {
+    match config.services.first() {
         Some(service) => Some(format!("{}-{}", service.name, service.port)),
         None if config.outbound.listen.port == 0 => None,
         None => Some(config.outbound.listen.port.to_string()),
     }
 }
 
-/// The file that keeps the maintenance of the app across a restart.
+/// The file that keeps the maintenance of a service across a restart.
 pub(crate) fn maintenance_file_path(config: &config::Config, service: &config::Service) -> Option<PathBuf> {
-    config.state_dir.as_deref().map(|folder| maintenance_path(folder, &service.name, service.port))
+    let folder = config.state_dir.as_deref()?;
+    let plain = |service: &config::Service| maintenance_path(folder, &service.name, service.port);
+    let path = plain(service);
+    let is_shared = config.services.iter().filter(|other| plain(other) == path).count() > 1;
+    match service.id.as_deref().filter(|_| is_shared) {
+        Some(id) => Some(maintenance_path(folder, &format!("{}-{id}", service.name), service.port)),
+        None => Some(path),
+    }
 }
 
 /// The address or file of the registry, for logs.

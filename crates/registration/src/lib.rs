@@ -2,7 +2,7 @@
 //!
 //! | module | its job |
 //! |---|---|
-//! | `lifecycle` | learn the services, register the app, be ready, drain: `state` is the table, `handle` the view for pages |
+//! | `lifecycle` | learn the services, register the app, be ready, drain: `state` is the table, `services` the services of the app, `handle` the view for pages |
 //! | `plan`, `identity` | what is registered |
 //! | `registrant` | owns the tasks of one registration |
 //! | `app_address` | the addresses at which the app is asked |
@@ -36,7 +36,7 @@ pub use app_address::AppAddress;
 pub use drain::{DrainControl, DrainPhase};
 pub use health::health_label;
 pub use identity::{build_registration, host_name};
-pub use lifecycle::{Lifecycle, LifecycleHandle, LifecycleState};
+pub use lifecycle::{Lifecycle, LifecycleHandle, LifecycleState, ServiceRegistration};
 pub use maintenance::{MaintenanceError, maintenance_path};
 pub use plan::{HandOver, RegistrationPlan};
 pub use port::wait_until_port_closed;

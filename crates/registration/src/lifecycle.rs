@@ -1,13 +1,15 @@
-//! The task of the lifecycle: waits for the first answers, registers the app, applies a reload, and withdraws the
-//! app when a drain is requested. The tables in `state` and `withdraw::plan` decide the order.
+//! The task of the lifecycle: waits for the first answers, registers each service of the app, applies a reload, and
+//! withdraws them when a drain is requested. The tables in `state` and `withdraw::plan` decide the order.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::{Pin, pin},
     time::Duration,
 };
 
-use outrigger_registry::ReportedHealth;
+use futures_util::future::join_all;
+use outrigger_registry::{Registration, ReportedHealth};
 use outrigger_task::essential;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -15,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     drain::DrainPhase,
-    plan::{HandOver, LifecycleSettings, RegistrationPlan},
+    plan::{HandOver, RegistrationPlan},
     registrant::Registrant,
     status::{RegistrationPhase, RegistrationStatus},
     withdraw::{self, PropagationMonitor, WITHDRAW_TIMEOUT},
@@ -23,11 +25,14 @@ use crate::{
 
 mod handle;
 mod metrics;
+mod services;
 mod state;
 
+use services::{LifecycleSettings, LocalService};
 use state::LifecycleEvent;
 
 pub use handle::LifecycleHandle;
+pub use services::ServiceRegistration;
 pub use state::LifecycleState;
 
 /// Longest wait for the first answers at start. A request for a service that is still unknown after that has
@@ -59,9 +64,14 @@ impl Lifecycle {
         &self.handle
     }
 
-    /// Puts settings in place, the first or other ones. Absent `plan`: nothing is registered (any more).
-    pub fn apply_settings(&self, plan: Option<RegistrationPlan>, drain: outrigger_config::Drain) {
-        self.handle.replace_settings(LifecycleSettings { plan, drain });
+    /// Puts settings in place, the first or other ones. `plans` is what is registered from now on, one for each service; a
+    /// service that stays as it is is not touched. Empty: nothing is registered (any more).
+    pub fn apply_settings(
+        &self,
+        plans: impl IntoIterator<Item = RegistrationPlan>,
+        drain: outrigger_config::Drain,
+    ) {
+        self.handle.replace_settings(plans.into_iter().collect(), drain);
     }
 
     /// Lets the registration go, because another process is to register the app: nothing is reported and corrected any more, and a
@@ -112,21 +122,21 @@ async fn run(
     // A fixed time, which reloads do not put off.
     let learn_until = Instant::now() + LEARN_TIMEOUT;
     let (mut settings, mut handed_over) = (handle.subscribe_settings(), handle.subscribe_handed_over());
-    let mut registrant = None;
+    let mut registrants = Registrants::new();
     loop {
         let now = settings.borrow_and_update().clone();
-        let letting_go = *handed_over.borrow_and_update();
-        if let Some(LifecycleSettings { plan, drain }) = &now {
+        let letting_go = handed_over.borrow_and_update().clone();
+        if let Some(LifecycleSettings { services, drain }) = &now {
             propagation.apply_settings(*drain);
-            match letting_go {
-                Some(how) => let_go(how, registrant.take()).await,
-                None => apply_registration(&handle, plan.as_ref(), &mut registrant).await,
+            match &letting_go {
+                Some(how) => let_go(how, std::mem::take(&mut registrants)).await,
+                None => apply_services(services, &mut registrants).await,
             }
         }
         handle.set_let_go(letting_go.is_some());
         tokio::select! {
             () = handle.drain().requested.cancelled() => break,
-            () = start_up(&handle, &mut first_answers, learn_until, now, &mut registrant), if letting_go.is_none() => {}
+            () = start_up(&handle, &mut first_answers, learn_until, now, &mut registrants), if letting_go.is_none() => {}
             // Never an error: `handle` holds the sender.
             _ = settings.changed() => {}
             _ = handed_over.changed() => {}
@@ -135,50 +145,69 @@ async fn run(
     // Before the first call to the registry, so that `/readyz` fails first.
     handle.apply_event(LifecycleEvent::Drain);
     let drain = handle.drain();
-    if let Some(registrant) = registrant {
-        withdraw::run_steps(registrant, &mut propagation, drain).await;
-    }
+    withdraw::run_all(registrants.into_values(), &propagation, drain).await;
     drain.set_phase(DrainPhase::Safe);
 }
 
-/// Lets the registration go, because another process is to register the app. Takes [`WITHDRAW_TIMEOUT`] at most.
-async fn let_go(how: HandOver, registrant: Option<Registrant>) {
-    let Some(registrant) = registrant else { return };
-    let ended = match how {
-        HandOver::Keep => timeout(WITHDRAW_TIMEOUT, registrant.let_go()).await,
-        HandOver::Withdraw => timeout(WITHDRAW_TIMEOUT, registrant.withdraw_now()).await,
-    };
-    if ended.is_err() {
-        warn!("a call to the registry is still under way at the end of the hand-over");
+/// By [`LocalService::number`].
+type Registrants = BTreeMap<u64, Registrant>;
+
+/// Lets the registrations go, because another process is to register the app. Takes [`WITHDRAW_TIMEOUT`] at most.
+async fn let_go(how: &HandOver, registrants: Registrants) {
+    let all = registrants.into_values().map(|registrant| async move {
+        let Registration { id, name, .. } = registrant.registration();
+        let ended = if how.kept.contains(&id) {
+            timeout(WITHDRAW_TIMEOUT, registrant.let_go()).await
+        } else {
+            timeout(WITHDRAW_TIMEOUT, registrant.withdraw_now()).await
+        };
+        if ended.is_err() {
+            warn!(
+                service = name,
+                id, "a call to the registry is still under way at the end of the hand-over"
+            );
+        }
+    });
+    join_all(all).await;
+}
+
+/// Applies the settings to each registration: in place where the instance stays the same, else the old registration is
+/// withdrawn before the new one is made. Takes [`WITHDRAW_TIMEOUT`] at most.
+async fn apply_services(services: &[LocalService], registrants: &mut Registrants) {
+    let mut leaving = Vec::new();
+    for (number, mut registrant) in std::mem::take(registrants) {
+        let service = services.iter().find(|service| service.number == number && service.is_configured);
+        match service.map(|service| &service.plan) {
+            Some(plan) if registrant.is_same_instance(&plan.registration) => {
+                registrant.apply_settings(plan.registration.clone(), plan.probe.clone());
+                registrants.insert(number, registrant);
+            }
+            _ => leaving.push(registrant),
+        }
+    }
+    join_all(leaving.into_iter().map(withdraw_replaced)).await;
+    for service in services {
+        if !service.is_configured {
+            service.state.start_registration(RegistrationPhase::Off, "");
+            continue;
+        }
+        if !registrants.contains_key(&service.number) {
+            let id = &service.plan.registration.id;
+            service.state.start_registration(RegistrationPhase::AwaitingApp, id);
+        }
+        service.maintenance().move_to(service.plan.maintenance_file.clone()).await;
     }
 }
 
-/// Applies `plan` to the registration: in place where the instance stays the same, else the old registration is
-/// withdrawn before the new one is made. Takes [`WITHDRAW_TIMEOUT`] at most.
-async fn apply_registration(
-    handle: &LifecycleHandle,
-    plan: Option<&RegistrationPlan>,
-    registrant: &mut Option<Registrant>,
-) {
-    match (registrant.as_mut(), plan) {
-        (Some(registrant), Some(plan)) if registrant.is_same_instance(&plan.registration) => {
-            return registrant.apply_settings(plan.registration.clone(), plan.probe.clone());
-        }
-        (Some(_), _) => {
-            info!("a reload replaced or removed the registration: deregistering the app first");
-            if let Some(registrant) = registrant.take()
-                && timeout(WITHDRAW_TIMEOUT, registrant.withdraw_now()).await.is_err()
-            {
-                warn!("gave up deregistering the app; the registry removes it after deregister_after");
-            }
-        }
-        (None, _) => {}
+async fn withdraw_replaced(registrant: Registrant) {
+    let Registration { id, name, .. } = registrant.registration();
+    info!(service = name, id, "a reload replaced or removed the registration: deregistering the app first");
+    if timeout(WITHDRAW_TIMEOUT, registrant.withdraw_now()).await.is_err() {
+        warn!(
+            service = name,
+            id, "gave up deregistering the app; the registry removes it after deregister_after"
+        );
     }
-    let Some(plan) = plan else {
-        return handle.registration().start_registration(RegistrationPhase::Off, "");
-    };
-    handle.registration().start_registration(RegistrationPhase::AwaitingApp, &plan.registration.id);
-    handle.maintenance_with(plan).move_to(plan.maintenance_file.clone()).await;
 }
 
 /// Advances the state to Ready, then pends: the caller drops the future.
@@ -187,9 +216,9 @@ async fn start_up<F: Future<Output = ()>>(
     first_answers: &mut Option<Pin<&mut F>>,
     learn_until: Instant,
     settings: Option<LifecycleSettings>,
-    registrant: &mut Option<Registrant>,
+    registrants: &mut Registrants,
 ) {
-    let Some(LifecycleSettings { plan, .. }) = settings else { return std::future::pending().await };
+    let Some(LifecycleSettings { mut services, .. }) = settings else { return std::future::pending().await };
     if let Some(answers) = first_answers {
         if timeout_at(learn_until, answers.as_mut()).await.is_err() {
             warn!(after = ?LEARN_TIMEOUT, "the registry has not answered for every declared service, starting without");
@@ -197,28 +226,42 @@ async fn start_up<F: Future<Output = ()>>(
         *first_answers = None;
     }
     handle.apply_event(LifecycleEvent::Learned);
-    if let Some(plan) = plan {
-        register_app(handle, plan, registrant).await;
-    } else {
+    services.retain(|service| service.is_configured);
+    if services.is_empty() {
         handle.apply_event(LifecycleEvent::NothingToRegister);
+    } else {
+        register_services(handle, &services, registrants).await;
     }
     std::future::pending().await
 }
 
-/// Returns once a report of a healthy app has reached the registry.
-async fn register_app(handle: &LifecycleHandle, plan: RegistrationPlan, registrant: &mut Option<Registrant>) {
-    let mut status = handle.registration().subscribe();
-    if registrant.is_none() {
-        let maintenance = handle.maintenance_with(&plan);
-        *registrant = Some(Registrant::start(plan, maintenance));
+/// Returns once a report of each service as healthy has reached the registry.
+async fn register_services(
+    handle: &LifecycleHandle,
+    services: &[LocalService],
+    registrants: &mut Registrants,
+) {
+    for service in services {
+        registrants
+            .entry(service.number)
+            .or_insert_with(|| Registrant::start(service.plan.clone(), service.maintenance()));
     }
-    let _ = status.wait_for(RegistrationStatus::is_accepted).await;
+    wait_for_all(services, RegistrationStatus::is_accepted).await;
     handle.apply_event(LifecycleEvent::Registered);
-    let healthy = |status: &RegistrationStatus| {
+    wait_for_all(services, |status| {
         matches!(status.reported, Some(ReportedHealth::Passing | ReportedHealth::Warning))
-    };
-    let _ = status.wait_for(healthy).await;
+    })
+    .await;
     handle.apply_event(LifecycleEvent::ReportedHealthy);
+}
+
+/// Returns once `is` holds for all of them at one time.
+async fn wait_for_all(services: &[LocalService], is: impl Fn(&RegistrationStatus) -> bool) {
+    while !services.iter().all(|service| is(&service.state.current())) {
+        for service in services {
+            let _ = service.state.subscribe().wait_for(&is).await;
+        }
+    }
 }
 
 #[cfg(test)]

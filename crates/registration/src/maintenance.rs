@@ -36,6 +36,14 @@ pub enum MaintenanceError {
     /// There is nothing to take out of service.
     #[error("nothing is registered by this sidecar: it has no service, or a registry of static instances")]
     NothingToRegister,
+    /// There is no such service beside this sidecar.
+    #[error("no service {asked:?} is registered by this sidecar; it has {names}")]
+    UnknownService {
+        /// The name that was asked for.
+        asked: String,
+        /// The names that there are.
+        names: String,
+    },
     /// The app is being withdrawn.
     #[error("the app is leaving the registry")]
     Leaving,
@@ -70,8 +78,8 @@ impl Maintenance {
     fn apply_earlier(&self, left: Option<String>) {
         if let Some(reason) = &left {
             warn!(
-                reason,
-                "the app is in maintenance since an earlier run; `outrigger maintenance off` ends it"
+                service = self.registration.name,
+                reason, "the app is in maintenance since an earlier run; `outrigger maintenance off` ends it"
             );
         }
         self.state.load_maintenance(left);
@@ -84,7 +92,7 @@ impl Maintenance {
         if status.phase == RegistrationPhase::Left {
             return Err(MaintenanceError::Leaving);
         }
-        info!(id = status.id, ?request, "maintenance was requested");
+        info!(service = self.registration.name, id = status.id, ?request, "maintenance was requested");
         let again = status.maintenance.is_some() && request != MaintenanceRequest::Off;
         self.state.request_maintenance(request);
         self.write_file().await;
@@ -139,10 +147,10 @@ impl Maintenance {
     /// Records what the registry shows, from an answer to a query that was sent at `before`.
     pub(crate) async fn record_observed(&self, before: &RegistrationStatus, maintenance: Option<String>) {
         if self.state.record_maintenance(before, maintenance.clone()) {
-            let id = &before.id;
+            let (service, id) = (&self.registration.name, &before.id);
             match maintenance {
-                Some(reason) => info!(id, reason, "the app is in maintenance at the registry"),
-                None => info!(id, "another client ended maintenance"),
+                Some(reason) => info!(service, id, reason, "the app is in maintenance at the registry"),
+                None => info!(service, id, "another client ended maintenance"),
             }
             self.write_file().await;
         }

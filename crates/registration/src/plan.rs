@@ -21,19 +21,10 @@ pub struct RegistrationPlan {
     pub maintenance_file: Option<PathBuf>,
 }
 
-/// What the process was last told to do.
-#[derive(Debug, Clone)]
-pub(crate) struct LifecycleSettings {
-    /// Absent: there is nothing to register.
-    pub(crate) plan: Option<RegistrationPlan>,
-    pub(crate) drain: outrigger_config::Drain,
-}
-
-/// What becomes of the registration when another process takes this one's place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HandOver {
-    /// The other process registers the same instance: the registration stays as it is, and is renewed by the other.
-    Keep,
-    /// The other process registers another instance, or none: the app is deregistered.
-    Withdraw,
+/// What becomes of the registrations when another process takes this one's place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HandOver {
+    /// The ids of the instances that the other process registers, too: these registrations stay as they are, and are renewed by the
+    /// other. Every other one is deregistered.
+    pub kept: Vec<String>,
 }

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 /// The phase of the registration.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RegistrationPhase {
-    /// There is nothing to register: no `service:`, or a registry of static instances.
+    /// There is nothing to register: no service in the settings, or a registry of static instances.
     #[default]
     Off,
     /// The app has not been healthy yet.

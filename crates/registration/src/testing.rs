@@ -94,7 +94,8 @@ impl RegistrantFixture {
 /// Runs every step of the withdrawal without waiting for callers. True: a registration had been sent.
 pub(crate) async fn withdraw_at_once(registrant: Registrant, state: &RegistrationState) -> bool {
     let drain = DrainControl::default();
-    withdraw::run_steps(registrant, &mut fixed_propagation(Duration::ZERO), &drain).await;
+    let propagation = fixed_propagation(Duration::ZERO);
+    withdraw::run_all([registrant].into_iter(), &propagation, &drain).await;
     state.current().sent
 }
 

@@ -12,13 +12,13 @@ pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
             listeners[..n].iter().find(|(_, other)| address::overlaps(other, listen))
         {
             report_overlap(r, (key, listen), (other, taken));
-        } else if let Some(service) = &config.service
-            && service.port == listen.port
+        } else if let Some(n) = config.services.iter().position(|service| service.port == listen.port)
             && address::covers_loopback(listen)
         {
             // The health probe would ask the sidecar, and one of the two could not bind.
-            let reported = if *r.origins.get(key) == Origin::Default { "service.port" } else { key };
-            let what = format!("{} is the port of both the app and {key}", service.port);
+            let port = format!("{}.port", config.service_key(n));
+            let reported = if *r.origins.get(key) == Origin::Default { &port } else { key };
+            let what = format!("{} is the port of both the app and {key}", listen.port);
             r.report_set(reported, what, "choose another port");
         }
     }

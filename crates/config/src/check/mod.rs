@@ -53,7 +53,7 @@ pub(crate) fn check(
     let mut r = Reader::new(file, renamed, env, overlay);
     let root = r.root(tree);
     let mut config = Config {
-        service: service::read_service(&mut r, &root),
+        services: service::read_services(&mut r, &root),
         registry: registry::read_registry(&mut r, &root),
         ..Config::default()
     };

@@ -60,7 +60,7 @@ impl Reader<'_> {
     }
 
     /// Checks that each key of the mapping exists, and is there once.
-    fn open_section<'n>(
+    pub(super) fn open_section<'n>(
         &mut self,
         path: String,
         keys: &'static [KeySpec],

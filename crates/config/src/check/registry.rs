@@ -203,9 +203,11 @@ pub(super) fn resolve_path(r: &Reader<'_>, key: &str, path: PathBuf) -> Option<P
 
 /// A registry file cannot register an app.
 pub(super) fn check_service(r: &mut Reader<'_>, config: &Config) {
-    if let (Some(_), Registry::File(_)) = (&config.service, &config.registry) {
-        let at = r.origins.get("service.name").clone();
+    let Registry::File(_) = config.registry else { return };
+    for n in 0..config.services.len() {
+        let key = config.service_key(n);
+        let at = r.origins.get(&format!("{key}.name")).clone();
         let what = "is not registered: the registry is a file";
-        r.warn(at, "service", what, "use registry.consul to register it");
+        r.warn(at, &key, what, "use registry.consul to register it");
     }
 }

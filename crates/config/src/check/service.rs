@@ -7,21 +7,72 @@ use crate::{
     Health, Origin, Probe, Service, Weights,
     error::InvalidValue,
     names,
+    raw::NodeValue,
     units::{DAY, HOUR, MINUTE, MS, duration_in, format_duration, integer, switch},
 };
 
 /// Consul's own limit.
 const MAX_META: usize = 64;
 
-/// The app, when the file has a `service` section or a flag or variable sets a key of it.
-pub(super) fn read_service(r: &mut Reader<'_>, root: &Section<'_>) -> Option<Service> {
-    let s = r.section(root, "service");
-    if s.origin == Origin::Default && r.overlay.first_below("service").is_none() {
-        return None;
+/// The services of the app: that of the section `service` or of flags and variables, or those of the list `services`.
+pub(super) fn read_services(r: &mut Reader<'_>, root: &Section<'_>) -> Vec<Service> {
+    let Some(list) = root.node("services") else {
+        let s = r.section(root, "service");
+        let given = s.origin != Origin::Default || r.overlay.first_below("service").is_some();
+        return if given { vec![read_service(r, &s)] } else { Vec::new() };
+    };
+    if let Some(single) = root.node("service") {
+        let what = format!("is given, and so is services (line {})", list.at.line);
+        let wrong = InvalidValue::new(what, "keep one of them: service for one service, services for a list");
+        r.report(&r.origin_at(single.at), "service", wrong);
+        return Vec::new();
     }
+    if let NodeValue::Seq(items) = &list.value
+        && let [only] = items.as_slice()
+    {
+        // The same as `service`: flags and variables apply to it.
+        let s = r.open_section("service".to_owned(), root.subkeys("services"), Some(only));
+        return vec![read_service(r, &s)];
+    }
+    if let Some(single) = r.overlay.first_below("service").cloned() {
+        let what = "sets a key of the only service, and the file has a list of services";
+        r.report(
+            &single.origin,
+            "",
+            InvalidValue::new(what, "set it in the file, for the service that is meant"),
+        );
+    }
+    let sections = r.sections(root, "services");
+    let mut out: Vec<Service> = Vec::with_capacity(sections.len());
+    for s in &sections {
+        let problems = r.problems.len();
+        let service = read_service(r, s);
+        let read = r.problems.len() == problems;
+        if read && let Some(first) = out.iter().position(|known| is_same(known, &service)) {
+            let (key, what) = match &service.id {
+                Some(id) => ("id", format!("{id} is the id of services[{first}] already")),
+                None => ("name", format!("{} is there twice, first as services[{first}]", service.name)),
+            };
+            r.report_set(&s.key(key), what, "give each an id of its own");
+        }
+        out.push(service);
+    }
+    out
+}
+
+/// Whether both have one id; without an id of its own, a service has one that is made of its name and port.
+fn is_same(a: &Service, b: &Service) -> bool {
+    match (&a.id, &b.id) {
+        (Some(a), Some(b)) => a == b,
+        (None, None) => a.name == b.name && a.port == b.port,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+fn read_service(r: &mut Reader<'_>, s: &Section<'_>) -> Service {
     let mut out = Service {
-        name: read_required(r, &s, "name", names::service).unwrap_or_default(),
-        port: read_required(r, &s, "port", integer(1..=u16::MAX)).unwrap_or_default(),
+        name: read_required(r, s, "name", names::service).unwrap_or_default(),
+        port: read_required(r, s, "port", integer(1..=u16::MAX)).unwrap_or_default(),
         address: None,
         id: None,
         tags: Vec::new(),
@@ -30,23 +81,23 @@ pub(super) fn read_service(r: &mut Reader<'_>, root: &Section<'_>) -> Option<Ser
         health: Health::default(),
         deregister_after: MINUTE,
     };
-    out.address = r.get(&s, "address", names::reachable_host);
-    out.id = r.get(&s, "id", names::id);
-    r.set_list(&s, "tags", &mut out.tags, names::tag);
-    r.set_map(&s, "meta", &mut out.meta, names::meta_key, names::meta_value);
+    out.address = r.get(s, "address", names::reachable_host);
+    out.id = r.get(s, "id", names::id);
+    r.set_list(s, "tags", &mut out.tags, names::tag);
+    r.set_map(s, "meta", &mut out.meta, names::meta_key, names::meta_value);
     if out.meta.len() > MAX_META
-        && let Some(key) = r.first_set_of(&s, &["meta"])
+        && let Some(key) = r.first_set_of(s, &["meta"])
     {
         let what = format!("has {} pairs", out.meta.len());
         r.report_set(&key, what, format!("Consul allows at most {MAX_META}"));
     }
-    let section = r.section(&s, "weights");
+    let section = r.section(s, "weights");
     r.set(&section, "passing", &mut out.weights.passing, integer(1..=u16::MAX));
     r.set(&section, "warning", &mut out.weights.warning, integer(0..=u16::MAX));
-    let section = r.section(&s, "health");
+    let section = r.section(s, "health");
     read_health(r, &section, &mut out.health);
-    r.set(&s, "deregister_after", &mut out.deregister_after, duration_in(MINUTE..=30 * DAY));
-    Some(out)
+    r.set(s, "deregister_after", &mut out.deregister_after, duration_in(MINUTE..=30 * DAY));
+    out
 }
 
 /// A key that has no default.

@@ -56,7 +56,8 @@ fn is_same(a: &Upstream, b: &Upstream) -> bool {
 
 /// A declared service is named by its Host, so its name means neither the sidecar itself nor, in full, another service.
 pub(super) fn check_names(r: &mut Reader<'_>, config: &Config) {
-    let own = config.service.iter().map(|service| ("service.name".to_owned(), &service.name));
+    let own = config.services.iter().enumerate();
+    let own = own.map(|(n, service)| (format!("{}.name", config.service_key(n)), &service.name));
     let declared = config.upstreams.iter().enumerate();
     let declared = declared.map(|(n, upstream)| (format!("upstreams[{n}].service"), &upstream.service));
     let domain = format!(".{}", config.registry.domain());
@@ -67,7 +68,7 @@ pub(super) fn check_names(r: &mut Reader<'_>, config: &Config) {
         if let Some(service) = service {
             let what = format!("{name:?} is the name of a service in full, as in a Host");
             r.report_set(&key, what, format!("write {service}; tags and datacenter are keys of their own"));
-        } else if key != "service.name" && config.outbound.names.contains(&lower) {
+        } else if key.starts_with("upstreams[") && config.outbound.names.contains(&lower) {
             let what = format!("{name:?} is in outbound.names, as a name of this sidecar");
             r.report_set(&key, what, "remove one of them");
         }

@@ -200,6 +200,8 @@ async fn maintenance(State(state): State<AdminState>) -> Json<MaintenanceStatus>
 struct MaintenanceQuery {
     enable: bool,
     reason: Option<String>,
+    /// Name or id. Absent: every service.
+    service: Option<String>,
 }
 
 async fn set_maintenance(State(state): State<AdminState>, Query(query): Query<MaintenanceQuery>) -> Response {
@@ -212,10 +214,11 @@ async fn set_maintenance(State(state): State<AdminState>, Query(query): Query<Ma
         (true, reason) => MaintenanceRequest::On(reason.unwrap_or_else(|| "outrigger maintenance".into())),
         (false, _) => MaintenanceRequest::Off,
     };
-    let refused = state.lifecycle.request_maintenance(request).await.err();
+    let refused = state.lifecycle.request_maintenance(query.service.as_deref(), request).await.err();
     let status = match &refused {
         None => StatusCode::OK,
         Some(MaintenanceError::NothingToRegister | MaintenanceError::Leaving) => StatusCode::CONFLICT,
+        Some(MaintenanceError::UnknownService { .. }) => StatusCode::NOT_FOUND,
         Some(MaintenanceError::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
     };
     (status, Json(MaintenanceStatus::of(&state.lifecycle, refused.map(|refused| refused.to_string()))))

@@ -92,7 +92,7 @@ impl Running {
         registry::apply_settings(&components.registry, &config.registry, credentials);
         components.discovery.apply_settings(config.discovery);
         components.proxy.apply_settings(proxy).await;
-        components.lifecycle.apply_settings(components.registration_plan(config), config.drain);
+        components.lifecycle.apply_settings(components.registration_plans(config), config.drain);
         let state = AdminState {
             lifecycle: components.lifecycle.handle().clone(),
             metrics: components.metrics.clone(),

@@ -128,17 +128,18 @@ impl Components {
         self.active_config.lock().as_ref().map(|active| active.loaded.clone())
     }
 
-    /// What these settings ask to register. `None`: no service is configured, or the registry registers nothing.
-    pub(super) fn registration_plan(&self, config: &Config) -> Option<RegistrationPlan> {
-        config.service.as_ref().zip(self.registry.registrar.as_ref()).map(|(service, registrar)| {
-            RegistrationPlan {
-                app_started: self.app_started.clone(),
-                registrar: registrar.clone(),
-                registration: build_registration(service, &host_name()),
-                probe: service.health.clone(),
-                maintenance_file: registry::maintenance_file_path(config, service),
-            }
-        })
+    /// What these settings ask to register, one for each service. Empty: no service is configured, or the registry
+    /// registers nothing.
+    pub(super) fn registration_plans(&self, config: &Config) -> Vec<RegistrationPlan> {
+        let Some(registrar) = &self.registry.registrar else { return Vec::new() };
+        let plan = |service| RegistrationPlan {
+            app_started: self.app_started.clone(),
+            registrar: registrar.clone(),
+            registration: build_registration(service, &host_name()),
+            probe: service.health.clone(),
+            maintenance_file: registry::maintenance_file_path(config, service),
+        };
+        config.services.iter().map(plan).collect()
     }
 }
 

@@ -36,8 +36,8 @@ impl App {
         self.running.components.lifecycle.handle().drain().requested.is_cancelled()
     }
 
-    /// Leaves the registration to another process. Serves on.
-    pub async fn leave_registration(&self, how: HandOver) {
+    /// Leaves the registrations to another process. Serves on.
+    pub async fn leave_registrations(&self, how: HandOver) {
         self.running.components.lifecycle.hand_over(how).await;
     }
 
@@ -46,7 +46,7 @@ impl App {
         self.running.components.lifecycle.take_back().await;
     }
 
-    /// Ends after [`App::leave_registration`]: accepts nothing more, because the other process does, and returns when the requests in
+    /// Ends after [`App::leave_registrations`]: accepts nothing more, because the other process does, and returns when the requests in
     /// flight have ended, after `drain.timeout` and 20 s at most. A connection of the app ends with its next response.
     pub async fn finish_handed_over(self) -> ShutdownSummary {
         let grace = self.config().drain.timeout;

@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use futures_util::future::join_all;
 use outrigger_config::{AwaitApp, Config};
 use outrigger_registration::{AppAddress, wait_until_port_closed};
 use tokio::time::sleep;
@@ -20,8 +21,8 @@ pub struct ShutdownSummary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum AppCondition {
     None,
-    /// No process listens on the app's port.
-    PortClosed(AppAddress),
+    /// No process listens on any of the app's ports.
+    PortsClosed(Vec<AppAddress>),
     /// The app has no connection open to the sidecar.
     NoConnection,
     /// No connection of the app carries a request.
@@ -30,14 +31,16 @@ enum AppCondition {
 
 impl AppCondition {
     fn of(config: &Config, is_process_one: bool) -> Self {
-        let app = config.service.as_ref().map(AppAddress::of);
-        match (config.drain.await_app, app) {
-            (AwaitApp::Off, _) => Self::None,
-            (AwaitApp::Connections, _) => Self::NoConnection,
-            (AwaitApp::Auto, Some(_)) if !is_process_one => Self::None,
-            (AwaitApp::Auto, None) if !is_process_one => Self::NoActiveConnection,
-            (AwaitApp::On | AwaitApp::Auto, Some(app)) => Self::PortClosed(app),
-            (AwaitApp::On | AwaitApp::Auto, None) => Self::NoConnection,
+        let has_service = !config.services.is_empty();
+        match config.drain.await_app {
+            AwaitApp::Off => Self::None,
+            AwaitApp::Connections => Self::NoConnection,
+            AwaitApp::Auto if !is_process_one && has_service => Self::None,
+            AwaitApp::Auto if !is_process_one => Self::NoActiveConnection,
+            AwaitApp::On | AwaitApp::Auto if has_service => {
+                Self::PortsClosed(config.services.iter().map(AppAddress::of).collect())
+            }
+            AwaitApp::On | AwaitApp::Auto => Self::NoConnection,
         }
     }
 }
@@ -64,18 +67,20 @@ impl App {
         let config = self.config();
         let (drain, condition) = (config.drain, AppCondition::of(&config, std::process::id() == 1));
         let done = async {
-            if tokio::time::timeout(drain.timeout, self.wait_for(condition.clone())).await.is_err() {
+            if tokio::time::timeout(drain.timeout, self.wait_for(&condition)).await.is_err() {
                 warn!(?condition, after = ?drain.timeout, "the app is not done, stopping all the same");
             }
         };
         tokio::join!(done, sleep(drain.linger));
     }
 
-    async fn wait_for(&self, condition: AppCondition) {
+    async fn wait_for(&self, condition: &AppCondition) {
         let proxy = &self.running.components.proxy;
         match condition {
             AppCondition::None => {}
-            AppCondition::PortClosed(app) => wait_until_port_closed(app).await,
+            AppCondition::PortsClosed(apps) => {
+                join_all(apps.iter().cloned().map(wait_until_port_closed)).await;
+            }
             AppCondition::NoConnection => wait_until_zero(|| proxy.open_connections()).await,
             AppCondition::NoActiveConnection => wait_until_zero(|| proxy.active_connections()).await,
         }
@@ -119,22 +124,29 @@ mod tests {
 
     #[test]
     fn what_the_listeners_wait_for() {
-        let app = AppAddress { port: 8080, only: Option::None, registered: Option::None };
-        // (await_app, with a service, process 1)
-        for (await_app, has_service, is_process_one, expected) in [
-            ("auto", true, true, PortClosed(app.clone())),
-            ("auto", true, false, None),
-            ("auto", false, true, NoConnection),
-            ("auto", false, false, NoActiveConnection),
-            ("on", true, false, PortClosed(app.clone())),
-            ("on", false, false, NoConnection),
-            ("connections", true, false, NoConnection),
-            ("connections", false, false, NoConnection),
-            ("off", true, true, None),
-            ("off", false, true, None),
+        let closed = |ports: &[u16]| {
+            let app = |port: &u16| AppAddress { port: *port, only: Option::None, registered: Option::None };
+            PortsClosed(ports.iter().map(app).collect())
+        };
+        let (none, one) = ("", "service: {name: orders, port: 8080}\n");
+        let two = "services: [{name: orders, port: 8080}, {name: orders-admin, port: 8081}]\n";
+        // (await_app, services, process 1)
+        for (await_app, services, is_process_one, expected) in [
+            ("auto", one, true, closed(&[8080])),
+            ("auto", two, true, closed(&[8080, 8081])),
+            ("auto", one, false, None),
+            ("auto", two, false, None),
+            ("auto", none, true, NoConnection),
+            ("auto", none, false, NoActiveConnection),
+            ("on", one, false, closed(&[8080])),
+            ("on", two, false, closed(&[8080, 8081])),
+            ("on", none, false, NoConnection),
+            ("connections", one, false, NoConnection),
+            ("connections", none, false, NoConnection),
+            ("off", one, true, None),
+            ("off", none, true, None),
         ] {
-            let service = if has_service { "service: {name: orders, port: 8080}\n" } else { "" };
-            let text = format!("{service}drain: {{await_app: {await_app}}}");
+            let text = format!("{services}drain: {{await_app: {await_app}}}");
             let config = load(Some(("test.yaml", &text)), &Environment::default(), &Overrides::default());
             let condition = AppCondition::of(&config.unwrap().config, is_process_one);
             assert_eq!(condition, expected, "{text} {is_process_one}");

@@ -78,7 +78,7 @@ async fn an_app_is_registered_drained_and_gone() {
     let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(registry.addr());
     config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
-    config.service = Some(orders(local.local_addr().unwrap().port()));
+    config.services = vec![orders(local.local_addr().unwrap().port())];
     let app = start(config).await.unwrap();
     let admin = app.admin_addr().unwrap();
     timeout(LONG, app.ready()).await.unwrap();
@@ -108,7 +108,7 @@ async fn time_shown_as_critical() -> Option<Duration> {
     let registry = registry().await;
     let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(registry.addr());
-    config.service = Some(orders(local.local_addr().unwrap().port()));
+    config.services = vec![orders(local.local_addr().unwrap().port())];
     config.drain = Drain::default();
     let app = start(config).await.unwrap();
     timeout(LONG, app.ready()).await.unwrap();
@@ -150,7 +150,7 @@ async fn maintenance_at_the_registry_survives_a_corrected_registration() {
     let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = local.local_addr().unwrap().port();
     let mut config = config(registry.addr());
-    config.service = Some(orders(port));
+    config.services = vec![orders(port)];
     let app = start(config).await.unwrap();
     timeout(LONG, app.ready()).await.unwrap();
     let agent = registry.addr();
@@ -171,7 +171,7 @@ async fn maintenance_at_the_registry_survives_a_corrected_registration() {
         }
     });
     corrected.await.unwrap();
-    assert_eq!(app.registration().generation, 2);
+    assert_eq!(app.registrations()[0].status.generation, 2);
     timeout(LONG, app.shutdown()).await.unwrap();
     registry.shutdown().await;
 }
@@ -183,7 +183,7 @@ async fn readyz_names_the_app_that_does_not_listen() {
     let port = local.local_addr().unwrap().port();
     drop(local);
     let mut config = config(registry.addr());
-    config.service = Some(orders(port));
+    config.services = vec![orders(port)];
     let app = start(config).await.unwrap();
     let refused = format!("127.0.0.1:{port}: Connection refused");
     let seen = timeout(LONG, async {
@@ -233,7 +233,7 @@ async fn the_network_is_not_told_where_the_app_was_looked_for() {
     let mut config = config(registry.addr());
     config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
     let port = outrigger_net::reserve_addr().port();
-    config.service = Some(orders(port));
+    config.services = vec![orders(port)];
     let app = start(config).await.unwrap();
     let told = timeout(LONG, async {
         while !get(app.admin_addr().unwrap(), "GET /readyz").await.1.contains("Connection refused") {

@@ -35,6 +35,8 @@ pub(super) struct MaintenanceArguments {
 enum MaintenanceCommand {
     /// Take the app out of service
     On {
+        #[command(flatten)]
+        service: ServiceChoice,
         /// Reason, shown in the registry and on the sidecar's pages. Consul keeps the first reason until 'off'.
         #[arg(long, value_name = "TEXT", default_value = "outrigger maintenance on")]
         reason: String,
@@ -43,6 +45,8 @@ enum MaintenanceCommand {
     },
     /// Put the app back into service
     Off {
+        #[command(flatten)]
+        service: ServiceChoice,
         #[command(flatten)]
         sidecar: AdminClient,
     },
@@ -53,14 +57,29 @@ enum MaintenanceCommand {
     },
 }
 
+#[derive(Debug, Args)]
+struct ServiceChoice {
+    /// Name or id of the service, where the sidecar has several. Without it: all of them.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+}
+
+impl ServiceChoice {
+    /// The end of a query.
+    fn to_query(&self) -> String {
+        let encode = |name| utf8_percent_encode(name, NON_ALPHANUMERIC);
+        self.service.as_deref().map(|name| format!("&service={}", encode(name))).unwrap_or_default()
+    }
+}
+
 pub(super) async fn run(arguments: MaintenanceArguments) -> Result<(), CommandError> {
     let (sidecar, method, path) = match arguments.command {
-        MaintenanceCommand::On { reason, sidecar } => {
-            let reason = utf8_percent_encode(&reason, NON_ALPHANUMERIC);
-            (sidecar, Method::POST, format!("/maintenance?enable=true&reason={reason}"))
+        MaintenanceCommand::On { service, reason, sidecar } => {
+            let (reason, service) = (utf8_percent_encode(&reason, NON_ALPHANUMERIC), service.to_query());
+            (sidecar, Method::POST, format!("/maintenance?enable=true&reason={reason}{service}"))
         }
-        MaintenanceCommand::Off { sidecar } => {
-            (sidecar, Method::POST, "/maintenance?enable=false".to_owned())
+        MaintenanceCommand::Off { service, sidecar } => {
+            (sidecar, Method::POST, format!("/maintenance?enable=false{}", service.to_query()))
         }
         MaintenanceCommand::Status { sidecar } => (sidecar, Method::GET, "/maintenance".to_owned()),
     };
@@ -69,17 +88,33 @@ pub(super) async fn run(arguments: MaintenanceArguments) -> Result<(), CommandEr
     if answer.status() != StatusCode::OK {
         return Err(CommandError::running(page["error"].as_str().unwrap_or("the request was refused")));
     }
-    print_line(describe_maintenance(&page));
+    describe_page(&page).iter().for_each(print_line);
     Ok(())
 }
 
-fn describe_maintenance(page: &Value) -> String {
+/// A line for each service; where there are several, it begins with the name.
+fn describe_page(page: &Value) -> Vec<String> {
+    let error = page["error"].as_str();
+    match page["services"].as_array().map_or(&[][..], Vec::as_slice) {
+        [] => vec!["nothing is registered by this sidecar".to_owned()],
+        [only] => vec![describe_maintenance(only, error)],
+        several => several
+            .iter()
+            .map(|one| {
+                let name = escape_control(one["service"].as_str().unwrap_or("?"));
+                format!("{name}: {}", describe_maintenance(one, error))
+            })
+            .collect(),
+    }
+}
+
+fn describe_maintenance(page: &Value, error: Option<&str>) -> String {
     let registration = page["registration"].as_str().unwrap_or("unknown");
     let current = match page["reason"].as_str() {
         Some(reason) => format!("in maintenance: {reason}"),
         None => "not in maintenance".to_owned(),
     };
-    let (ordered, error) = (&page["ordered"], page["error"].as_str());
+    let ordered = &page["ordered"];
     let pending = match (ordered["enable"].as_bool(), error) {
         (Some(true), _) => {
             format!("; ordered, not yet in effect: on, {}", ordered["reason"].as_str().unwrap_or("?"))
@@ -124,9 +159,22 @@ mod tests {
                 "in maintenance: disk (as last seen; the registry does not answer: refused) (registration: registered)",
             ),
         ] {
-            let page =
-                json!({"reason": reason, "ordered": ordered, "error": error, "registration": "registered"});
-            assert_eq!(describe_maintenance(&page), expected);
+            let page = json!({"service": "orders", "reason": reason, "ordered": ordered, "registration": "registered"});
+            assert_eq!(describe_page(&json!({"services": [page], "error": error})), [expected]);
         }
+    }
+
+    #[test]
+    fn of_several_services_each_has_its_line() {
+        let one = |name, reason: Option<&str>| json!({"service": name, "reason": reason, "registration": "registered"});
+        let page = json!({"services": [one("orders", None), one("orders-admin", Some("disk"))]});
+        assert_eq!(
+            describe_page(&page),
+            [
+                "orders: not in maintenance (registration: registered)",
+                "orders-admin: in maintenance: disk (registration: registered)"
+            ]
+        );
+        assert_eq!(describe_page(&json!({"services": []})), ["nothing is registered by this sidecar"]);
     }
 }

@@ -273,27 +273,28 @@ fn log_start(app: &App, config: &Config) {
         info!(%addr, "metrics and health for the network");
     }
     info!(at = registry::location(&config.registry), "registry");
-    match &config.service {
-        Some(service) => {
-            let probe = match &service.health.probe {
-                Probe::Tcp => "tcp".to_owned(),
-                Probe::Http(path) => format!("GET {path}"),
-            };
-            if matches!(config.registry, outrigger_config::Registry::File(_)) {
-                warn!(
-                    service = service.name,
-                    "the app is not registered: the registry is a file of static instances"
-                );
-            } else {
-                info!(
-                    service = service.name,
-                    port = service.port,
-                    probe,
-                    id = app.registration().id,
-                    "the app is registered once it is healthy"
-                );
-            }
+    if config.services.is_empty() {
+        info!("no service is configured: nothing is registered");
+    }
+    // One for each service, unless the registry is a file.
+    let registrations = app.registrations();
+    for (n, service) in config.services.iter().enumerate() {
+        let probe = match &service.health.probe {
+            Probe::Tcp => "tcp".to_owned(),
+            Probe::Http(path) => format!("GET {path}"),
+        };
+        match registrations.get(n) {
+            None => warn!(
+                service = service.name,
+                "the app is not registered: the registry is a file of static instances"
+            ),
+            Some(registration) => info!(
+                service = service.name,
+                port = service.port,
+                probe,
+                id = registration.status.id,
+                "the app is registered once it is healthy"
+            ),
         }
-        None => info!("no service is configured: nothing is registered"),
     }
 }

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_service_and_its_port_are_enough_to_register() {
-        let service = loaded("--service orders --port 8080", &[]).unwrap().config.service.unwrap();
+        let service = loaded("--service orders --port 8080", &[]).unwrap().config.services.remove(0);
         assert_eq!((&*service.name, service.port), ("orders", 8080));
     }
 
@@ -276,7 +276,7 @@ mod tests {
         std::fs::write(&path, "service: {name: file, port: 1}\n").unwrap();
         let file = format!("-c {}", path.display());
         let name = |line: &str, environment: &[(&str, &str)]| {
-            loaded(line, environment).unwrap().config.service.unwrap().name
+            loaded(line, environment).unwrap().config.services.remove(0).name
         };
         assert_eq!(name(&file, &[]), "file");
         assert_eq!(name(&file, &[("OUTRIGGER_SERVICE", "environment")]), "environment");

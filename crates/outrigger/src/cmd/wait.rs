@@ -29,7 +29,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
     after_help = "Example:\n  outrigger wait --timeout 30s && exec ./orders"
 )]
 pub(super) struct WaitArguments {
-    /// Wait until the app is registered and healthy: until /readyz answers 200.
+    /// Wait until every service of the app is registered and healthy: until /readyz answers 200.
     #[arg(long)]
     registered: bool,
     #[command(flatten)]
@@ -77,8 +77,12 @@ fn classify_readiness(page: &Value, registered: bool) -> ReadinessCheck {
     if page["ready"] == true {
         return ReadinessCheck::Ready;
     }
-    let missing =
-        page["missing"][0].as_str().unwrap_or("its answer names nothing that is missing").to_owned();
+    let missing: Vec<_> =
+        page["missing"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let missing = match missing.as_slice() {
+        [] => "its answer names nothing that is missing".to_owned(),
+        several => several.join("; "),
+    };
     match page["state"].as_str() {
         Some("waiting" | "registered") if !registered => ReadinessCheck::Ready,
         Some("draining" | "gone") => {

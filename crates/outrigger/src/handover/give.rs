@@ -50,7 +50,7 @@ pub(crate) async fn until_taken_over(app: &App, endpoint: Endpoint) {
 /// One exchange. Gives the id of the process that serves now.
 async fn give_all(app: &App, endpoint: &Endpoint, stream: UnixStream) -> Result<u32, ChannelError> {
     let mut channel = Channel::new(stream)?;
-    let FromNew::Ask { version, pid, instance } = channel.receive(STEP_TIMEOUT).await? else {
+    let FromNew::Ask { version, pid, instances } = channel.receive(STEP_TIMEOUT).await? else {
         return Err(unexpected());
     };
     if version != VERSION {
@@ -73,8 +73,9 @@ async fn give_all(app: &App, endpoint: &Endpoint, stream: UnixStream) -> Result<
         }
         Err(error) => return Err(error),
     }
-    let is_same = instance == InstanceKey::of(&app.config());
-    app.leave_registration(if is_same { HandOver::Keep } else { HandOver::Withdraw }).await;
+    let own = InstanceKey::list(&app.config()).into_iter();
+    let kept = own.filter(|key| instances.contains(key)).map(|key| key.id).collect();
+    app.leave_registrations(HandOver { kept }).await;
     let taken = async {
         channel.send(&FromRunning::Released, &[]).await?;
         match channel.receive(STEP_TIMEOUT).await {

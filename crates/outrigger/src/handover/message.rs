@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use outrigger_config::{Config, Registry};
 use outrigger_registration::{build_registration, host_name};
+use outrigger_registry::Registration;
 use serde::{Deserialize, Serialize};
 
 use crate::registry;
@@ -21,7 +22,7 @@ pub(super) enum FromNew {
         version: u32,
         pid: u32,
         /// What it will register.
-        instance: Option<InstanceKey>,
+        instances: Vec<InstanceKey>,
     },
     /// It could serve: its settings are good, every address is bound.
     Ready,
@@ -56,23 +57,19 @@ pub(super) struct SocketNote {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct InstanceKey {
     registry: String,
-    id: String,
+    pub(super) id: String,
     name: String,
     port: u16,
 }
 
 impl InstanceKey {
-    /// What these settings register. `None`: nothing.
-    pub(super) fn of(config: &Config) -> Option<Self> {
-        let (service, Registry::Consul(_)) = (config.service.as_ref()?, &config.registry) else {
-            return None;
+    /// What these settings register, one for each service.
+    pub(super) fn list(config: &Config) -> Vec<Self> {
+        let Registry::Consul(_) = &config.registry else { return Vec::new() };
+        let key = |service| {
+            let Registration { id, name, port, .. } = build_registration(service, &host_name());
+            Self { registry: registry::location(&config.registry), id, name, port }
         };
-        let registration = build_registration(service, &host_name());
-        Some(Self {
-            registry: registry::location(&config.registry),
-            id: registration.id,
-            name: registration.name,
-            port: registration.port,
-        })
+        config.services.iter().map(key).collect()
     }
 }

@@ -48,7 +48,8 @@ pub(crate) async fn ask(
         connected.map_err(|source| TakeError::Connect { path: place.path().to_owned(), source })?;
     let Some(stream) = connected else { return Ok(None) };
     let mut channel = Channel::new(stream)?;
-    let ask = FromNew::Ask { version: VERSION, pid: std::process::id(), instance: InstanceKey::of(config) };
+    let ask =
+        FromNew::Ask { version: VERSION, pid: std::process::id(), instances: InstanceKey::list(config) };
     channel.send(&ask, &[]).await?;
     let mut sockets = Vec::new();
     loop {

@@ -61,7 +61,7 @@ fn placed(folder: &std::path::Path) -> outrigger_config::Config {
 }
 
 fn ask_of(version: u32) -> FromNew {
-    FromNew::Ask { version, pid: 1, instance: None }
+    FromNew::Ask { version, pid: 1, instances: Vec::new() }
 }
 
 async fn next(channel: &mut Channel) -> FromRunning {

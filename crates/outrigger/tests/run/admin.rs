@@ -78,10 +78,10 @@ async fn maintenance_survives_a_lost_registration_until_it_is_turned_off() {
     assert!(stdout(&on).contains("in maintenance: disk&swap"), "{on:?}");
     wait_until_listed(&registry, &[("orders-1", "critical")]).await;
     let page = sidecar.get_json("/readyz").await;
-    assert_eq!(page["registration"]["maintenance"], "disk&swap");
+    assert_eq!(page["registrations"][0]["maintenance"], "disk&swap");
     assert_eq!(page["ready"], true, "it still carries requests");
     let (_, metrics) = send_request(sidecar.admin, "GET /metrics", "").await.unwrap();
-    assert!(metrics.lines().any(|line| line == "outrigger_maintenance 1"), "{metrics}");
+    assert!(metrics.lines().any(|line| line == "outrigger_maintenance{service=\"orders\"} 1"), "{metrics}");
 
     send_request(registry.addr(), "PUT /v1/agent/service/deregister/orders-1", "").await.unwrap();
     wait_until("it is registered again", async || {

@@ -89,7 +89,7 @@ async fn another_process_on_the_apps_port_is_not_registered_before_the_app_start
     })
     .await;
     assert_eq!(
-        sidecar.get_json("/readyz").await["registration"]["app"],
+        sidecar.get_json("/readyz").await["registrations"][0]["app"],
         serde_json::Value::Null,
         "not probed"
     );

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::state::{LifecycleEvent, LifecycleState};
+use super::{
+    services::{LifecycleSettings, LocalService, ServiceRegistration, assign},
+    state::{LifecycleEvent, LifecycleState},
+};
 use crate::{
     drain::{DrainControl, DrainPhase},
-    maintenance::{Maintenance, MaintenanceError, MaintenanceFile},
-    plan::{HandOver, LifecycleSettings, RegistrationPlan},
-    status::{MaintenanceRequest, RegistrationPhase, RegistrationState, RegistrationStatus},
+    maintenance::MaintenanceError,
+    plan::{HandOver, RegistrationPlan},
+    status::MaintenanceRequest,
 };
 
 /// The handle to the lifecycle. Clones share one state.
@@ -20,9 +24,7 @@ pub struct LifecycleHandle(Arc<LifecycleShared>);
 #[derive(Debug)]
 struct LifecycleShared {
     state: watch::Sender<LifecycleState>,
-    registration: RegistrationState,
     drain: DrainControl,
-    maintenance_file: MaintenanceFile,
     /// Absent before the first settings.
     settings: watch::Sender<Option<LifecycleSettings>>,
     /// Present: another process is to register the app.
@@ -35,28 +37,18 @@ impl LifecycleHandle {
     pub(super) fn new() -> Self {
         Self(Arc::new(LifecycleShared {
             state: watch::Sender::new(LifecycleState::Learning),
-            registration: RegistrationState::new(RegistrationPhase::Off, ""),
             drain: DrainControl::default(),
-            maintenance_file: MaintenanceFile::default(),
             settings: watch::Sender::new(None),
             handed_over: watch::Sender::new(None),
             is_let_go: watch::Sender::new(false),
         }))
     }
 
-    /// `None`: there is nothing to register.
-    fn maintenance(&self) -> Option<Maintenance> {
-        Some(self.maintenance_with(self.0.settings.borrow().as_ref()?.plan.as_ref()?))
-    }
-
-    /// A reload changes registrar and registration: the state and the file are those of the process.
-    pub(super) fn maintenance_with(&self, plan: &RegistrationPlan) -> Maintenance {
-        Maintenance {
-            registrar: plan.registrar.clone(),
-            registration: plan.registration.clone(),
-            state: self.0.registration.clone(),
-            file: self.0.maintenance_file.clone(),
-        }
+    /// The services of the settings.
+    fn services(&self) -> Vec<LocalService> {
+        let settings = self.0.settings.borrow();
+        let all = settings.iter().flat_map(|settings| &settings.services);
+        all.filter(|service| service.is_configured).cloned().collect()
     }
 
     /// The state of the process.
@@ -64,9 +56,9 @@ impl LifecycleHandle {
         *self.0.state.borrow()
     }
 
-    /// The state of the registration.
-    pub fn registration_status(&self) -> RegistrationStatus {
-        self.0.registration.current()
+    /// The registration of each service, in the order of the settings. Empty: there is nothing to register.
+    pub fn registrations(&self) -> Vec<ServiceRegistration> {
+        self.services().iter().map(LocalService::view).collect()
     }
 
     /// How far the drain has come.
@@ -74,32 +66,64 @@ impl LifecycleHandle {
         self.0.drain.phase()
     }
 
-    /// Takes the app out of service, or puts it back.
+    /// Takes the services with this name or id out of service, or puts them back. `None`: all of them, at once.
     ///
     /// # Errors
-    /// Nothing is registered, the app is being withdrawn, or the registry did not confirm the request.
-    pub async fn request_maintenance(&self, request: MaintenanceRequest) -> Result<(), MaintenanceError> {
-        let maintenance = self.maintenance().ok_or(MaintenanceError::NothingToRegister)?;
+    /// Nothing is registered under this name, the app is being withdrawn, or the registry did not confirm the request for one of
+    /// them.
+    pub async fn request_maintenance(
+        &self,
+        service: Option<&str>,
+        request: MaintenanceRequest,
+    ) -> Result<(), MaintenanceError> {
+        let all = self.services();
+        if all.is_empty() {
+            return Err(MaintenanceError::NothingToRegister);
+        }
+        let meant = |one: &&LocalService| service.is_none_or(|name| one.is_called(name));
+        let targets: Vec<_> = all.iter().filter(meant).collect();
+        if let Some(asked) = service.filter(|_| targets.is_empty()) {
+            let names: Vec<_> = all.iter().map(|one| one.plan.registration.name.as_str()).collect();
+            return Err(MaintenanceError::UnknownService {
+                asked: asked.to_owned(),
+                names: names.join(", "),
+            });
+        }
         if self.drain_phase() != DrainPhase::Serving {
             return Err(MaintenanceError::Leaving);
         }
-        maintenance.request(request).await
+        let requests = targets.iter().map(|one| {
+            let (maintenance, request) = (one.maintenance(), request.clone());
+            async move { maintenance.request(request).await }
+        });
+        let failures = targets.iter().zip(join_all(requests).await).filter_map(|(one, result)| {
+            let failure = result.err()?;
+            Some(match failure {
+                MaintenanceError::Unconfirmed(why) if all.len() > 1 => {
+                    MaintenanceError::Unconfirmed(format!("{}: {why}", one.plan.registration.name))
+                }
+                other => other,
+            })
+        });
+        failures.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Asks the registry whether the app is in maintenance.
+    /// Asks the registry whether the services are in maintenance.
     ///
     /// # Errors
-    /// When the registry does not answer; the last known state stays.
+    /// When the registry does not answer for one of them; its last known state stays.
     pub async fn refresh_maintenance(&self) -> Result<(), String> {
-        match self.maintenance() {
-            Some(maintenance) => maintenance.refresh().await,
-            None => Ok(()),
-        }
+        let all = self.services();
+        let questions = all.iter().map(|one| {
+            let maintenance = one.maintenance();
+            async move { maintenance.refresh().await }
+        });
+        join_all(questions).await.into_iter().collect()
     }
 
     /// Probes the app at once instead of when the next probe is due.
     pub fn request_probe(&self) {
-        self.0.registration.request_probe();
+        self.services().iter().for_each(|service| service.state.request_probe());
     }
 
     /// Resolves once the state fulfils `wanted`.
@@ -123,10 +147,6 @@ impl LifecycleHandle {
         &self.0.drain
     }
 
-    pub(super) fn registration(&self) -> &RegistrationState {
-        &self.0.registration
-    }
-
     pub(super) fn subscribe_settings(&self) -> watch::Receiver<Option<LifecycleSettings>> {
         self.0.settings.subscribe()
     }
@@ -135,13 +155,14 @@ impl LifecycleHandle {
         self.0.handed_over.subscribe()
     }
 
-    /// Sets whether another process is to register the app. The registration is let go when this returns, unless the app is being
+    /// Sets whether another process is to register the app. The registrations are let go when this returns, unless the app is being
     /// withdrawn.
     pub(super) async fn set_handed_over(&self, handed_over: Option<HandOver>) {
+        let is_handed_over = handed_over.is_some();
         self.0.handed_over.send_replace(handed_over);
         let mut is_let_go = self.0.is_let_go.subscribe();
         tokio::select! {
-            _ = is_let_go.wait_for(|is| *is == handed_over.is_some()) => {}
+            _ = is_let_go.wait_for(|is| *is == is_handed_over) => {}
             () = self.drain().requested.cancelled() => {}
         }
     }
@@ -150,11 +171,10 @@ impl LifecycleHandle {
         self.0.is_let_go.send_replace(is_let_go);
     }
 
-    pub(super) fn replace_settings(&self, settings: LifecycleSettings) {
-        if let Some(plan) = settings.plan.as_ref().filter(|_| self.registration_status().id.is_empty()) {
-            // Pages show the id from now on.
-            self.0.registration.start_registration(RegistrationPhase::AwaitingApp, &plan.registration.id);
-        }
-        self.0.settings.send_replace(Some(settings));
+    pub(super) fn replace_settings(&self, plans: Vec<RegistrationPlan>, drain: outrigger_config::Drain) {
+        self.0.settings.send_modify(|settings| {
+            let before = settings.take().map(|settings| settings.services).unwrap_or_default();
+            *settings = Some(LifecycleSettings { services: assign(&before, plans), drain });
+        });
     }
 }

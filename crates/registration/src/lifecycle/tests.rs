@@ -169,7 +169,7 @@ async fn without_an_app_it_is_ready_at_once_and_drains_without_a_wait() {
     timeout(Duration::from_secs(1), lifecycle.handle().wait_for_state(|state| state.is_ready()))
         .await
         .unwrap();
-    assert_eq!(lifecycle.handle().registration_status().phase, RegistrationPhase::Off);
+    assert_eq!(lifecycle.handle().registrations(), []);
     let from = Instant::now();
     lifecycle.drain().await;
     assert!(from.elapsed() < PROPAGATION);
@@ -285,7 +285,7 @@ async fn maintenance_stays_when_a_reload_registers_the_app_under_another_name() 
     let fixture = LifecycleFixture::new().await;
     let lifecycle = fixture.start_at_once(Some(fixture.plan("orders")));
     fixture.until_registered("orders", None).await;
-    lifecycle.handle().request_maintenance(MaintenanceRequest::On("disk".into())).await.unwrap();
+    lifecycle.handle().request_maintenance(None, MaintenanceRequest::On("disk".into())).await.unwrap();
     fixture.until_registered("orders", Some("disk")).await;
     assert_eq!(fixture.saved_reason("orders").as_deref(), Some("disk"));
 
@@ -306,7 +306,7 @@ async fn maintenance_stays_when_a_reload_registers_the_app_under_another_name() 
         (None, Some("disk"))
     );
 
-    lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await.unwrap();
+    lifecycle.handle().request_maintenance(None, MaintenanceRequest::Off).await.unwrap();
     fixture.until_registered("payments", None).await;
     assert_eq!((fixture.saved_reason("orders"), fixture.saved_reason("payments")), (None, None));
 }
@@ -315,12 +315,12 @@ async fn maintenance_stays_when_a_reload_registers_the_app_under_another_name() 
 async fn maintenance_stays_when_one_reload_removes_the_app_and_another_adds_it_again() {
     let fixture = LifecycleFixture::new().await;
     let lifecycle = fixture.start_at_once(Some(fixture.plan("orders")));
-    lifecycle.handle().request_maintenance(MaintenanceRequest::On("disk".into())).await.unwrap();
+    lifecycle.handle().request_maintenance(None, MaintenanceRequest::On("disk".into())).await.unwrap();
     fixture.until_registered("orders", Some("disk")).await;
 
     lifecycle.apply_settings(None, Drain::default());
     fixture.until("gone", |agent| agent.held.is_none()).await;
-    let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;
+    let refused = lifecycle.handle().request_maintenance(None, MaintenanceRequest::Off).await;
     assert_eq!(refused, Err(MaintenanceError::NothingToRegister));
     assert_eq!(lifecycle.handle().refresh_maintenance().await, Ok(()));
     assert_eq!(fixture.saved_reason("orders").as_deref(), Some("disk"), "a restart reads it, too");
@@ -339,13 +339,13 @@ async fn the_first_registration_after_a_reload_restores_the_saved_maintenance_an
     MaintenanceFile::at(fixture.file_path("orders")).write(|| Some("disk".into())).await;
     let lifecycle = fixture.start_at_once(None);
     wait_until_ready(&lifecycle).await;
-    let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;
+    let refused = lifecycle.handle().request_maintenance(None, MaintenanceRequest::Off).await;
     assert_eq!(refused, Err(MaintenanceError::NothingToRegister));
 
     lifecycle.apply_settings(Some(fixture.plan("orders")), Drain::default());
     fixture.until_registered("orders", Some("disk")).await;
-    assert_eq!(lifecycle.handle().registration_status().maintenance.as_deref(), Some("disk"));
-    lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await.unwrap();
+    assert_eq!(lifecycle.handle().registrations()[0].status.maintenance.as_deref(), Some("disk"));
+    lifecycle.handle().request_maintenance(None, MaintenanceRequest::Off).await.unwrap();
     fixture.until_registered("orders", None).await;
     assert_eq!(fixture.saved_reason("orders"), None);
 }
@@ -384,12 +384,16 @@ async fn a_reload_replaces_the_settings_of_the_probe() {
     assert_eq!(fixture.agent.register_calls(), 1, "new probe settings need no registration");
 }
 
+fn keep(id: &str) -> HandOver {
+    HandOver { kept: vec![id.to_owned()] }
+}
+
 #[tokio::test]
 async fn a_registration_that_is_handed_over_stays_and_is_neither_renewed_nor_withdrawn() {
     let (fixture, lifecycle) = start(PROPAGATION).await;
     wait_until_ready(&lifecycle).await;
     tokio::time::pause();
-    lifecycle.hand_over(HandOver::Keep).await;
+    lifecycle.hand_over(keep("orders-1")).await;
     let before = fixture.agent.state().calls.len();
     // What would be corrected otherwise.
     fixture.agent.state().checks.own = None;
@@ -404,7 +408,7 @@ async fn a_registration_that_is_handed_over_stays_and_is_neither_renewed_nor_wit
 async fn a_registration_that_is_taken_back_is_renewed_and_withdrawn_again() {
     let (fixture, lifecycle) = start(Duration::ZERO).await;
     wait_until_ready(&lifecycle).await;
-    lifecycle.hand_over(HandOver::Keep).await;
+    lifecycle.hand_over(keep("orders-1")).await;
     fixture.agent.state().checks.own = None;
     lifecycle.take_back().await;
     fixture.until_registered("orders", None).await;
@@ -416,7 +420,7 @@ async fn a_registration_that_is_taken_back_is_renewed_and_withdrawn_again() {
 async fn an_instance_that_the_other_process_does_not_register_is_withdrawn() {
     let (fixture, lifecycle) = start(PROPAGATION).await;
     wait_until_ready(&lifecycle).await;
-    lifecycle.hand_over(HandOver::Withdraw).await;
+    lifecycle.hand_over(HandOver::default()).await;
     assert!(fixture.agent.state().held.is_none());
     assert_eq!(fixture.agent.state().calls.last().map(|(_, call)| call.clone()), Some(AgentCall::Deregister));
 }
@@ -425,6 +429,147 @@ async fn an_instance_that_the_other_process_does_not_register_is_withdrawn() {
 async fn nothing_is_handed_over_by_a_process_that_leaves() {
     let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION));
     lifecycle.drain().await;
-    timeout(Duration::from_secs(60), lifecycle.hand_over(HandOver::Keep)).await.unwrap();
+    timeout(Duration::from_secs(60), lifecycle.hand_over(keep("orders-1"))).await.unwrap();
     timeout(Duration::from_secs(60), lifecycle.take_back()).await.unwrap();
+}
+
+/// One sidecar beside two services, each at an agent and a port of its own.
+async fn start_two(propagation: Duration) -> ([LifecycleFixture; 2], Lifecycle) {
+    let two = [LifecycleFixture::new().await, LifecycleFixture::new().await];
+    let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(propagation));
+    lifecycle.apply_settings(plans_of_two(&two), fixed_drain(propagation));
+    (two, lifecycle)
+}
+
+fn plans_of_two(two: &[LifecycleFixture; 2]) -> [RegistrationPlan; 2] {
+    [two[0].plan("orders"), two[1].plan("orders-admin")]
+}
+
+#[tokio::test]
+async fn it_is_ready_when_every_service_is_and_not_before() {
+    let waiting = LifecycleFixture { started: CancellationToken::new(), ..LifecycleFixture::new().await };
+    let two = [LifecycleFixture::new().await, waiting];
+    let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION));
+    lifecycle.apply_settings(plans_of_two(&two), fixed_drain(PROPAGATION));
+    two[0].until_registered("orders", None).await;
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Waiting);
+    let view: Vec<_> = lifecycle.handle().registrations();
+    let view: Vec<_> = view.iter().map(|one| (one.service.as_str(), one.status.phase)).collect();
+    assert_eq!(
+        view,
+        [("orders", RegistrationPhase::Registered), ("orders-admin", RegistrationPhase::AwaitingApp)]
+    );
+    two[1].started.cancel();
+    two[1].until_registered("orders-admin", None).await;
+    wait_until_ready(&lifecycle).await;
+}
+
+#[tokio::test]
+async fn a_drain_withdraws_all_services_at_once_and_is_safe_when_the_last_one_is() {
+    let (two, lifecycle) = start_two(PROPAGATION).await;
+    wait_until_ready(&lifecycle).await;
+    // The second agent never answers the deregistration: the drain gives up after 8 s.
+    two[1].agent.change(|agent| agent.stalls.push_back("deregister"));
+    tokio::time::pause();
+    let from = Instant::now();
+    let drained = lifecycle.drain();
+    tokio::pin!(drained);
+    let early = timeout(Duration::from_secs(7), &mut drained).await;
+    assert!(early.is_err(), "safe before the second service has left");
+    assert_eq!(two[0].events().lines(), ["register", "passing", "critical", "deregister"]);
+    assert_eq!(lifecycle.handle().drain_phase(), DrainPhase::Leaving);
+    drained.await;
+    assert_eq!(two[1].events().lines(), ["register", "passing", "critical", "deregister"]);
+    let took = from.elapsed();
+    assert!(took >= Duration::from_secs(8) + PROPAGATION && took < Duration::from_secs(12), "{took:?}");
+    assert_eq!(lifecycle.handle().drain_phase(), DrainPhase::Safe);
+}
+
+#[tokio::test]
+async fn maintenance_of_one_service_leaves_the_other_in_service() {
+    let (two, lifecycle) = start_two(Duration::ZERO).await;
+    wait_until_ready(&lifecycle).await;
+    let handle = lifecycle.handle();
+    let on = || MaintenanceRequest::On("disk".into());
+    for called in ["Orders-Admin", "orders-admin-1"] {
+        handle.request_maintenance(Some(called), on()).await.unwrap();
+        two[1].until_registered("orders-admin", Some("disk")).await;
+        two[0].until_registered("orders", None).await;
+        assert_eq!(
+            (two[0].saved_reason("orders"), two[1].saved_reason("orders-admin").as_deref()),
+            (None, Some("disk"))
+        );
+        handle.request_maintenance(Some(called), MaintenanceRequest::Off).await.unwrap();
+        two[1].until_registered("orders-admin", None).await;
+    }
+    let refused = handle.request_maintenance(Some("order"), on()).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "no service \"order\" is registered by this sidecar; it has orders, orders-admin"
+    );
+    handle.request_maintenance(None, on()).await.unwrap();
+    two[0].until_registered("orders", Some("disk")).await;
+    two[1].until_registered("orders-admin", Some("disk")).await;
+}
+
+#[tokio::test]
+async fn a_reload_adds_and_removes_a_service_without_a_call_for_the_other() {
+    let (two, lifecycle) = start_two(Duration::ZERO).await;
+    wait_until_ready(&lifecycle).await;
+    let number_of_calls = || two[0].agent.register_calls();
+    let [orders, admin] = plans_of_two(&two);
+    lifecycle.apply_settings([orders.clone()], Drain::default());
+    two[1].until("gone", |agent| agent.held.is_none()).await;
+    assert!(lifecycle.handle().state().is_ready());
+    // In another order.
+    lifecycle.apply_settings([admin, orders], Drain::default());
+    two[1].until_registered("orders-admin", None).await;
+    assert_eq!((number_of_calls(), two[1].agent.register_calls()), (1, 2));
+    assert!(two[0].events().lines().iter().all(|line| line != "critical"), "{:?}", two[0].events().lines());
+    let services: Vec<_> = lifecycle.handle().registrations().into_iter().map(|one| one.service).collect();
+    assert_eq!(services, ["orders-admin", "orders"]);
+}
+
+#[tokio::test]
+async fn each_service_has_series_of_its_own_with_the_id_where_two_share_a_name() {
+    let (two, lifecycle) = start_two(Duration::ZERO).await;
+    let metrics = prometheus::Registry::new();
+    lifecycle.register_metrics(&metrics).unwrap();
+    wait_until_ready(&lifecycle).await;
+    let page = || prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();
+    let has = |line: &str| page().lines().any(|l| l == line);
+    for line in [
+        "outrigger_registration_state{service=\"orders\",state=\"registered\"} 1",
+        "outrigger_registration_state{service=\"orders-admin\",state=\"lost\"} 0",
+        "outrigger_app_health{health=\"passing\",service=\"orders-admin\"} 1",
+        "outrigger_app_unprobed{service=\"orders\"} 0",
+        "outrigger_maintenance{service=\"orders\"} 0",
+        "outrigger_registrations_total{service=\"orders\"} 1",
+    ] {
+        assert!(has(line), "{line} in\n{}", page());
+    }
+    let [orders, admin] = plans_of_two(&two);
+    let registration = Registration { name: "orders".into(), ..admin.registration };
+    lifecycle.apply_settings([orders, RegistrationPlan { registration, ..admin }], Drain::default());
+    two[1].until_registered("orders", None).await;
+    for line in [
+        "outrigger_app_health{health=\"passing\",id=\"orders-1\",service=\"orders\"} 1",
+        "outrigger_maintenance{id=\"orders-admin-1\",service=\"orders\"} 0",
+    ] {
+        assert!(has(line), "{line} in\n{}", page());
+    }
+}
+
+#[tokio::test]
+async fn of_several_services_the_other_process_gets_those_that_it_registers() {
+    let (two, lifecycle) = start_two(PROPAGATION).await;
+    wait_until_ready(&lifecycle).await;
+    lifecycle.hand_over(keep("orders-admin-1")).await;
+    assert!(two[0].agent.state().held.is_none());
+    assert!(two[1].agent.state().held.is_some());
+    assert_eq!(two[1].events().lines(), ["register", "passing"]);
+    lifecycle.take_back().await;
+    two[0].until_registered("orders", None).await;
+    two[1].until_registered("orders-admin", None).await;
 }

@@ -4,7 +4,7 @@ use outrigger_registry::ReportedHealth;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{drain::DrainControl, status::MaintenanceRequest, testing::*, withdraw::run_steps};
+use crate::{drain::DrainControl, status::MaintenanceRequest, testing::*, withdraw::run_all};
 
 #[tokio::test(start_paused = true)]
 async fn the_app_is_registered_when_it_is_healthy_and_not_before() {
@@ -160,8 +160,8 @@ async fn only_a_healthy_app_that_runs_is_shown_as_draining() {
     sleep(Duration::from_secs(15)).await;
     let drain = DrainControl::default();
     drain.skip_waits.cancel();
-    let mut propagation = fixed_propagation(Duration::ZERO);
-    run_steps(ended.registrant, &mut propagation, &drain).await;
+    let propagation = fixed_propagation(Duration::ZERO);
+    run_all([ended.registrant].into_iter(), &propagation, &drain).await;
     assert_eq!(last_output(&ended.agent), CHECK_OUTPUT);
 
     // An app in maintenance.
@@ -268,10 +268,10 @@ async fn the_unobserved_wait_includes_the_time_of_failed_calls() {
         let fixture = start_registrant(PASSING);
         sleep(Duration::from_secs(15)).await;
         fixture.agent.change(fault);
-        let mut propagation = unobserved_propagation(Duration::from_secs(5));
+        let propagation = unobserved_propagation(Duration::from_secs(5));
         let from = Instant::now();
         let drain = DrainControl::default();
-        run_steps(fixture.registrant, &mut propagation, &drain).await;
+        run_all([fixture.registrant].into_iter(), &propagation, &drain).await;
         assert_eq!(from.elapsed().as_secs(), seconds, "{:?}", from.elapsed());
     }
 }

@@ -11,4 +11,4 @@ mod propagation;
 mod run;
 
 pub use propagation::PropagationMonitor;
-pub(crate) use run::{WITHDRAW_TIMEOUT, run_steps};
+pub(crate) use run::{WITHDRAW_TIMEOUT, run_all};

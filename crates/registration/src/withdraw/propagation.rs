@@ -36,6 +36,11 @@ impl PropagationMonitor {
         Self { settings, discovery, own_watch: None, first_report: Instant::now() }
     }
 
+    /// The same for another service, which has its own watch.
+    pub(super) fn for_another(&self) -> Self {
+        Self::new(self.settings, self.discovery.clone())
+    }
+
     /// Replaces the settings before a drain has begun.
     pub(crate) fn apply_settings(&mut self, settings: Drain) {
         self.settings = settings;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
@@ -22,15 +24,52 @@ pub(crate) const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(20);
 /// time, a caller with a late watch would see the app vanish without having seen it critical.
 const MIN_CRITICAL_TIME: Duration = Duration::from_millis(500);
 
-/// Runs every step up to `Safe`. Bounded: [`WITHDRAW_TIMEOUT`], then `drain.max_propagation` or
-/// `drain.unobserved_wait`.
-pub(crate) async fn run_steps(
+/// Withdraws all services at once. The phase of the drain is that of the service that is behind the others. Bounded:
+/// [`WITHDRAW_TIMEOUT`], then `drain.max_propagation` or `drain.unobserved_wait`.
+pub(crate) async fn run_all(
+    registrants: impl ExactSizeIterator<Item = Registrant>,
+    propagation: &PropagationMonitor,
+    drain: &DrainControl,
+) {
+    let phases = JointPhase::new(drain, registrants.len());
+    let phases = &phases;
+    let all = registrants.enumerate().map(|(n, registrant)| async move {
+        let mut propagation = propagation.for_another();
+        run_steps(registrant, &mut propagation, drain, &|phase| phases.set(n, phase)).await;
+        phases.set(n, DrainPhase::Safe);
+    });
+    join_all(all).await;
+}
+
+/// The phases of several withdrawals.
+struct JointPhase<'a> {
+    drain: &'a DrainControl,
+    phases: Mutex<Vec<DrainPhase>>,
+}
+
+impl<'a> JointPhase<'a> {
+    fn new(drain: &'a DrainControl, withdrawals: usize) -> Self {
+        Self { drain, phases: Mutex::new(vec![DrainPhase::Leaving; withdrawals]) }
+    }
+
+    fn set(&self, n: usize, phase: DrainPhase) {
+        let mut phases = self.phases.lock();
+        phases[n] = phase;
+        if let Some(last) = phases.iter().min() {
+            self.drain.set_phase(*last);
+        }
+    }
+}
+
+/// Runs every step up to `Safe`.
+async fn run_steps(
     mut registrant: Registrant,
     propagation: &mut PropagationMonitor,
     drain: &DrainControl,
+    set_phase: &(dyn Fn(DrainPhase) + Sync),
 ) {
     let until = Instant::now() + WITHDRAW_TIMEOUT;
-    drain.set_phase(DrainPhase::Leaving);
+    set_phase(DrainPhase::Leaving);
     // Before the report, so that the watch sees the app healthy first.
     propagation.start_watch(&registrant.registration());
     let stopped = timeout_at(until, registrant.stop_tasks()).await;
@@ -40,7 +79,7 @@ pub(crate) async fn run_steps(
     propagation.start_clock();
     let mut step = WithdrawStep::ReportCritical;
     while step != WithdrawStep::Safe {
-        drain.set_phase(step.drain_phase());
+        set_phase(step.drain_phase());
         let result = tokio::select! {
             biased;
             () = drain.skip_waits.cancelled(), if step.is_skippable() => StepResult::Skipped,

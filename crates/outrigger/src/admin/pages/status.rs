@@ -3,7 +3,8 @@
 use outrigger_config::SettingChange;
 use outrigger_discovery::{RegistryContact, ServiceStatus};
 use outrigger_registration::{
-    LifecycleHandle, LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus, health_label,
+    LifecycleHandle, LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus,
+    ServiceRegistration, health_label,
 };
 use outrigger_registry::ReportedHealth;
 use serde::Serialize;
@@ -21,15 +22,17 @@ pub(crate) struct Readiness {
     state: &'static str,
     /// What is missing, as sentences.
     missing: Vec<String>,
-    registration: RegistrationSummary,
+    /// One for each service beside the sidecar; empty where nothing is registered.
+    registrations: Vec<RegistrationSummary>,
     registry: RegistryStatus,
 }
 
 #[derive(Debug, Serialize)]
 struct RegistrationSummary {
-    state: &'static str,
+    service: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     id: String,
+    state: &'static str,
     /// The result of the last probe of the app.
     #[serde(skip_serializing_if = "String::is_empty")]
     app: String,
@@ -50,7 +53,7 @@ impl Readiness {
         services: &[ServiceStatus],
         contact: &RegistryContact,
     ) -> Self {
-        Self::from_status(lifecycle.state(), lifecycle.registration_status(), services, contact)
+        Self::from_status(lifecycle.state(), lifecycle.registrations(), services, contact)
     }
 
     /// The same without the texts of errors: they name addresses of this machine and of its registry.
@@ -59,33 +62,36 @@ impl Readiness {
         mut services: Vec<ServiceStatus>,
         mut contact: RegistryContact,
     ) -> Self {
-        let (state, mut status) = (lifecycle.state(), lifecycle.registration_status());
+        let (state, mut registrations) = (lifecycle.state(), lifecycle.registrations());
         let hide = |text: &mut String| {
             if !text.is_empty() {
                 ELSEWHERE.clone_into(text);
             }
         };
-        if state.is_ready() {
-            status.probe_detail.clear();
-        } else {
-            hide(&mut status.probe_detail);
+        for ServiceRegistration { status, .. } in &mut registrations {
+            if state.is_ready() {
+                status.probe_detail.clear();
+            } else {
+                hide(&mut status.probe_detail);
+            }
+            status.error.iter_mut().chain(&mut status.unprobed).for_each(hide);
         }
-        status.error.iter_mut().chain(&mut status.unprobed).for_each(hide);
         services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
         contact.error.iter_mut().for_each(hide);
-        Self::from_status(state, status, &services, &contact)
+        Self::from_status(state, registrations, &services, &contact)
     }
 
     fn from_status(
         state: LifecycleState,
-        status: RegistrationStatus,
+        registrations: Vec<ServiceRegistration>,
         services: &[ServiceStatus],
         contact: &RegistryContact,
     ) -> Self {
-        let missing = missing_reason(state, &status);
-        let registration = RegistrationSummary {
-            state: status.phase.label(),
+        let missing = list_missing(state, &registrations);
+        let summary = |ServiceRegistration { service, status }| RegistrationSummary {
+            service,
             id: status.id,
+            state: status.phase.label(),
             app: status.probe_detail,
             unprobed: status.unprobed.map(|why| format!("cannot be probed from here: {why}")),
             told: status.reported.map(health_label),
@@ -95,14 +101,34 @@ impl Readiness {
         Self {
             ready: state.is_ready(),
             state: state.label(),
-            missing: missing.into_iter().collect(),
-            registration,
+            missing,
+            registrations: registrations.into_iter().map(summary).collect(),
             registry: RegistryStatus::of(services, contact),
         }
     }
 }
 
-fn missing_reason(state: LifecycleState, status: &RegistrationStatus) -> Option<String> {
+/// What is missing; where there are several services, each sentence names its service.
+fn list_missing(state: LifecycleState, registrations: &[ServiceRegistration]) -> Vec<String> {
+    match state {
+        LifecycleState::Ready => Vec::new(),
+        LifecycleState::Learning => {
+            vec!["the registry has not answered for every declared service yet".into()]
+        }
+        LifecycleState::Draining => vec!["the sidecar is draining".into()],
+        LifecycleState::Gone => vec!["the sidecar has stopped".into()],
+        LifecycleState::Waiting | LifecycleState::Registered => {
+            let reasons = registrations.iter().filter_map(|ServiceRegistration { service, status }| {
+                let reason = missing_reason(status)?;
+                Some(if registrations.len() > 1 { format!("{service}: {reason}") } else { reason })
+            });
+            reasons.collect()
+        }
+    }
+}
+
+/// What is missing of one service, while the process is not ready.
+fn missing_reason(status: &RegistrationStatus) -> Option<String> {
     let with_error = |what: &str| match &status.error {
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
@@ -112,38 +138,41 @@ fn missing_reason(state: LifecycleState, status: &RegistrationStatus) -> Option<
         ("", None) => "the local app has not been probed yet".to_owned(),
         (why, None) => format!("the local app is not healthy yet: {why}"),
     };
-    match state {
-        LifecycleState::Ready => None,
-        LifecycleState::Learning => {
-            Some("the registry has not answered for every declared service yet".into())
+    match (status.phase, status.reported) {
+        (RegistrationPhase::AwaitingApp, _) => Some(not_healthy()),
+        (RegistrationPhase::Registered | RegistrationPhase::Lost, reported) => match reported {
+            Some(ReportedHealth::Passing | ReportedHealth::Warning) => None,
+            // The registration is one of an earlier run.
+            Some(ReportedHealth::Critical) => Some(not_healthy()),
+            None => Some(with_error("the registry has not yet received that the app is healthy")),
+        },
+        (RegistrationPhase::Off | RegistrationPhase::Registering | RegistrationPhase::Left, _) => {
+            Some(with_error("the registry has not accepted the registration yet"))
         }
-        LifecycleState::Waiting if status.phase == RegistrationPhase::AwaitingApp => Some(not_healthy()),
-        LifecycleState::Waiting => Some(with_error("the registry has not accepted the registration yet")),
-        // The registration is one of an earlier run.
-        LifecycleState::Registered if status.reported == Some(ReportedHealth::Critical) => {
-            Some(not_healthy())
-        }
-        LifecycleState::Registered => {
-            Some(with_error("the registry has not yet received that the app is healthy"))
-        }
-        LifecycleState::Draining => Some("the sidecar is draining".into()),
-        LifecycleState::Gone => Some("the sidecar has stopped".into()),
     }
 }
 
 /// `GET /maintenance`, and the answer to `POST /maintenance`.
 #[derive(Debug, Serialize)]
 pub(crate) struct MaintenanceStatus {
-    /// Whether the app is in maintenance at the registry, ordered here or there.
+    /// One for each service beside the sidecar.
+    services: Vec<ServiceMaintenance>,
+    /// Why a request failed, or why the registry could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ServiceMaintenance {
+    service: String,
+    id: String,
+    /// Whether the service is in maintenance at the registry, ordered here or there.
     enabled: bool,
     reason: Option<String>,
     /// What was ordered here and is not yet in effect at the registry.
     #[serde(skip_serializing_if = "Option::is_none")]
     ordered: Option<PendingMaintenance>,
     registration: &'static str,
-    /// Why a request failed, or why the registry could not be asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -154,8 +183,9 @@ struct PendingMaintenance {
 
 impl MaintenanceStatus {
     pub(crate) fn of(lifecycle: &LifecycleHandle, error: Option<String>) -> Self {
-        let status = lifecycle.registration_status();
-        Self {
+        let one = |ServiceRegistration { service, status }| ServiceMaintenance {
+            service,
+            id: status.id,
             enabled: status.maintenance.is_some(),
             reason: status.maintenance,
             ordered: status.pending_request.map(|request| match request {
@@ -163,8 +193,8 @@ impl MaintenanceStatus {
                 MaintenanceRequest::Off => PendingMaintenance { enable: false, reason: None },
             }),
             registration: status.phase.label(),
-            error,
-        }
+        };
+        Self { services: lifecycle.registrations().into_iter().map(one).collect(), error }
     }
 }
 
@@ -172,21 +202,34 @@ impl MaintenanceStatus {
 #[derive(Debug, Serialize)]
 pub(crate) struct DrainStatus {
     phase: &'static str,
-    /// The app may be stopped: the registry no longer lists it, and its callers have had time to learn of it.
+    /// The app may be stopped: the registry lists none of its services any more, and their callers have had time to
+    /// learn of it.
     safe_to_stop: bool,
     /// Requests of the app that the sidecar carries now.
     in_flight: usize,
-    registration: &'static str,
+    registrations: Vec<LeavingService>,
+}
+
+#[derive(Debug, Serialize)]
+struct LeavingService {
+    service: String,
+    id: String,
+    state: &'static str,
 }
 
 impl DrainStatus {
     pub(crate) fn of(lifecycle: &LifecycleHandle, in_flight: usize) -> Self {
         let phase = lifecycle.drain_phase();
+        let one = |ServiceRegistration { service, status }| LeavingService {
+            service,
+            id: status.id,
+            state: status.phase.label(),
+        };
         Self {
             phase: phase.label(),
             safe_to_stop: phase.is_safe_to_stop(),
             in_flight,
-            registration: lifecycle.registration_status().phase.label(),
+            registrations: lifecycle.registrations().into_iter().map(one).collect(),
         }
     }
 }
@@ -260,14 +303,42 @@ mod tests {
                 (true, format!("the local app cannot be probed from here: {CAUSE}")),
                 (false, format!("the local app is not healthy yet: {CAUSE}")),
             ] {
-                assert_eq!(missing_reason(state, &status(unprobed, phase)), Some(expected), "{state:?}");
+                let registrations =
+                    [ServiceRegistration { service: "orders".to_owned(), status: status(unprobed, phase) }];
+                assert_eq!(list_missing(state, &registrations), [expected], "{state:?}");
             }
         }
         let contact = RegistryContact::default();
         let status = status(true, RegistrationPhase::Registered);
-        let page = Readiness::from_status(LifecycleState::Ready, status, &[], &contact);
+        let registrations = vec![ServiceRegistration { service: "orders".to_owned(), status }];
+        let page = Readiness::from_status(LifecycleState::Ready, registrations, &[], &contact);
         assert!(page.ready);
         let page = serde_json::to_value(page).unwrap();
-        assert_eq!(page["registration"]["unprobed"], format!("cannot be probed from here: {CAUSE}"));
+        assert_eq!(page["registrations"][0]["unprobed"], format!("cannot be probed from here: {CAUSE}"));
+    }
+
+    #[test]
+    fn of_several_services_only_those_with_something_missing_are_named() {
+        let registration = |service: &str, phase, reported| ServiceRegistration {
+            service: service.to_owned(),
+            status: RegistrationStatus { phase, reported, ..RegistrationStatus::default() },
+        };
+        let registrations = vec![
+            registration("orders", RegistrationPhase::Registered, Some(ReportedHealth::Passing)),
+            registration("orders-admin", RegistrationPhase::AwaitingApp, None),
+            registration("orders-grpc", RegistrationPhase::Registered, None),
+        ];
+        let contact = RegistryContact::default();
+        let page = Readiness::from_status(LifecycleState::Waiting, registrations, &[], &contact);
+        let page = serde_json::to_value(page).unwrap();
+        assert_eq!(
+            page["missing"],
+            serde_json::json!([
+                "orders-admin: the local app has not been probed yet",
+                "orders-grpc: the registry has not yet received that the app is healthy",
+            ])
+        );
+        assert_eq!(page["registrations"][1]["service"], "orders-admin");
+        assert_eq!(page["registrations"][1]["state"], "awaiting_app");
     }
 }

@@ -217,6 +217,6 @@ mod tests {
         let config = demo_config(SocketAddr::from((Ipv4Addr::LOCALHOST, 8500)));
         assert_eq!(config.upstreams[0].service, "orders");
         assert_eq!(config.upstreams[0].policy.balance, Balance::Weighted);
-        assert_eq!(config.service, None);
+        assert_eq!(config.services, []);
     }
 }

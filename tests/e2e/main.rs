@@ -42,6 +42,7 @@ mod reload_process;
 mod restart;
 mod retries;
 mod routing;
+mod several_services;
 mod slow_probes;
 mod stalls;
 mod streams_cut;

@@ -17,12 +17,13 @@ use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_config::{Config, LoadedConfig};
 use outrigger_proxy::ClusterStatus;
-use outrigger_registration::{LifecycleState, ServiceRegistration};
+use outrigger_registration::{AppAddress, LifecycleState, ServiceRegistration};
 use prometheus::IntCounter;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     admin::AdminThread,
+    network::{self, NetworkWatch},
     reload::{ConfigSource, ReloadResult},
     telemetry::LogControl,
 };
@@ -61,6 +62,20 @@ impl App {
         if let Some(logs) = logs {
             let _ = self.running.components.log_control.set(logs);
         }
+    }
+
+    /// Watches from now on whether the network namespace of this process is alive. `asks_app`: an app that answers is a sign of life.
+    pub(crate) fn watch_network(&self, asks_app: bool) -> NetworkWatch {
+        let running = self.running.clone();
+        let silent_peers = move || {
+            let running = running.clone();
+            async move {
+                let apps =
+                    running.config().services.iter().filter(|_| asks_app).map(AppAddress::of).collect();
+                network::silent_peers(&running.components.registry, apps).await
+            }
+        };
+        NetworkWatch::start(self.running.components.network.clone(), silent_peers)
     }
 
     /// Puts settings in place: no connection is dropped, and nothing that was learned is forgotten. The start is the

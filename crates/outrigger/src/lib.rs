@@ -13,6 +13,7 @@ mod handover;
 mod limits;
 mod log_format;
 mod log_writer;
+mod network;
 mod process;
 mod registry;
 pub mod reload;

@@ -31,6 +31,13 @@ pub(crate) struct OpenedRegistry {
     consul: Option<Arc<Consul>>,
 }
 
+impl OpenedRegistry {
+    /// Asks whether the registry accepts connections, by a new one. `None`: it is a file.
+    pub(crate) async fn reach(&self) -> Option<Result<(), outrigger_registry::Error>> {
+        Some(self.consul.as_ref()?.reach().await)
+    }
+}
+
 /// Opens the registry. Connects to nothing.
 pub(crate) fn open(
     settings: &config::Registry,

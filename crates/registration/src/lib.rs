@@ -39,6 +39,6 @@ pub use identity::{build_registration, host_name};
 pub use lifecycle::{Lifecycle, LifecycleHandle, LifecycleState, ServiceRegistration};
 pub use maintenance::{MaintenanceError, maintenance_path};
 pub use plan::{HandOver, RegistrationPlan};
-pub use port::wait_until_port_closed;
+pub use port::{accepts_on_loopback, wait_until_port_closed};
 pub use status::{MaintenanceRequest, RegistrationPhase, RegistrationStatus};
 pub use withdraw::PropagationMonitor;

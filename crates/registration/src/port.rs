@@ -1,7 +1,7 @@
 //! Waits until the local app has closed its port. A sidecar that did not start the app, and is stopped together
 //! with the app, must not end before it.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use outrigger_net::{DialStage, connect};
 use tokio::time::sleep;
@@ -21,6 +21,14 @@ pub async fn wait_until_port_closed(app: AppAddress) {
     while is_open(&finder).await {
         sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Whether an app accepts connections at an address that is reached without a network interface. True where that cannot be found
+/// out, and for an app that lets connections wait.
+pub async fn accepts_on_loopback(app: AppAddress) -> bool {
+    let is_loopback = |host: &String| host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+    let (only, registered) = (app.only.filter(is_loopback), app.registered.filter(is_loopback));
+    is_open(&AppFinder::new(AppAddress { only, registered, ..app })).await
 }
 
 /// Whether an app listens, or may listen although no address was connected to: the judgement of a probe.

@@ -46,6 +46,8 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     fn services(&self) -> Vec<ServiceStatus>;
     /// Whether the registry answers.
     fn registry_contact(&self) -> RegistryContact;
+    /// What of the network is lost. Absent while it is there.
+    fn lost_network(&self) -> Option<String>;
     /// Requests under way.
     fn in_flight(&self) -> usize;
     /// The text of `/config`.
@@ -143,12 +145,17 @@ async fn healthz() -> &'static str {
 
 async fn readyz(State(state): State<AdminState>) -> Response {
     let (services, contact) = (state.backend.services(), state.backend.registry_contact());
-    readiness_response(Readiness::of(&state.lifecycle, &services, &contact))
+    readiness_response(Readiness::of(&state.lifecycle, &services, &contact, state.backend.lost_network()))
 }
 
 async fn readyz_for_network(State(state): State<AdminState>) -> Response {
     let (services, contact) = (state.backend.services(), state.backend.registry_contact());
-    readiness_response(Readiness::for_network(&state.lifecycle, services, contact))
+    readiness_response(Readiness::for_network(
+        &state.lifecycle,
+        services,
+        contact,
+        state.backend.lost_network(),
+    ))
 }
 
 fn readiness_response(readiness: Readiness) -> Response {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::StartError;
 use crate::{
     admin::AdminBackend,
+    network::NetworkStatus,
     registry::{self, OpenedRegistry},
     reload::{ConfigSource, ReloadHandle, ReloadResult},
     telemetry::LogControl,
@@ -55,6 +56,7 @@ pub(super) struct Components {
     pub(super) proxy: Arc<Proxy>,
     pub(super) discovery: Arc<Discovery>,
     pub(super) lifecycle: Lifecycle,
+    pub(super) network: NetworkStatus,
     pub(super) registry: OpenedRegistry,
     pub(super) metrics: prometheus::Registry,
     pub(super) app_started: CancellationToken,
@@ -106,10 +108,12 @@ impl Components {
         let propagation = PropagationMonitor::new(config.drain, Some(discovery.clone()));
         let lifecycle = Lifecycle::start(first_answers, propagation);
         lifecycle.register_metrics(&metrics)?;
+        let network = NetworkStatus::register(&metrics)?;
         Ok(Self {
             proxy,
             discovery,
             lifecycle,
+            network,
             registry: opened,
             metrics,
             app_started: CancellationToken::new(),
@@ -154,6 +158,10 @@ impl AdminBackend for Components {
 
     fn registry_contact(&self) -> RegistryContact {
         self.discovery.contact()
+    }
+
+    fn lost_network(&self) -> Option<String> {
+        self.network.lost()
     }
 
     fn in_flight(&self) -> usize {

@@ -92,6 +92,13 @@ impl App {
         self.running.components.lifecycle.drain().await;
     }
 
+    /// Ends without leaving the registry and without a wait for requests in flight, because nothing can be reached. What was learned
+    /// is written, so that the next start has it; that takes 5 s at most.
+    pub(crate) async fn abandon(self) {
+        self.reload_task.abort();
+        self.running.components.discovery.shutdown().await;
+    }
+
     /// Serves until `signal`, then calls [`App::shutdown`].
     pub async fn run_until(self, signal: impl Future<Output = ()>) -> ShutdownSummary {
         signal.await;

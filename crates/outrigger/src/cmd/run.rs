@@ -17,7 +17,7 @@ use crate::{
     App, activation,
     app::{StartFrom, proxy_workers},
     handover::{self, Endpoint, NoPlace, Place, Predecessor},
-    process, registry,
+    network, process, registry,
     reload::ConfigSource,
     signal::TerminationSignals,
     telemetry::{self, COMMIT, LogControl, VERSION, error_chain},
@@ -34,7 +34,8 @@ use crate::{
                   app's requests until the app has ended, and exits with the app's code (128 plus the number of \
                   a signal that ended it). TERM, INT and QUIT reach the app at that point; HUP, USR1, USR2, \
                   WINCH, ALRM, VTALRM, PROF, IO, PWR and STKFLT at once; real-time signals are ignored. As \
-                  process 1 it collects orphans.",
+                  process 1 it collects orphans.\n\nWhen its network namespace is dead (its interfaces were \
+                  removed, and nothing answers for 10 s) it exits with code 75, to be started again.",
     after_help = "Example:\n  outrigger run --service orders --port 8080      no file needed\n  \
                   outrigger run -c outrigger.yaml --log debug     flags win over the file\n  \
                   outrigger run                                   only carries requests, registers nothing\n  \
@@ -68,7 +69,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode, CommandError> {
     }
     let inputs = StartInputs { loaded, source: arguments.settings.config_source(&environment), logs, given };
     if arguments.app.is_empty() {
-        run_on_runtime(run_without_app(inputs, arguments.replace)).map(|()| ExitCode::SUCCESS)
+        run_on_runtime(run_without_app(inputs, arguments.replace))
     } else {
         run_on_runtime(run_with_app(inputs, &arguments.app))
     }
@@ -110,7 +111,7 @@ impl StartInputs {
 }
 
 /// Runs a sidecar for an app that is started by other means.
-async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<(), CommandError> {
+async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<ExitCode, CommandError> {
     let mut signals = listen_for_termination()?;
     // SIGHUP does not kill the process any more, not even when the terminal closes.
     let mut hangup = unix::signal(SignalKind::hangup()).map_err(signal_error)?;
@@ -136,14 +137,19 @@ async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<(), C
             (app, None)
         }
     };
+    let network = app.watch_network(true);
     let endpoint = endpoint.or_else(|| listen_for_successor(place));
 
     let signal = tokio::select! {
         signal = signals.next() => Some(signal),
         () = until_replaced(&app, endpoint) => None,
+        () = network.dead() => {
+            app.abandon().await;
+            return Ok(network::EXIT_CODE.into());
+        }
         never = reload_on_hangup(&app, &mut hangup) => match never {},
     };
-    let Some(signal) = signal else { return finish_replaced(app, signals).await };
+    let Some(signal) = signal else { return finish_replaced(app, signals).await.map(|()| ExitCode::SUCCESS) };
     info!(signal, "leaving; a second signal exits at once");
     let leave = async {
         app.drain().await;
@@ -156,7 +162,7 @@ async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<(), C
     tokio::select! {
         stopped = leave => {
             info!(aborted = stopped.aborted, "gone");
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         signal = signals.next() => {
             warn!(signal, "exiting at once, requests in flight are cut off");
@@ -243,8 +249,14 @@ async fn run_with_app(mut inputs: StartInputs, command: &[OsString]) -> Result<E
     let is_token_chosen = inputs.loaded.origins.is_set("app.consul_token");
     let from = inputs.start_from_given();
     let app = inputs.start(from).await?;
+    // Its answers say nothing of the network.
+    let network = app.watch_network(false);
     process::warn_of_inherited_token(&app.config(), is_token_chosen);
-    let code = process::supervise(&app, command, caught).await;
+    let code = process::supervise(&app, command, caught, &network).await;
+    if network.is_dead() {
+        app.abandon().await;
+        return Ok(code.into());
+    }
     app.skip_waits();
     // Only now, so that a signal from before does not count.
     let mut signals = listen_for_termination()?;

@@ -11,6 +11,8 @@
 //!  └──────────timer expired── BackingOff ←───────┘
 //! ```
 //!
+//! A dead network namespace leads from Running to Stopping, from Clearing to Ending and from BackingOff to Finished.
+//!
 //! The group is the rest of the app's process group: processes that the app has started and that still run when the
 //! app has ended. Where the app shares the sidecar's group there is no rest, and the group has ended at once.
 //!
@@ -52,6 +54,8 @@ pub(crate) enum ProcessEvent {
     GroupEnded,
     /// The app could not be started again.
     StartFailed,
+    /// The network namespace is dead.
+    NetworkLost,
     /// The pause before the next start, or the time for the app or its process group to end, is over.
     TimerExpired,
 }
@@ -80,6 +84,11 @@ pub(crate) enum ProcessAction {
 }
 
 impl ProcessState {
+    /// Whether a dead network namespace ends the app: not one that is ending.
+    pub(crate) fn needs_network(self) -> bool {
+        matches!(self, Self::Running | Self::Clearing | Self::BackingOff)
+    }
+
     /// The state after `event`, and the actions.
     pub(crate) fn transition(
         self,
@@ -97,13 +106,21 @@ impl ProcessState {
             (Self::Running, ProcessEvent::StartFailed) => {
                 (Self::BackingOff, &[ProcessAction::ReportDown, ProcessAction::BackOff])
             }
+            // There is no caller, and no registry to leave.
+            (Self::Running, ProcessEvent::NetworkLost) => {
+                (Self::Stopping, &[ProcessAction::SkipWaits, ProcessAction::ForwardSignal])
+            }
             (Self::Clearing, ProcessEvent::GroupEnded) => (Self::BackingOff, &[ProcessAction::BackOff]),
             (Self::Clearing, ProcessEvent::TimerExpired) => {
                 (Self::BackingOff, &[ProcessAction::KillGroup, ProcessAction::BackOff])
             }
-            (Self::Clearing, ProcessEvent::StopRequested) => (Self::Ending, &[ProcessAction::SkipWaits]),
+            (Self::Clearing, ProcessEvent::StopRequested | ProcessEvent::NetworkLost) => {
+                (Self::Ending, &[ProcessAction::SkipWaits])
+            }
             (Self::BackingOff, ProcessEvent::TimerExpired) => (Self::Running, &[ProcessAction::Start]),
-            (Self::BackingOff, ProcessEvent::StopRequested) => (Self::Finished, &[ProcessAction::SkipWaits]),
+            (Self::BackingOff, ProcessEvent::StopRequested | ProcessEvent::NetworkLost) => {
+                (Self::Finished, &[ProcessAction::SkipWaits])
+            }
             (Self::Draining, ProcessEvent::Propagated) => (Self::Stopping, &[ProcessAction::ForwardSignal]),
             (Self::Draining, ProcessEvent::StopRequested) => {
                 (Self::Stopping, &[ProcessAction::SkipWaits, ProcessAction::ForwardSignal])
@@ -278,6 +295,33 @@ mod tests {
                 let asked = at(Drain).unwrap_or(actions.len());
                 assert!(!actions[asked..].contains(&Start), "{actions:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_dead_network_ends_the_app_without_a_drain() {
+        let rows: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 4] = [
+            ("it runs", &[NetworkLost, Exited, GroupEnded], Finished, &[SkipWaits, ForwardSignal, StopGroup]),
+            ("it does not end", &[NetworkLost, TimerExpired], Killed, &[SkipWaits, ForwardSignal, Kill]),
+            (
+                "its group is ending",
+                &[Exited, NetworkLost, GroupEnded],
+                Finished,
+                &[ReportDown, StopGroup, SkipWaits],
+            ),
+            (
+                "in the pause",
+                &[Exited, GroupEnded, NetworkLost],
+                Finished,
+                &[ReportDown, StopGroup, BackOff, SkipWaits],
+            ),
+        ];
+        for (what, events, state, actions) in rows {
+            assert_eq!(run_events(OnAppExit::Restart, events), (state, actions.to_vec()), "{what}");
+        }
+        for state in [Running, Clearing, BackingOff, Draining, Stopping, Killed, Ending, Finished] {
+            let changes = state.transition(NetworkLost, OnAppExit::Restart).0 != state;
+            assert_eq!(changes, state.needs_network(), "{state:?}");
         }
     }
 

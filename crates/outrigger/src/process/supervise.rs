@@ -14,7 +14,11 @@ use super::{
     state::{ProcessAction, ProcessEvent, ProcessState},
     token::dropped_variables,
 };
-use crate::{App, telemetry::error_chain};
+use crate::{
+    App,
+    network::{self, NetworkWatch},
+    telemetry::error_chain,
+};
 
 /// Pauses before the app is started again. At least half of each longest pause is waited, so that an app that
 /// ends at once does not use a whole core.
@@ -53,8 +57,14 @@ impl CaughtSignals {
 /// still runs then: the caller shuts it down.
 ///
 /// An app that was asked to end has `drain.timeout` to do so. Returns the exit code of the app, 0 when the sidecar
-/// was asked to leave before the app started, or that of [`SpawnError::exit_code`].
-pub(crate) async fn supervise(sidecar: &App, command: &[OsString], caught: CaughtSignals) -> u8 {
+/// was asked to leave before the app started, that of [`SpawnError::exit_code`], or [`network::EXIT_CODE`] when the network
+/// namespace is dead.
+pub(crate) async fn supervise(
+    sidecar: &App,
+    command: &[OsString],
+    caught: CaughtSignals,
+    network: &NetworkWatch,
+) -> u8 {
     let CaughtSignals { mut signals, reaper } = caught;
     let Some((path, arguments)) = command.split_first() else { return 0 };
     let program = AppCommand { path: path.clone(), arguments: arguments.to_vec() };
@@ -71,6 +81,8 @@ pub(crate) async fn supervise(sidecar: &App, command: &[OsString], caught: Caugh
     };
     let mut supervisor = Supervisor {
         sidecar,
+        network,
+        is_network_lost: false,
         program,
         signals,
         reaper,
@@ -107,6 +119,9 @@ async fn signal_before_start(sidecar: &App, signals: &mut SignalListener) -> Opt
 
 struct Supervisor<'a> {
     sidecar: &'a App,
+    network: &'a NetworkWatch,
+    /// The app ends because the network namespace is dead.
+    is_network_lost: bool,
     program: AppCommand,
     signals: SignalListener,
     reaper: Reaper,
@@ -145,7 +160,7 @@ impl Supervisor<'_> {
                 }
             }
         }
-        self.exit_code
+        if self.is_network_lost { network::EXIT_CODE } else { self.exit_code }
     }
 
     async fn next_event(&mut self, state: ProcessState) -> ProcessEvent {
@@ -167,6 +182,10 @@ impl Supervisor<'_> {
                     return ProcessEvent::GroupEnded;
                 }
                 () = self.sidecar.drain(), if state == ProcessState::Draining => return ProcessEvent::Propagated,
+                () = self.network.dead(), if state.needs_network() => {
+                    self.is_network_lost = true;
+                    return ProcessEvent::NetworkLost;
+                }
                 () = timer, if limit.is_some() => {
                     self.deadline = None;
                     return ProcessEvent::TimerExpired;

@@ -9,6 +9,7 @@ mod ends;
 mod files;
 mod group;
 mod harness;
+mod network;
 mod order;
 mod replace;
 mod route_only;

@@ -90,6 +90,13 @@ impl Dialer {
         Ok(stream)
     }
 
+    /// Whether an address of the agent accepts a connection, which is closed again. TLS is not tried.
+    pub(super) async fn reach(&self) -> Result<(), Error> {
+        let (first, others) = self.addresses().await?;
+        let open = async |addr| connect(addr, CONNECT_TIMEOUT).await.map_err(|error| error.source);
+        first_connected(first, &others, open).await.map(drop).map_err(|error| self.connect_error(error))
+    }
+
     /// The addresses of the agent, that of the last connection first; those of an earlier look-up where the name cannot be
     /// looked up now.
     async fn addresses(&self) -> Result<(SocketAddr, Vec<SocketAddr>), Error> {

@@ -52,8 +52,9 @@ impl Readiness {
         lifecycle: &LifecycleHandle,
         services: &[ServiceStatus],
         contact: &RegistryContact,
+        lost_network: Option<String>,
     ) -> Self {
-        Self::from_status(lifecycle.state(), lifecycle.registrations(), services, contact)
+        Self::from_status(lifecycle.state(), lifecycle.registrations(), services, contact, lost_network)
     }
 
     /// The same without the texts of errors: they name addresses of this machine and of its registry.
@@ -61,6 +62,7 @@ impl Readiness {
         lifecycle: &LifecycleHandle,
         mut services: Vec<ServiceStatus>,
         mut contact: RegistryContact,
+        mut lost_network: Option<String>,
     ) -> Self {
         let (state, mut registrations) = (lifecycle.state(), lifecycle.registrations());
         let hide = |text: &mut String| {
@@ -77,8 +79,8 @@ impl Readiness {
             status.error.iter_mut().chain(&mut status.unprobed).for_each(hide);
         }
         services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
-        contact.error.iter_mut().for_each(hide);
-        Self::from_status(state, registrations, &services, &contact)
+        contact.error.iter_mut().chain(&mut lost_network).for_each(hide);
+        Self::from_status(state, registrations, &services, &contact, lost_network)
     }
 
     fn from_status(
@@ -86,8 +88,11 @@ impl Readiness {
         registrations: Vec<ServiceRegistration>,
         services: &[ServiceStatus],
         contact: &RegistryContact,
+        lost_network: Option<String>,
     ) -> Self {
-        let missing = list_missing(state, &registrations);
+        let ready = state.is_ready() && lost_network.is_none();
+        let lost_network = lost_network.map(|why| format!("the network is lost: {why}"));
+        let missing = lost_network.into_iter().chain(list_missing(state, &registrations)).collect();
         let summary = |ServiceRegistration { service, status }| RegistrationSummary {
             service,
             id: status.id,
@@ -99,7 +104,7 @@ impl Readiness {
             maintenance: status.maintenance,
         };
         Self {
-            ready: state.is_ready(),
+            ready,
             state: state.label(),
             missing,
             registrations: registrations.into_iter().map(summary).collect(),
@@ -311,7 +316,7 @@ mod tests {
         let contact = RegistryContact::default();
         let status = status(true, RegistrationPhase::Registered);
         let registrations = vec![ServiceRegistration { service: "orders".to_owned(), status }];
-        let page = Readiness::from_status(LifecycleState::Ready, registrations, &[], &contact);
+        let page = Readiness::from_status(LifecycleState::Ready, registrations, &[], &contact, None);
         assert!(page.ready);
         let page = serde_json::to_value(page).unwrap();
         assert_eq!(page["registrations"][0]["unprobed"], format!("cannot be probed from here: {CAUSE}"));
@@ -329,7 +334,7 @@ mod tests {
             registration("orders-grpc", RegistrationPhase::Registered, None),
         ];
         let contact = RegistryContact::default();
-        let page = Readiness::from_status(LifecycleState::Waiting, registrations, &[], &contact);
+        let page = Readiness::from_status(LifecycleState::Waiting, registrations, &[], &contact, None);
         let page = serde_json::to_value(page).unwrap();
         assert_eq!(
             page["missing"],

@@ -101,6 +101,10 @@ impl AdminBackend for TestBackend {
         RegistryContact::default()
     }
 
+    fn lost_network(&self) -> Option<String> {
+        None
+    }
+
     fn in_flight(&self) -> usize {
         7
     }
@@ -226,6 +230,25 @@ async fn not_ready_names_what_is_missing_and_ready_is_200() {
     assert_eq!(body["registrations"], serde_json::json!([]));
     assert_eq!(body["registry"]["answered"], false);
     assert_eq!(body["registry"]["remembered"][0]["service"], "search");
+}
+
+#[tokio::test]
+async fn a_lost_network_is_missing_and_its_addresses_are_not_shown_to_the_network() {
+    tokio::time::pause();
+    let admin = admin();
+    let life = admin.life.handle();
+    life.wait_for_state(|state| state.is_ready()).await;
+    let lost = || Some("10.9.0.1 is gone".to_owned());
+    let local = Readiness::of(life, &[], &RegistryContact::default(), lost());
+    let network = Readiness::for_network(life, Vec::new(), RegistryContact::default(), lost());
+    for (page, expected) in [
+        (local, "the network is lost: 10.9.0.1 is gone"),
+        (network, "the network is lost: see /readyz of the admin side on this machine"),
+    ] {
+        let page = serde_json::to_value(page).unwrap();
+        assert_eq!(page["ready"], false, "{page}");
+        assert_eq!(page["missing"], serde_json::json!([expected]));
+    }
 }
 
 #[tokio::test]

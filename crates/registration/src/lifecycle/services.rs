@@ -133,9 +133,12 @@ mod tests {
         assign(before, plans.iter().map(|text| plan(text)).collect())
     }
 
+    /// The services before and after a reload, and at which place each of the latter was.
+    type Case = (&'static [&'static str], &'static [&'static str], &'static [Option<usize>]);
+
     #[test]
     fn a_service_keeps_its_state_by_id_name_or_port() {
-        let cases: [(&[&str], &[&str], &[Option<usize>]); 8] = [
+        let cases: [Case; 8] = [
             (&["a a 1", "b b 2"], &["b b 2", "a a 1"], &[Some(1), Some(0)]),
             (&["a a 1", "b b 2"], &["b b 2"], &[Some(1)]),
             (&["a a 1"], &["b b 2", "a a 1"], &[None, Some(0)]),

@@ -17,6 +17,7 @@
 //! | `text` | parts of texts that users read: numbers of things, labels, escaped text of others |
 //! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `diff` |
 //! | `small_file` | reads the small files of other crates too: regular files only, within a limit |
+//! | `state_folder` | the folder of this program's own files, and a lock in it, for other crates |
 //! | `diff` | running and new settings → what runs next, and what changes |
 //!
 //! The crate does not open the files that settings point at (certificates, token files, instance files),
@@ -38,6 +39,7 @@ mod renamed;
 mod render;
 mod settings;
 mod small_file;
+mod state_folder;
 mod summary;
 mod text;
 mod units;
@@ -51,6 +53,7 @@ pub use model::*;
 pub use origin::{Origin, Origins};
 pub use render::render;
 pub use small_file::{SmallFile, check_own_folder};
+pub use state_folder::{LockError, create_own_folder, lock_file};
 pub use summary::summarize;
 pub use text::{breaks_line, count, escape_control, tag_list};
 pub use units::{format_coarse_duration, format_duration, format_size, parse_duration};

@@ -4,18 +4,17 @@
 //! Everything here blocks. The callers are the start of the process and `spawn_blocking`.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use outrigger_config::{SmallFile, check_own_folder, error_chain};
+use outrigger_config::{LockError, SmallFile, check_own_folder, create_own_folder, error_chain, lock_file};
 use outrigger_net::is_own_shortage;
 use outrigger_registry::{Instance, Query};
-use rustix::{fs::OFlags, io::Errno};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -27,9 +26,6 @@ use super::{
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Only this user may read and write it: its content decides where the app's requests go.
 const FILE_MODE: u32 = 0o600;
-const FOLDER_MODE: u32 = 0o700;
-/// Opening a pipe does not wait for its other end, and a link is not followed.
-const LOCK_FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::NOFOLLOW);
 
 /// The file and what was last written to it.
 #[derive(Debug)]
@@ -91,38 +87,15 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> State
 impl StateFile {
     /// Creates the folder and locks the file, without reading it.
     pub(super) fn open(folder: &Path, name: &str, registry: &str) -> Result<Self, StateFileError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(FOLDER_MODE)
-            .create(folder)
-            .map_err(io_error("create the folder", folder))?;
+        create_own_folder(folder).map_err(io_error("create the folder", folder))?;
         check_own_folder(folder)
             .map_err(|source| StateFileError::Folder { path: folder.to_owned(), source })?;
         let path = state_path(folder, name);
-        let lock_path = with_suffix(&path, ".lock");
-        // Read and write, because a pipe can be opened that way without its other end, and is then refused.
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(FILE_MODE)
-            .custom_flags(LOCK_FLAGS.bits().cast_signed())
-            .open(&lock_path)
-            .map_err(|error| match error.raw_os_error() {
-                Some(number) if number == Errno::LOOP.raw_os_error() => {
-                    StateFileError::NotAFile { path: lock_path.clone() }
-                }
-                _ => io_error("open", &lock_path)(error),
-            })?;
-        if !lock.metadata().map_err(io_error("read the metadata of", &lock_path))?.is_file() {
-            return Err(StateFileError::NotAFile { path: lock_path });
-        }
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StateFileError::InUse { path }),
-            Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock_path)(error)),
-        }
+        let lock = lock_file(&with_suffix(&path, ".lock")).map_err(|error| match error {
+            LockError::Io { doing, path, source } => StateFileError::Io { doing, path, source },
+            LockError::NotAFile { path } => StateFileError::NotAFile { path },
+            LockError::InUse { .. } => StateFileError::InUse { path: path.clone() },
+        })?;
         Ok(Self { path, registry: registry.to_owned(), _lock: Some(lock), written: None, failing: false })
     }
 

@@ -2,35 +2,29 @@
 //! lock and the listener move with the listening sockets, so that there is always exactly one.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError, set_permissions},
+    fs::{File, Permissions, set_permissions},
     io,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{
             ffi::OsStrExt as _,
-            fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+            fs::{FileTypeExt as _, PermissionsExt as _},
         },
     },
     path::{Path, PathBuf},
 };
 
-use outrigger_config::{Config, check_own_folder};
-use rustix::{
-    fs::OFlags,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
-};
+use outrigger_config::{Config, LockError, check_own_folder, create_own_folder, lock_file};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::registry;
 
-const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Processes that wait for their turn.
 const BACKLOG: i32 = 16;
 /// Longest path of a Unix socket on Linux, bytes (`sun_path`, unix(7)).
 const MAX_PATH: usize = 107;
-/// Opening a pipe does not wait for its other end, and a link is not followed.
-const LOCK_FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::NOFOLLOW);
 
 /// Why a sidecar with these settings is not found.
 #[derive(Debug, thiserror::Error)]
@@ -109,11 +103,7 @@ impl Place {
     /// # Errors
     /// When another process listens here, or the folder cannot be used.
     pub(crate) fn listen(&self) -> Result<Endpoint, EndpointError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(FOLDER_MODE)
-            .create(&self.folder)
-            .map_err(io_error("create the folder", &self.folder))?;
+        create_own_folder(&self.folder).map_err(io_error("create the folder", &self.folder))?;
         check_own_folder(&self.folder).map_err(io_error("use the folder", &self.folder))?;
         let lock = self.lock()?;
         let path = &self.path;
@@ -132,25 +122,11 @@ impl Place {
     fn lock(&self) -> Result<File, EndpointError> {
         let mut path = self.path.clone().into_os_string();
         path.push(".lock");
-        let path = PathBuf::from(path);
-        // Read and write, because a pipe can be opened that way without its other end, and is then refused.
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(FILE_MODE)
-            .custom_flags(LOCK_FLAGS.bits().cast_signed())
-            .open(&path)
-            .map_err(io_error("open", &path))?;
-        if !lock.metadata().map_err(io_error("read the metadata of", &path))?.is_file() {
-            return Err(EndpointError::Foreign { path });
-        }
-        match lock.try_lock() {
-            Ok(()) => Ok(lock),
-            Err(TryLockError::WouldBlock) => Err(EndpointError::InUse { path: self.path.clone() }),
-            Err(TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
-        }
+        lock_file(Path::new(&path)).map_err(|error| match error {
+            LockError::Io { doing, path, source } => EndpointError::Io { doing, path, source },
+            LockError::NotAFile { path } => EndpointError::Foreign { path },
+            LockError::InUse { .. } => EndpointError::InUse { path: self.path.clone() },
+        })
     }
 
     fn bind(&self) -> io::Result<UnixListener> {

@@ -2,14 +2,14 @@
 //! be in maintenance. The file is named by the app's name and port, and moves when a reload changes them.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use outrigger_config::{SmallFile, check_own_folder};
+use outrigger_config::{SmallFile, check_own_folder, create_own_folder};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -120,7 +120,7 @@ fn write(path: &Path, reason: Option<&str>) -> io::Result<()> {
         };
     };
     if let Some(folder) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        create_own_folder(folder)?;
     }
     check_folder(path)?;
     let temporary = path.with_extension("tmp");

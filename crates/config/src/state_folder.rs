@@ -1,0 +1,84 @@
+//! The folder of this program's own files, and the locks in it: what several processes of one user share.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::{fs::OFlags, io::Errno};
+
+/// Only this user may read and write the folder: its files decide where the app's requests go.
+const FOLDER_MODE: u32 = 0o700;
+/// The same for a file.
+const FILE_MODE: u32 = 0o600;
+/// Opening a pipe does not wait for its other end, and a link is not followed.
+const LOCK_FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::NOFOLLOW);
+
+/// Creates `folder` with mode 0700, and the folders above it, where they do not exist.
+///
+/// # Errors
+/// When one of them cannot be created.
+pub fn create_own_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+}
+
+/// Why a file is not locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// The system refuses a call.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// What was tried, as `open`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is a link, a pipe or another thing.
+    #[error("{} is no regular file", path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process has locked it.
+    #[error("{} is locked by another process", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Locks the file at `path` for this process, and creates it with mode 0600 where it does not exist. The lock ends with the last
+/// copy of the returned file.
+///
+/// # Errors
+/// When another process holds the lock, or the file cannot be used.
+pub fn lock_file(path: &Path) -> Result<File, LockError> {
+    let io_error = |doing| move |source| LockError::Io { doing, path: path.to_owned(), source };
+    let not_a_file = || LockError::NotAFile { path: path.to_owned() };
+    // Read and write, because a pipe can be opened that way without its other end, and is then refused.
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(FILE_MODE)
+        .custom_flags(LOCK_FLAGS.bits().cast_signed())
+        .open(path)
+        .map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::LOOP) => not_a_file(),
+            _ => io_error("open")(error),
+        })?;
+    if !lock.metadata().map_err(io_error("read the metadata of"))?.is_file() {
+        return Err(not_a_file());
+    }
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(LockError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io_error("lock")(error)),
+    }
+}

@@ -42,9 +42,12 @@ struct LookupState {
 }
 
 impl Lookups {
-    /// Look-ups by the system, on at most `threads` threads. A thread ends when no name waits.
+    /// Look-ups by the system, on at most `threads` threads. A thread ends when no name waits. An IPv4 address in the form of IPv6
+    /// is that IPv4 address.
     pub fn new(threads: usize) -> Self {
-        Self::with_resolver(threads, |name| Ok((name, 0).to_socket_addrs()?.map(|addr| addr.ip()).collect()))
+        Self::with_resolver(threads, |name| {
+            Ok((name, 0).to_socket_addrs()?.map(|addr| addr.ip().to_canonical()).collect())
+        })
     }
 
     /// Look-ups by `resolve`, which may block.

@@ -12,12 +12,11 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::Service;
-use outrigger_net::{Fault, has_address};
+use outrigger_config::{Health, Service};
+use outrigger_net::{Addresses, Fault, Lookups, has_address};
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
-    net::lookup_host,
     sync::{Notify, watch},
     time::sleep,
 };
@@ -45,9 +44,14 @@ pub struct AppAddress {
 }
 
 impl AppAddress {
+    /// Where an app may listen that is registered with `port` and perhaps `registered`, an address, and is probed by `probe`.
+    pub(crate) fn new(port: u16, probe: &Health, registered: Option<&String>) -> Self {
+        Self { port, only: probe.address.clone(), registered: registered.cloned() }
+    }
+
     /// Where `service` may listen.
     pub fn of(service: &Service) -> Self {
-        Self { port: service.port, only: service.health.address.clone(), registered: service.address.clone() }
+        Self::new(service.port, &service.health, service.address.as_ref())
     }
 }
 
@@ -171,14 +175,14 @@ pub(crate) struct HostAddresses {
 }
 
 /// The result of the last look-up. `None`: none has ended.
-type Lookup = Option<Result<Vec<IpAddr>, String>>;
+type Lookup = Option<Addresses>;
 
 impl HostAddresses {
     /// Needs a Tokio runtime where `host` is a name.
     pub(crate) fn of(host: &str) -> Self {
         let wanted = Arc::new(Notify::new());
         if let Ok(ip) = host.parse::<IpAddr>() {
-            let (_, known) = watch::channel(Some(Ok(vec![ip.to_canonical()])));
+            let (_, known) = watch::channel(Some(Ok([ip.to_canonical()].into())));
             return Self { host: host.to_owned(), known, wanted, _task: None };
         }
         let (sender, known) = watch::channel(None);
@@ -192,7 +196,7 @@ impl HostAddresses {
         self.wanted.notify_one();
         let failed = |why, fault| NoConnection { ip: None, why, fault: Some(fault) };
         match &*self.known.borrow() {
-            Some(Ok(addresses)) => Ok(addresses.clone()),
+            Some(Ok(addresses)) => Ok(addresses.to_vec()),
             Some(Err(why)) => {
                 Err(failed(format!("look up {}: {why}", self.host), Fault::UnreachableFromHere))
             }
@@ -203,19 +207,12 @@ impl HostAddresses {
 
 /// One look-up at a time, each for as long as the system's resolver takes.
 async fn look_up_when_wanted(host: String, known: watch::Sender<Lookup>, wanted: Arc<Notify>) {
+    let lookups = Lookups::new(1);
     loop {
         wanted.notified().await;
-        let result = match lookup_host((host.as_str(), 0)).await {
-            Ok(found) => {
-                let mut addresses = Vec::new();
-                for ip in found.map(|addr| addr.ip().to_canonical()) {
-                    if !addresses.contains(&ip) {
-                        addresses.push(ip);
-                    }
-                }
-                if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
-            }
-            Err(error) => Err(error.to_string()),
+        let result = match lookups.look_up(&host).await {
+            Ok(found) if found.is_empty() => Err("the name has no address".into()),
+            found => found,
         };
         let is_found = result.is_ok();
         known.send_if_modified(|last| {

@@ -112,11 +112,7 @@ impl ProbeTask {
 }
 
 fn app_address(probe: &Health, registration: &Registration) -> AppAddress {
-    AppAddress {
-        port: registration.port,
-        only: probe.address.clone(),
-        registered: registration.address.clone(),
-    }
+    AppAddress::new(registration.port, probe, registration.address.as_ref())
 }
 
 impl Registrant {

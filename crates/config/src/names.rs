@@ -57,8 +57,7 @@ pub(crate) fn domain(text: &str) -> Result<String, InvalidValue> {
 
 /// A further host of the sidecar itself, in lower case, without brackets and without a dot at its end.
 pub(crate) fn own_name(text: &str) -> Result<String, InvalidValue> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    match reachable_host(bare.strip_suffix('.').unwrap_or(bare)) {
+    match reachable_host(text.strip_suffix('.').unwrap_or(text)) {
         Ok(host) => {
             Ok(host.parse::<IpAddr>().map_or(host.to_ascii_lowercase(), |ip| ip.to_canonical().to_string()))
         }

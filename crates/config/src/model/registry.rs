@@ -141,7 +141,7 @@ pub struct DiscoverySettings {
     pub max_services: usize,
     /// Most names that are not declared and not watched yet, per second, so that made-up names do not ask the registry at the
     /// rate of their requests. 256 of them, or `max_services` if that is more, may come at once. Default 10, range 1–10000. The
-    /// others get 503.
+    /// others wait for half of [`DiscoverySettings::first_answer`] at most; then they get 503.
     pub max_new_per_second: usize,
     /// Most names watched that never had an instance. Default 64, range 1–10000. The next one takes the oldest's place.
     pub max_unknown: usize,

@@ -122,7 +122,7 @@ impl Running {
             Some(source) => source.read().await?,
             None => return Err(ReloadError::NoFile),
         };
-        let leaving = components.lifecycle.handle().drain().requested.is_cancelled();
+        let leaving = components.lifecycle.handle().is_leaving();
         let Some(running) = components.active().filter(|_| !leaving) else {
             return Err(ReloadError::Leaving);
         };
@@ -140,7 +140,8 @@ impl Running {
 
     /// The settings that are in place.
     pub(super) fn config(&self) -> Config {
-        self.components.active().map(|active| active.config).unwrap_or_default()
+        let active = self.components.active_config.lock();
+        active.as_ref().map(|active| active.loaded.config.clone()).unwrap_or_default()
     }
 }
 

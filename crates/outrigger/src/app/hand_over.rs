@@ -33,7 +33,7 @@ impl App {
 
     /// Whether the app is being withdrawn, or is withdrawn.
     pub fn is_leaving(&self) -> bool {
-        self.running.components.lifecycle.handle().drain().requested.is_cancelled()
+        self.running.components.lifecycle.handle().is_leaving()
     }
 
     /// Leaves the registrations to another process. Serves on.

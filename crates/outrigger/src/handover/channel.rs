@@ -62,6 +62,13 @@ pub(crate) enum ChannelError {
     Refused(String),
 }
 
+impl ChannelError {
+    /// A message that has no place at this step.
+    pub(super) fn unexpected() -> Self {
+        Self::Invalid("an unexpected message".to_owned())
+    }
+}
+
 /// One side of an exchange.
 #[derive(Debug)]
 pub(super) struct Channel {

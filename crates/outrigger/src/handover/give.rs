@@ -51,7 +51,7 @@ pub(crate) async fn until_taken_over(app: &App, endpoint: Endpoint) {
 async fn give_all(app: &App, endpoint: &Endpoint, stream: UnixStream) -> Result<u32, ChannelError> {
     let mut channel = Channel::new(stream)?;
     let FromNew::Ask { version, pid, instances } = channel.receive(STEP_TIMEOUT).await? else {
-        return Err(unexpected());
+        return Err(ChannelError::unexpected());
     };
     if version != VERSION {
         let why = format!(
@@ -66,7 +66,7 @@ async fn give_all(app: &App, endpoint: &Endpoint, stream: UnixStream) -> Result<
     give_sockets(app, endpoint, &mut channel).await?;
     match channel.receive(READY_TIMEOUT).await {
         Ok(FromNew::Ready) => {}
-        Ok(_) => return Err(unexpected()),
+        Ok(_) => return Err(ChannelError::unexpected()),
         Err(ChannelError::TimedOut(_)) => {
             let why = format!("it could not serve within {READY_TIMEOUT:?}");
             return refuse(&mut channel, why).await;
@@ -80,7 +80,7 @@ async fn give_all(app: &App, endpoint: &Endpoint, stream: UnixStream) -> Result<
         channel.send(&FromRunning::Released, &[]).await?;
         match channel.receive(STEP_TIMEOUT).await {
             Ok(FromNew::Taken) => Ok(()),
-            Ok(_) => Err(unexpected()),
+            Ok(_) => Err(ChannelError::unexpected()),
             // It lives and was told to serve: two that serve would be worse.
             Err(ChannelError::TimedOut(_)) => Ok(()),
             Err(error) => Err(error),
@@ -108,8 +108,4 @@ async fn give_sockets(app: &App, endpoint: &Endpoint, channel: &mut Channel) -> 
 async fn refuse<T>(channel: &mut Channel, why: String) -> Result<T, ChannelError> {
     channel.send(&FromRunning::Refused { why: why.clone() }, &[]).await?;
     Err(ChannelError::Refused(why))
-}
-
-fn unexpected() -> ChannelError {
-    ChannelError::Invalid("an unexpected message".to_owned())
 }

@@ -63,7 +63,7 @@ pub(crate) async fn ask(
             }
             FromRunning::Endpoint => break,
             FromRunning::Refused { why } => return Err(ChannelError::Refused(why).into()),
-            FromRunning::Released => return Err(unexpected().into()),
+            FromRunning::Released => return Err(ChannelError::unexpected().into()),
         }
     }
     let (listener, lock) = (channel.take_file()?, channel.take_file()?);
@@ -85,7 +85,7 @@ impl Predecessor {
             match channel.receive(RELEASE_TIMEOUT).await? {
                 FromRunning::Released => Ok(()),
                 FromRunning::Refused { why } => Err(ChannelError::Refused(why)),
-                FromRunning::Sockets { .. } | FromRunning::Endpoint => Err(unexpected()),
+                FromRunning::Sockets { .. } | FromRunning::Endpoint => Err(ChannelError::unexpected()),
             }
         };
         let endpoint = match released.await {
@@ -104,8 +104,4 @@ impl Predecessor {
         }
         Ok(endpoint)
     }
-}
-
-fn unexpected() -> ChannelError {
-    ChannelError::Invalid("an unexpected message".to_owned())
 }

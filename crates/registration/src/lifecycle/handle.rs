@@ -147,6 +147,11 @@ impl LifecycleHandle {
         &self.0.drain
     }
 
+    /// Whether the app is being withdrawn, or is withdrawn.
+    pub fn is_leaving(&self) -> bool {
+        self.drain().requested.is_cancelled()
+    }
+
     pub(super) fn subscribe_settings(&self) -> watch::Receiver<Option<LifecycleSettings>> {
         self.0.settings.subscribe()
     }

@@ -21,7 +21,7 @@ use super::{
     connection::{AgentConnection, ApiResponse, ExchangeFailure},
     connection_limit::{ConnectionLimit, Slot},
     connection_pool::ConnectionPool,
-    dial::Dialer,
+    dial::{Dialer, is_end},
     observe::{ObservedExchange, Observer},
     pressure::Refused,
     refusal::is_connection_limit,
@@ -323,9 +323,7 @@ impl ApiClient {
 
 /// Whether the peer closed the connection before the handshake of TLS was over.
 fn is_closed_at_once(error: &Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error, Error::Connect { source, .. }
-        if matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+    matches!(error, Error::Connect { source, .. } if is_end(source))
 }
 
 /// Escapes one path segment or query value.

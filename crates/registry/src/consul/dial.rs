@@ -167,17 +167,20 @@ pub(super) const WRITE_HTTPS: &str = concat!(
 );
 
 /// For an agent that speaks plain HTTP where it was asked with TLS.
-const WRITE_HTTP: &str = concat!(
-    "if the agent speaks plain HTTP on this port, write http:// in ",
-    address_settings!(),
-    ", or the port of its TLS listener"
-);
+macro_rules! write_http {
+    () => {
+        concat!(
+            "if the agent speaks plain HTTP on this port, write http:// in ",
+            address_settings!(),
+            ", or the port of its TLS listener"
+        )
+    };
+}
 
 /// For an agent that closes the connection within the handshake.
 const CLOSED_IN_HANDSHAKE: &str = concat!(
-    "if the agent speaks plain HTTP on this port, write http:// in ",
-    address_settings!(),
-    ", or the port of its TLS listener; if it does not, it may hold as many connections of this address as \
+    write_http!(),
+    "; if it does not, it may hold as many connections of this address as \
      limits.http_max_conns_per_client allows"
 );
 
@@ -201,7 +204,7 @@ fn silent_handshake() -> io::Error {
 }
 
 /// Whether the peer ended the connection.
-fn is_end(error: &io::Error) -> bool {
+pub(super) fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
@@ -220,7 +223,7 @@ fn tls_hint(fault: TlsFault) -> &'static str {
             "give the agent a certificate for a server, signed by an authority that CONSUL_CACERT or \
              registry.consul.tls.ca_file names, as `consul tls cert create -server` makes it"
         }
-        TlsFault::NotTls => WRITE_HTTP,
+        TlsFault::NotTls => write_http!(),
         TlsFault::ClientCertificate => {
             "the agent wants a client certificate that it trusts: CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or \
              registry.consul.tls.cert_file and key_file"

@@ -2,16 +2,10 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use outrigger_config::{Environment, Overrides, load};
+mod common;
 
-/// The problems of this file, a line each.
-fn problems(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Vec<String> {
-    let env: Environment = env.iter().copied().collect();
-    match load(Some(("o.yaml", text)), &env, overrides) {
-        Ok(_) => Vec::new(),
-        Err(problems) => problems.iter().map(ToString::to_string).collect(),
-    }
-}
+use common::problems;
+use outrigger_config::Overrides;
 
 fn check(text: &str, expected: &[&str]) {
     assert_eq!(problems(text, &[], &Overrides::default()), expected, "for:\n{text}");

@@ -2,18 +2,12 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::time::Duration;
 
+use common::problems;
 use outrigger_config::{Environment, Overrides, load, load_path};
-
-/// The problems of this file, a line each.
-fn problems(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Vec<String> {
-    let env: Environment = env.iter().copied().collect();
-    match load(Some(("o.yaml", text)), &env, overrides) {
-        Ok(_) => Vec::new(),
-        Err(problems) => problems.iter().map(ToString::to_string).collect(),
-    }
-}
 
 fn check(text: &str, expected: &[&str]) {
     let env = [("TEXT", "abc"), ("HUSH", "s3cret"), ("EMPTY", "")];

@@ -2,8 +2,11 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::time::Duration;
 
+use common::problems;
 use outrigger_config::{Environment, LoadedConfig, Overrides, Probe, Problems, load, render, summarize};
 
 fn read(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Result<LoadedConfig, Problems> {
@@ -15,11 +18,7 @@ fn loaded(text: &str) -> LoadedConfig {
 }
 
 fn check(text: &str, expected: &[&str]) {
-    let problems = match read(text, &[], &Overrides::default()) {
-        Ok(_) => Vec::new(),
-        Err(problems) => problems.iter().map(ToString::to_string).collect(),
-    };
-    assert_eq!(problems, expected, "for:\n{text}");
+    assert_eq!(problems(text, &[], &Overrides::default()), expected, "for:\n{text}");
 }
 
 const TWO: &str = "\

@@ -5,7 +5,9 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{RunningSidecar, SidecarBuilder, registry, send_request, wait_until, wait_until_listed};
+use crate::harness::{
+    RunningSidecar, SidecarBuilder, process_namespace, registry, send_request, wait_until, wait_until_listed,
+};
 
 async fn exit_code_of(app: &[&str]) -> Option<i32> {
     let registry = registry().await;
@@ -140,13 +142,7 @@ async fn on_app_exit_follows_a_reload() {
 
 #[tokio::test]
 async fn process_one_collects_orphans() {
-    let isolate = ["unshare", "-Urpf", "--mount-proc", "--kill-child"];
-    let may =
-        std::process::Command::new(isolate[0]).args(&isolate[1..]).arg("true").stderr(Stdio::null()).status();
-    if !may.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this machine allows no process namespaces");
-        return;
-    }
+    let Some(mut command) = process_namespace() else { return };
     let registry = registry().await;
     let plan = SidecarBuilder::new(&registry, "drain: {propagation: 0s}");
     // Twenty orphans, and then no zombie. Exit code 8: the orphans are not collected.
@@ -155,8 +151,7 @@ async fn process_one_collects_orphans() {
                    tries=0; while [ $(ls | grep -c orphan-) -lt 20 ] || grep -q '^State:.Z' /proc/[0-9]*/status; do \
                    tries=$((tries+1)); [ $tries -lt 300 ] || exit 8; sleep 0.1; done; exit 0";
     let folder = plan.dir.path().to_string_lossy().into_owned();
-    let mut command = std::process::Command::new(isolate[0]);
-    command.args(&isolate[1..]).arg(env!("CARGO_BIN_EXE_outrigger"));
+    command.arg(env!("CARGO_BIN_EXE_outrigger"));
     command.args(plan.command.get_args()).args(["--", "sh", "-c", orphans, &folder]);
     let log = std::fs::File::create(plan.dir.path().join("log")).unwrap();
     command.stdin(Stdio::null()).stderr(log);

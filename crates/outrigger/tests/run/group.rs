@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::harness::{RunningSidecar, SidecarBuilder, registry, wait_until};
+use crate::harness::{RunningSidecar, SidecarBuilder, process_namespace, registry, wait_until};
 
 /// A sidecar with the app `sh -c script`. In the script `$0` is a folder, and `child SCRIPT` starts a shell that writes its
 /// process id to the file `child` there. The app writes its own to `app`.
@@ -145,22 +145,15 @@ async fn the_app_has_a_group_of_its_own_unless_its_stdin_is_a_terminal() {
 
 #[tokio::test]
 async fn process_one_hears_a_signal_that_comes_during_its_start() {
-    let isolate = ["unshare", "-Urpf", "--mount-proc", "--kill-child"];
-    let may =
-        std::process::Command::new(isolate[0]).args(&isolate[1..]).arg("true").stderr(Stdio::null()).status();
-    if !may.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this machine allows no process namespaces");
-        return;
-    }
+    let Some(mut command) = process_namespace() else { return };
     let registry = registry().await;
     // Without an answer for the declared service the start takes 5 s.
     let plan = SidecarBuilder::new(&registry, &format!("upstreams: [{{service: other}}]\n{QUICK}"));
     registry.shutdown().await;
     let (app, log) = (plan.dir.path().join("started"), plan.dir.path().join("log"));
-    let mut command = std::process::Command::new(isolate[0]);
     let script =
         "(while ! grep -q 'outrigger starts' \"$0\"; do sleep 0.01; done; kill -TERM 1) & exec \"$@\"";
-    command.args(&isolate[1..]).args(["sh", "-c", script]).arg(&log).arg(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(["sh", "-c", script]).arg(&log).arg(env!("CARGO_BIN_EXE_outrigger"));
     command.args(plan.command.get_args()).args(["--", "sh", "-c"]);
     command.arg(format!("touch {}; exec sleep 60", app.display()));
     command.stdin(Stdio::null()).stderr(std::fs::File::create(&log).unwrap());

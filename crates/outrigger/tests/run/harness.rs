@@ -35,6 +35,21 @@ pub(crate) async fn registry() -> DevRegistry {
     DevRegistry::bind((Ipv4Addr::LOCALHOST, 0).into(), DevRegistryOptions::default()).await.unwrap()
 }
 
+/// What starts a program as process 1 of a namespace; the program follows. `None`: this machine allows none, and the test is
+/// skipped.
+pub(crate) fn process_namespace() -> Option<Command> {
+    let isolate = || {
+        let mut command = Command::new("unshare");
+        command.args(["-Urpf", "--mount-proc", "--kill-child"]);
+        command
+    };
+    if isolate().arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return Some(isolate());
+    }
+    eprintln!("skipped: this machine allows no process namespaces");
+    None
+}
+
 /// Status and body of an answer; `None` without one.
 pub(crate) async fn send_request(addr: SocketAddr, line: &str, body: &str) -> Option<(u16, String)> {
     let (method, path) = line.split_once(' ').unwrap();
@@ -113,6 +128,15 @@ impl SidecarBuilder {
         std::fs::write(dir.path().join("outrigger.yaml"), settings).unwrap();
         let command = run_command(dir.path());
         Self { dir, port, outbound, admin, registry, command, app: Vec::new() }
+    }
+
+    /// Takes the service out of the settings, so that nothing is registered.
+    pub(crate) fn without_service(self) -> Self {
+        let file = self.dir.path().join("outrigger.yaml");
+        let settings = std::fs::read_to_string(&file).unwrap();
+        let without: Vec<_> = settings.lines().filter(|line| !line.starts_with("service:")).collect();
+        std::fs::write(&file, without.join("\n")).unwrap();
+        self
     }
 
     /// Runs the app of these tests.

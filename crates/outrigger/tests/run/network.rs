@@ -49,13 +49,6 @@ fn a_dead_network_namespace_ends_the_sidecar_with_a_code_of_its_own() {
     assert!(ended.status.success() && out.contains("1 passed"), "{out}\n{err}");
 }
 
-fn without_service(plan: &SidecarBuilder) {
-    let path = plan.dir.path().join("outrigger.yaml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let lines = text.lines().filter(|line| !line.starts_with("service:"));
-    std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
-}
-
 async fn wait_until_lost(sidecar: &RunningSidecar) {
     wait_until("/readyz names the lost network", async || {
         let (status, page) = send_request(sidecar.admin, "GET /readyz", "").await.unwrap();
@@ -84,15 +77,11 @@ async fn inside_a_namespace() {
         }
     });
     let mut beside = plan.start();
-    let plan = SidecarBuilder::new(&routing, "");
-    without_service(&plan);
-    let mut routing = plan.start();
+    let mut routing = SidecarBuilder::new(&routing, "").without_service().start();
     let mut parent = SidecarBuilder::new(&parent, "on_app_exit: restart").with_test_app(&[]).start();
     // Its agent is on loopback, and answers on.
     let near = registry().await;
-    let plan = SidecarBuilder::new(&near, "");
-    without_service(&plan);
-    let mut unconcerned = plan.start();
+    let mut unconcerned = SidecarBuilder::new(&near, "").without_service().start();
     for sidecar in [&beside, &routing, &parent, &unconcerned] {
         sidecar.wait_until_ready().await;
     }

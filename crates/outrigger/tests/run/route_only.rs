@@ -22,12 +22,7 @@ async fn start(more: &str) -> (RunningSidecar, TcpListener, DevRegistry) {
     );
     let (status, _) = send_request(registry.addr(), "PUT /v1/agent/service/register", &body).await.unwrap();
     assert_eq!(status, 200);
-    let plan = SidecarBuilder::new(&registry, more);
-    let file = plan.dir.path().join("outrigger.yaml");
-    let settings = std::fs::read_to_string(&file).unwrap();
-    let without: Vec<_> = settings.lines().filter(|line| !line.starts_with("service:")).collect();
-    std::fs::write(&file, without.join("\n")).unwrap();
-    let sidecar = plan.start();
+    let sidecar = SidecarBuilder::new(&registry, more).without_service().start();
     sidecar.wait_until_ready().await;
     (sidecar, instance, registry)
 }

@@ -38,8 +38,8 @@ pub struct ConsulSettings {
     pub tls: Tls,
     /// Longest time one blocking query waits. Default 45s, range 1s–10m.
     pub wait: Duration,
-    /// Most connections held by watches. Default 96, range 1–180: with the four for agent calls, half of
-    /// what an agent allows per address (it closes the 201st without a response).
+    /// Most connections held by watches. Default 96, range 1–180: with the five for agent calls and two
+    /// for each registration, half of what an agent allows per address (it closes the 201st without a response).
     pub max_connections: usize,
 }
 

@@ -1,7 +1,7 @@
 //! The calls to a real agent.
 //!
-//! [`AgentApi::agent_service`] and [`AgentApi::catalog_entry`] each keep one of the connections for agent
-//! calls while they wait: one registration needs two.
+//! [`AgentApi::agent_service`] and [`AgentApi::catalog_entry`] wait at the agent: one registration needs two connections,
+//! which are not those of the other calls.
 
 use std::{fmt::Write as _, time::Duration};
 

@@ -2,7 +2,7 @@
 //!
 //! Every method of `Registry` and of [`AgentApi`] is one HTTP exchange; `registrar` makes the five verbs of
 //! `Registrar` of them. `drift` compares agent and catalog with what was announced. Agent calls have five slots of their own,
-//! so that the renewal of a TTL never waits for watches. Watches share at most `max_connections` slots; a tenth of them
+//! so that the renewal of a TTL never waits for watches, and the questions that wait for a change of a registration have theirs. Watches share at most `max_connections` slots; a tenth of them
 //! is kept for questions that are answered at once. Where there are more watches than slots, the
 //! watches share them by shorter waits: see [`WatchLoad`]. The same happens where the agent takes no more
 //! connections of this address, which it counts over all processes: `pressure`.
@@ -54,8 +54,11 @@ use crate::{Error, resolve::Resolver};
 pub use agent_api::{AgentApi, AgentService, OwnCheck, ServiceChecks};
 pub use observe::{Observation, Observer};
 
-/// Connections that are kept for agent calls.
+/// Connections that are kept for agent calls, which are answered at once.
 const AGENT_CONNECTIONS: usize = 5;
+/// Connections of the questions about registrations, two for each, which wait at the agent. Beyond 64 registrations they
+/// take turns.
+const REGISTRATION_CONNECTIONS: usize = 128;
 /// Agent calls stall for seven seconds while the cluster has no leader, and then succeed.
 const AGENT_CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest wait of a question about the registration while the agent takes no more connections: a report may need the
@@ -74,6 +77,8 @@ pub struct Consul {
     // Locked for a copy or a replacement.
     wait: Mutex<Duration>,
     agent_connections: ConnectionLimit,
+    // Apart from those of agent calls: a report must not wait for a question that waits, however many services the app has.
+    registration_connections: ConnectionLimit,
     // `None` where `max_connections` is 1.
     read_connections: Option<ConnectionLimit>,
 }
@@ -115,6 +120,7 @@ impl Consul {
             datacenter: config.datacenter.clone(),
             wait: Mutex::new(config.wait),
             agent_connections: ConnectionLimit::new(AGENT_CONNECTIONS),
+            registration_connections: ConnectionLimit::new(REGISTRATION_CONNECTIONS),
             read_connections: (reads > 0).then(|| ConnectionLimit::new(reads)),
         })
     }
@@ -191,7 +197,8 @@ impl Consul {
         ask: ApiRequest,
         parse: impl FnOnce(ApiResponse) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let slot = self.acquire_slot(&self.agent_connections, &ask, AGENT_CALL_TIMEOUT).await?;
+        let slots = if ask.can_wait { &self.registration_connections } else { &self.agent_connections };
+        let slot = self.acquire_slot(slots, &ask, AGENT_CALL_TIMEOUT).await?;
         self.api.send(slot, ask, parse).await
     }
 

@@ -8,6 +8,7 @@ use std::sync::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
+    registration::registration,
     scripted_agent::{AgentAction, health_response, response},
     *,
 };
@@ -235,6 +236,28 @@ async fn agent_calls_do_not_wait_for_watches() {
     tokio::time::timeout(LONG, reported).await.expect("stands in line").unwrap();
     assert_eq!(agent.connections(), 3);
     assert_eq!(consul.watch_load(), WatchLoad { in_use: 2, waiting: 3, limit: 2 });
+}
+
+#[tokio::test]
+async fn agent_calls_do_not_wait_for_the_questions_about_eight_registrations() {
+    let agent = ScriptedAgent::start(|_, text| match text.starts_with("PUT") {
+        true => AgentAction::Send(response(200, &[], "")),
+        false => AgentAction::Hang,
+    })
+    .await;
+    let consul = Arc::new(client(&agent));
+    let mut questions = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (held, listed) = (consul.clone(), consul.clone());
+        let registration = Registration { id: format!("orders-{number}"), ..registration() };
+        let id = registration.id.clone();
+        questions.spawn(async move { held.agent_service(&id, Some("7"), LONG).await.map(drop) });
+        questions
+            .spawn(async move { listed.catalog_entry(&registration, Cursor::at(7), LONG).await.map(drop) });
+    }
+    agent.wait_for_requests(16).await;
+    let reported = consul.update_check("orders-1", ReportedHealth::Passing, "well");
+    tokio::time::timeout(LONG, reported).await.expect("stands in line").unwrap();
 }
 
 #[tokio::test]

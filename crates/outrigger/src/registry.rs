@@ -119,11 +119,15 @@ pub(crate) fn open_disk_cache(
 
 /// What the next run with the same settings is known by, in the names of files. `None`: nothing but a port that the system chooses.
 pub(crate) fn run_name(config: &config::Config) -> Option<String> {
-    match config.services.first() {
-        Some(service) => Some(format!("{}-{}", service.name, service.port)),
-        None if config.outbound.listen.port == 0 => None,
-        None => Some(config.outbound.listen.port.to_string()),
-    }
+    run_names(config).into_iter().next()
+}
+
+/// [`run_name`], and the names of a run with the same services in another order.
+pub(crate) fn run_names(config: &config::Config) -> Vec<String> {
+    let names = config.services.iter().map(|service| format!("{}-{}", service.name, service.port));
+    let port = config.outbound.listen.port;
+    let without_service = (config.services.is_empty() && port != 0).then(|| port.to_string());
+    names.chain(without_service).collect()
 }
 
 /// The file that keeps the maintenance of a service across a restart.

@@ -1,5 +1,8 @@
 //! The Unix socket at which a running sidecar is found, in `state_dir`. One process listens there: the one that holds the lock. The
 //! lock and the listener move with the listening sockets, so that there is always exactly one.
+//!
+//! The socket is named after the first service. With several services the others are symbolic links to it, so that a process with
+//! the list in another order, or without one of the services, finds it too.
 
 use std::{
     fs::{File, Permissions, set_permissions},
@@ -8,7 +11,7 @@ use std::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{
             ffi::OsStrExt as _,
-            fs::{FileTypeExt as _, PermissionsExt as _},
+            fs::{FileTypeExt as _, PermissionsExt as _, symlink},
         },
     },
     path::{Path, PathBuf},
@@ -17,6 +20,7 @@ use std::{
 use outrigger_config::{Config, LockError, check_own_folder, create_own_folder, lock_file};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use tokio::net::{UnixListener, UnixStream};
+use tracing::warn;
 
 use crate::registry;
 
@@ -65,19 +69,30 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Endpo
 pub(crate) struct Place {
     folder: PathBuf,
     path: PathBuf,
+    /// The paths for the services behind the first one.
+    links: Vec<PathBuf>,
 }
 
 impl Place {
-    /// The place of a sidecar of the same service and port, or without a service, of the same outbound port.
+    /// The place of a sidecar with one of the services, at the same port, or without a service, with the same outbound port.
     pub(crate) fn of(config: &Config) -> Result<Self, NoPlace> {
         let folder = config.state_dir.clone().ok_or(NoPlace::NoFolder)?;
-        let name = registry::run_name(config).ok_or(NoPlace::NoName)?;
-        let path = folder.join(format!("replace-{name}.sock"));
-        let length = path.as_os_str().as_bytes().len();
-        if length > MAX_PATH {
-            return Err(NoPlace::TooLong { path, length });
+        Self::named(folder, registry::run_names(config))
+    }
+
+    fn named(folder: PathBuf, names: Vec<String>) -> Result<Self, NoPlace> {
+        if names.is_empty() {
+            return Err(NoPlace::NoName);
         }
-        Ok(Self { folder, path })
+        let paths = names.into_iter().map(|name| {
+            let path = folder.join(format!("replace-{name}.sock"));
+            let length = path.as_os_str().as_bytes().len();
+            if length > MAX_PATH { Err(NoPlace::TooLong { path, length }) } else { Ok(path) }
+        });
+        let mut links = paths.collect::<Result<Vec<_>, _>>()?;
+        let path = links.remove(0);
+        links.retain(|link| *link != path);
+        Ok(Self { folder, path, links })
     }
 
     /// The path of the socket.
@@ -85,17 +100,21 @@ impl Place {
         &self.path
     }
 
-    /// A connection to the sidecar that listens here. `None`: there is none.
-    pub(super) async fn connect(&self) -> io::Result<Option<UnixStream>> {
-        match UnixStream::connect(&self.path).await {
-            Ok(stream) => Ok(Some(stream)),
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
-            {
-                Ok(None)
+    /// A connection to the sidecar that listens here, and the path of its socket. `None`: there is none.
+    pub(super) async fn connect(&self) -> io::Result<Option<(UnixStream, PathBuf)>> {
+        for path in std::iter::once(&self.path).chain(&self.links) {
+            match UnixStream::connect(path).await {
+                Ok(stream) => {
+                    let linked = path.read_link().map(|name| self.folder.join(name));
+                    return Ok(Some((stream, linked.unwrap_or_else(|_| path.clone()))));
+                }
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
+        Ok(None)
     }
 
     /// Listens here. Replaces the socket that a killed process has left.
@@ -108,7 +127,11 @@ impl Place {
         let lock = self.lock()?;
         let path = &self.path;
         match path.symlink_metadata() {
-            Ok(found) if found.file_type().is_socket() => {
+            // The link of a sidecar that is named after another service, and has this one too.
+            Ok(found) if found.is_symlink() && is_live(path) => {
+                return Err(EndpointError::InUse { path: path.clone() });
+            }
+            Ok(found) if found.file_type().is_socket() || found.is_symlink() => {
                 std::fs::remove_file(path).map_err(io_error("remove", path))?;
             }
             Ok(_) => return Err(EndpointError::Foreign { path: path.clone() }),
@@ -116,7 +139,15 @@ impl Place {
             Err(error) => return Err(io_error("read the metadata of", path)(error)),
         }
         let listener = self.bind().map_err(io_error("listen on", path))?;
-        Ok(Endpoint { listener, lock, path: path.clone(), is_own: true })
+        let endpoint = Endpoint { listener, lock, path: path.clone(), place: self.clone(), is_own: true };
+        endpoint.set_links(&self.wanted_links(path));
+        Ok(endpoint)
+    }
+
+    /// The paths at which there is a link to the socket at `path`.
+    fn wanted_links(&self, path: &Path) -> Vec<&Path> {
+        let all = std::iter::once(&self.path).chain(&self.links).map(PathBuf::as_path);
+        all.filter(|one| *one != path).collect()
     }
 
     fn lock(&self) -> Result<File, EndpointError> {
@@ -140,29 +171,68 @@ impl Place {
     }
 }
 
-/// The socket of a running sidecar. Dropping it removes the file, unless it is another process's.
+/// Whether a process listens at `path`.
+fn is_live(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
+/// The socket of a running sidecar. Dropping it removes the file and its links, unless they are another process's.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     listener: UnixListener,
     lock: File,
+    /// The path of the socket: that of its first process.
     path: PathBuf,
+    place: Place,
     /// Whether this process is the one that listens.
     is_own: bool,
 }
 
 impl Endpoint {
     /// The endpoint at `place`, at which another process listens until [`Endpoint::take`].
-    pub(super) fn from_files(place: &Place, listener: OwnedFd, lock: OwnedFd) -> io::Result<Self> {
+    /// `path`: that of the socket.
+    pub(super) fn from_files(
+        place: &Place,
+        path: PathBuf,
+        listener: OwnedFd,
+        lock: OwnedFd,
+    ) -> io::Result<Self> {
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        Ok(Self { listener, lock: lock.into(), path: place.path.clone(), is_own: false })
+        Ok(Self { listener, lock: lock.into(), path, place: place.clone(), is_own: false })
     }
 
     /// This process listens from now on.
     pub(super) fn take(mut self) -> Self {
         self.is_own = true;
+        self.set_links(&self.place.wanted_links(&self.path));
         self
+    }
+
+    /// Makes the links at `wanted`, and removes every other one to this socket.
+    fn set_links(&self, wanted: &[&Path]) {
+        let Some(name) = self.path.file_name() else { return };
+        let leads_here = |path: &Path| path.read_link().is_ok_and(|to| to.as_os_str() == name);
+        let entries = std::fs::read_dir(&self.place.folder).into_iter().flatten().flatten();
+        for found in entries.map(|entry| entry.path()) {
+            if leads_here(&found) && !wanted.contains(&found.as_path()) {
+                // One that stays leads to nothing, or to this sidecar all the same.
+                let _ = std::fs::remove_file(found);
+            }
+        }
+        for link in wanted {
+            if leads_here(link) {
+                continue;
+            }
+            // What a killed process has left. The socket of a running sidecar stays.
+            if link.symlink_metadata().is_ok() && !is_live(link) {
+                let _ = std::fs::remove_file(link);
+            }
+            if let Err(error) = symlink(name, link) {
+                warn!(path = %link.display(), %error, "run --replace will not find this sidecar by this path");
+            }
+        }
     }
 
     /// What another process needs for the same endpoint.
@@ -185,6 +255,7 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         if self.is_own {
             // The lock is still held.
+            self.set_links(&[]);
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -235,10 +306,11 @@ mod tests {
         let old = place.listen().unwrap();
         let files = || old.files().map(|file| file.try_clone_to_owned().unwrap());
         let [listener, lock] = files();
-        drop(Endpoint::from_files(&place, listener, lock).unwrap());
+        let path = || place.path.clone();
+        drop(Endpoint::from_files(&place, path(), listener, lock).unwrap());
         assert!(place.path().exists(), "a process that ends before it has taken the place");
         let [listener, lock] = files();
-        let new = Endpoint::from_files(&place, listener, lock).unwrap().take();
+        let new = Endpoint::from_files(&place, path(), listener, lock).unwrap().take();
         old.leave();
         let (accepted, connected) = tokio::join!(new.accept(), place.connect());
         assert!(accepted.is_ok() && connected.unwrap().is_some());
@@ -246,6 +318,40 @@ mod tests {
         drop(new);
         assert!(!place.path().exists());
         place.listen().unwrap();
+    }
+
+    fn place_of(folder: &Path, services: &[&str]) -> Place {
+        let names = services.iter().map(|name| format!("{name}-80")).collect();
+        Place::named(folder.to_owned(), names).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_service_leads_to_the_socket_and_no_other_one_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |services: &[&str]| place_of(folder.path(), services);
+        let finds = async |services: &[&str]| at(services).connect().await.unwrap().map(|(_, path)| path);
+        // A link and a socket that a killed process has left.
+        symlink("replace-gone-80.sock", folder.path().join("replace-a-80.sock")).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join("replace-b-80.sock")).unwrap());
+        let old = at(&["a", "b"]).listen().unwrap();
+        let socket = Some(folder.path().join("replace-a-80.sock"));
+        for services in [&["a", "b"][..], &["b", "a"], &["b"], &["a"], &["new", "b"]] {
+            assert_eq!(finds(services).await, socket, "{services:?}");
+        }
+        assert_eq!(finds(&["new"]).await, None);
+        assert!(matches!(at(&["b"]).listen(), Err(EndpointError::InUse { .. })));
+
+        let [listener, lock] = old.files().map(|file| file.try_clone_to_owned().unwrap());
+        let new = Endpoint::from_files(&at(&["b", "c"]), socket.clone().unwrap(), listener, lock).unwrap();
+        let new = new.take();
+        old.leave();
+        for services in [&["b"][..], &["c"], &["c", "b"]] {
+            assert_eq!(finds(services).await, socket, "{services:?}");
+        }
+        drop(new);
+        let left = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().ends_with(".sock")).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) async fn ask(
     let connected = place.connect().await;
     let connected =
         connected.map_err(|source| TakeError::Connect { path: place.path().to_owned(), source })?;
-    let Some(stream) = connected else { return Ok(None) };
+    let Some((stream, path)) = connected else { return Ok(None) };
     let mut channel = Channel::new(stream)?;
     let ask =
         FromNew::Ask { version: VERSION, pid: std::process::id(), instances: InstanceKey::list(config) };
@@ -67,7 +67,7 @@ pub(crate) async fn ask(
         }
     }
     let (listener, lock) = (channel.take_file()?, channel.take_file()?);
-    let endpoint = Endpoint::from_files(place, listener, lock).map_err(TakeError::Socket)?;
+    let endpoint = Endpoint::from_files(place, path, listener, lock).map_err(TakeError::Socket)?;
     Ok(Some((Inherited::new(sockets), Predecessor { channel, endpoint })))
 }
 

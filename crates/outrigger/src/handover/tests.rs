@@ -47,7 +47,7 @@ impl Fixture {
     }
 
     async fn connect(&self) -> Channel {
-        Channel::new(self.place.connect().await.unwrap().unwrap()).unwrap()
+        Channel::new(self.place.connect().await.unwrap().unwrap().0).unwrap()
     }
 }
 

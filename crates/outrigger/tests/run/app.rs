@@ -1,7 +1,7 @@
 //! The app of these tests: this test binary, started again with its instructions in the environment. So the
 //! tests need no second binary and no interpreter.
 //!
-//! It listens on `APP_PORT`, and writes each event to `APP_LOG`, one line each.
+//! It listens on `APP_PORT`, and on `APP_ADMIN_PORT` where that is set, and writes each event to `APP_LOG`, one line each.
 
 use std::{
     fs::OpenOptions,
@@ -46,8 +46,14 @@ fn log_surroundings(when: &str) {
         log(&format!("{when}: outbound {}", answer.lines().next().unwrap_or_default()));
     }
     if let Some(registry) = variable("APP_REGISTRY") {
-        let listed = get(&registry, "/v1/health/service/orders").contains("orders-1");
-        log(&format!("{when}: {}", if listed { "listed" } else { "not listed" }));
+        for (service, id) in [("orders", "orders-1"), ("orders-admin", "orders-admin-1")] {
+            let listed = get(&registry, &format!("/v1/health/service/{service}")).contains(id);
+            let of = if service == "orders" { String::new() } else { format!("{service} ") };
+            log(&format!("{when}: {of}{}", if listed { "listed" } else { "not listed" }));
+            if variable("APP_ADMIN_PORT").is_none() {
+                break;
+            }
+        }
     }
 }
 
@@ -79,10 +85,19 @@ async fn the_app() {
     }
     log_surroundings("start");
     let listener = TcpListener::bind(("127.0.0.1", port.parse::<u16>().unwrap())).await.unwrap();
+    let admin = match variable("APP_ADMIN_PORT") {
+        Some(port) => Some(TcpListener::bind(("127.0.0.1", port.parse::<u16>().unwrap())).await.unwrap()),
+        None => None,
+    };
     log(&format!("started {}", std::process::id()));
+    let accept_admin = async || match &admin {
+        Some(admin) => admin.accept().await,
+        None => std::future::pending().await,
+    };
     let signal = loop {
         tokio::select! {
             accepted = listener.accept() => drop(accepted),
+            accepted = accept_admin() => drop(accepted),
             _ = terminate.recv() => break "TERM",
             _ = interrupt.recv() => break "INT",
             _ = quit.recv() => break "QUIT",

@@ -69,9 +69,15 @@ pub(crate) async fn send_request(addr: SocketAddr, line: &str, body: &str) -> Op
     timeout(TEST_TIMEOUT, exchange).await.unwrap()
 }
 
-/// Ids of the listed instances, each with its worst status.
+/// Ids of the listed instances of `orders`, each with its worst status.
 pub(crate) async fn listed_instances(registry: &DevRegistry) -> Vec<(String, String)> {
-    let (_, body) = send_request(registry.addr(), "GET /v1/health/service/orders", "").await.unwrap();
+    listed_instances_of(registry, "orders").await
+}
+
+/// Ids of the listed instances of a service, each with its worst status.
+pub(crate) async fn listed_instances_of(registry: &DevRegistry, service: &str) -> Vec<(String, String)> {
+    let line = format!("GET /v1/health/service/{service}");
+    let (_, body) = send_request(registry.addr(), &line, "").await.unwrap();
     let entries: Value = serde_json::from_str(&body).unwrap();
     let mut out: Vec<_> = entries
         .as_array()
@@ -93,11 +99,16 @@ pub(crate) async fn listed_instances(registry: &DevRegistry) -> Vec<(String, Str
     out
 }
 
-/// Waits until exactly these are listed.
+/// Waits until exactly these instances of `orders` are listed.
 pub(crate) async fn wait_until_listed(registry: &DevRegistry, wanted: &[(&str, &str)]) {
+    wait_until_listed_of(registry, "orders", wanted).await;
+}
+
+/// Waits until exactly these instances of a service are listed.
+pub(crate) async fn wait_until_listed_of(registry: &DevRegistry, service: &str, wanted: &[(&str, &str)]) {
     let wanted: Vec<_> = wanted.iter().map(|(id, status)| ((*id).to_owned(), (*status).to_owned())).collect();
     wait_until(&format!("the registry lists {wanted:?}"), async || {
-        listed_instances(registry).await == wanted
+        listed_instances_of(registry, service).await == wanted
     })
     .await;
 }
@@ -137,6 +148,25 @@ impl SidecarBuilder {
         let without: Vec<_> = settings.lines().filter(|line| !line.starts_with("service:")).collect();
         std::fs::write(&file, without.join("\n")).unwrap();
         self
+    }
+
+    /// Adds the service `orders-admin` with the instance `orders-admin-1`: the admin port of the same app. Gives that port.
+    pub(crate) fn with_admin_service(mut self) -> (Self, u16) {
+        let file = self.dir.path().join("outrigger.yaml");
+        let settings = std::fs::read_to_string(&file).unwrap();
+        let port = reserve_addr().port();
+        let lines = settings.lines().map(|line| match line.strip_prefix("service: ") {
+            Some(one) => {
+                let other = one
+                    .replace("name: orders, id: orders-1", "name: orders-admin, id: orders-admin-1")
+                    .replace(&format!("port: {}", self.port), &format!("port: {port}"));
+                format!("services:\n- {one}\n- {other}\n")
+            }
+            None => format!("{line}\n"),
+        });
+        std::fs::write(&file, lines.collect::<String>()).unwrap();
+        self.command.env("APP_ADMIN_PORT", port.to_string());
+        (self, port)
     }
 
     /// Runs the app of these tests.

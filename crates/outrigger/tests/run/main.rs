@@ -13,5 +13,6 @@ mod network;
 mod order;
 mod replace;
 mod route_only;
+mod services;
 mod signals;
 mod token;

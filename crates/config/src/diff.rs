@@ -4,10 +4,13 @@
 //! their values and are listed, so that the difference between file and sidecar is visible. This module
 //! applies nothing.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use crate::{
-    Config, ConsulSettings, LoadedConfig, Origins, Registry, Service, Token, Upstream,
+    Config, ConsulSettings, LoadedConfig, Origins, Registry, Secret, Service, Token, Upstream,
     settings::{HIDDEN, Setting, list_every_setting, list_settings},
     tag_list,
 };
@@ -138,7 +141,30 @@ fn list_changes(old: &LoadedConfig, new: &LoadedConfig) -> Vec<SettingChange> {
         let hidden = || Some(HIDDEN.to_owned());
         changes.push(SettingChange { key: "registry.consul.token".into(), old: hidden(), new: hidden() });
     }
+    let headers = probe_headers(old, is_list);
+    for (key, after) in probe_headers(new, is_list) {
+        // Other names show as a change above.
+        let before = headers.get(&key).filter(|before| before.keys().eq(after.keys()));
+        if before.is_some_and(|before| *before != after) {
+            let hidden = || Some(HIDDEN.to_owned());
+            changes.push(SettingChange { key, old: hidden(), new: hidden() });
+        }
+    }
     changes
+}
+
+/// The header fields of the health probes by their keys. No setting shows their values.
+fn probe_headers(loaded: &LoadedConfig, is_list: bool) -> BTreeMap<String, &BTreeMap<String, Secret>> {
+    let key = |n| format!("{}.health.headers", changed_service(loaded, n, is_list));
+    loaded.config.services.iter().enumerate().map(|(n, service)| (key(n), &service.health.headers)).collect()
+}
+
+/// The key of the service at `n` in a list of changes.
+fn changed_service(loaded: &LoadedConfig, n: usize, is_list: bool) -> String {
+    match loaded.config.services.get(n).filter(|_| is_list) {
+        Some(service) => format!("services.{}", service_label(service)),
+        None => loaded.config.service_key(n),
+    }
 }
 
 fn literal_token(config: &Config) -> Option<&str> {
@@ -154,10 +180,10 @@ fn literal_token(config: &Config) -> Option<&str> {
 fn settings_by_name(loaded: &LoadedConfig, is_list: bool) -> Vec<Setting> {
     let mut all = list_settings(&loaded.config, &loaded.origins);
     for setting in &mut all {
-        let services = loaded.config.services.iter().enumerate();
-        let own = services.filter(|_| is_list).find_map(|(n, service)| {
+        let services = 0..loaded.config.services.len();
+        let own = services.filter(|_| is_list).find_map(|n| {
             let key = setting.key.strip_prefix(&loaded.config.service_key(n))?;
-            key.starts_with('.').then(|| format!("services.{}{key}", service_label(service)))
+            key.starts_with('.').then(|| format!("{}{key}", changed_service(loaded, n, is_list)))
         });
         if let Some(key) = own {
             setting.key = key;
@@ -221,6 +247,35 @@ mod tests {
         );
         assert_eq!(lines(&plan_reload(&two, swapped).changed), ["services.admin:81.tags: [a] → [c]"]);
         assert_eq!(plan_reload(&two, loaded("{}")).needs_restart, []);
+    }
+
+    #[test]
+    fn a_header_value_of_a_probe_that_changed_is_a_change_of_its_service_and_stays_hidden() {
+        let with = |value: &str| {
+            format!("{{name: orders, port: 80, health: {{http: /, headers: {{x-key: {value}}}}}}}")
+        };
+        let one = |value: &str| loaded(&format!("service: {}", with(value)));
+        let line = "health.headers: (hidden) → (hidden)";
+        assert_eq!(lines(&plan_reload(&one("hush"), one("hush-too")).changed), [format!("service.{line}")]);
+        assert_eq!(plan_reload(&one("hush"), one("hush")).changed, []);
+        assert_eq!(fingerprint(&one("hush").config), fingerprint(&one("hush-too").config));
+        let two = |value: &str, first: bool| {
+            let other = "{name: admin, port: 81}".to_owned();
+            let all = if first { [with(value), other] } else { [other, with(value)] };
+            loaded(&format!("services: [{}]", all.join(", ")))
+        };
+        // Its place in the list says nothing.
+        for (old, new) in
+            [(two("a", true), two("b", true)), (two("a", true), two("b", false)), (one("a"), two("b", false))]
+        {
+            let changed = lines(&plan_reload(&old, new).changed);
+            assert!(changed.contains(&format!("services.orders:80.{line}")), "{changed:?}");
+        }
+        assert_eq!(plan_reload(&two("a", true), two("a", false)).changed, []);
+        let named = loaded("service: {name: orders, port: 80, health: {http: /, headers: {x-other: hush}}}");
+        let changed = lines(&plan_reload(&one("hush"), named).changed);
+        assert_eq!(changed.len(), 1, "{changed:?}");
+        assert!(!changed[0].contains("hush"), "{changed:?}");
     }
 
     #[test]

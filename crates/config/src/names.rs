@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::error::InvalidValue;
+use crate::{Secret, error::InvalidValue};
 
 /// Longest name of a service, in bytes; as in the path form.
 const MAX_SERVICE_NAME: usize = 128;
@@ -148,6 +148,65 @@ pub(crate) fn path(text: &str) -> Result<String, InvalidValue> {
     }
     let hint = "write a path, as /healthz; the app is asked on its own port, at health.address or a loopback address";
     Err(InvalidValue::new("is not a path", hint))
+}
+
+fn is_token(text: &str) -> bool {
+    let is_token_byte = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(is_token_byte)
+}
+
+/// The method of a health probe. `CONNECT` would open a tunnel.
+pub(crate) fn probe_method(text: &str) -> Result<String, InvalidValue> {
+    if is_token(text) && text.bytes().all(|b| b.is_ascii_uppercase()) && text != "CONNECT" {
+        return Ok(text.to_owned());
+    }
+    Err(InvalidValue::new(
+        "is not a method of a probe",
+        "write GET, HEAD, OPTIONS, POST or another one but CONNECT",
+    ))
+}
+
+/// The value of a `Host` field: a host, with or without a port.
+pub(crate) fn host_field(text: &str) -> Result<String, InvalidValue> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
+        _ => (text, None),
+    };
+    let is_name = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
+        None => !name.contains(':') && host(name).is_ok(),
+    };
+    if is_name && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
+        return Ok(text.to_owned());
+    }
+    Err(InvalidValue::new("cannot be a Host", "write app.example, app.example:8080 or [fd00::1]:8080"))
+}
+
+/// The name of a header field of a health probe: not one that the sidecar sets.
+pub(crate) fn probe_header(text: &str) -> Result<String, InvalidValue> {
+    const OWN: [&str; 6] = ["connection", "content-length", "expect", "te", "transfer-encoding", "upgrade"];
+    if text.eq_ignore_ascii_case("host") {
+        return Err(InvalidValue::new("is not set here", "write health.host"));
+    }
+    if !is_token(text) {
+        return Err(InvalidValue::new("cannot be the name of a header field", "write letters, digits and -"));
+    }
+    if OWN.iter().any(|own| text.eq_ignore_ascii_case(own)) {
+        return Err(InvalidValue::new("is set by the sidecar", "remove it"));
+    }
+    Ok(text.to_owned())
+}
+
+/// The value of a header field.
+pub(crate) fn header_value(text: &str) -> Result<Secret, InvalidValue> {
+    if text.len() <= 4096
+        && text.trim() == text
+        && text.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
+    {
+        return Ok(Secret::new(text));
+    }
+    let hint = "at most 4096 characters of printable ASCII, without a space at the begin or the end";
+    Err(InvalidValue::new("cannot be sent in a header field", hint))
 }
 
 /// Key of a registration's metadata, by Consul's rules.
@@ -324,6 +383,33 @@ mod tests {
             &["/", "/healthz", "/h?full=1"],
             &["", "healthz", "/a b", "/a#b", "http://localhost/x", "/é"],
         );
+    }
+
+    #[test]
+    fn a_health_probe_has_a_method_a_host_and_header_fields_that_can_be_sent() {
+        check(probe_method, &["GET", "HEAD", "PROPFIND"], &["", "get", "CONNECT", "GET /", "M-SEARCH"]);
+        check(
+            host_field,
+            &["app.example", "app.example:8080", "10.0.0.5", "[fd00::1]", "[fd00::1]:80"],
+            &[
+                "",
+                "fd00::1",
+                "app.example:",
+                "app.example:99999",
+                "a b",
+                "http://a",
+                "[fd00::1",
+                "a@b",
+                "a/b",
+            ],
+        );
+        check(
+            probe_header,
+            &["x-probe", "Authorization", "user-agent"],
+            &["", "x probe", "x:y", "Host", "Connection", "content-length", "Transfer-Encoding", "TE", "é"],
+        );
+        let value = |text: &str| header_value(text).map(|value| value.reveal().to_owned());
+        check(value, &["", "Bearer a b", "a\tb"], &[" a", "a ", "a\r\nx: y", "é", "\0", &"v".repeat(4097)]);
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
-    AwaitApp, Balance, CircuitBreaker, Config, ConsulSettings, HedgePolicy, InheritedToken, LogFormat,
-    OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup, Propagation, Registry,
-    RetryPolicy, Service, Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
+    AwaitApp, Balance, CircuitBreaker, Config, ConsulSettings, Health, HedgePolicy, InheritedToken,
+    LogFormat, OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup, Propagation,
+    Registry, RetryPolicy, Service, Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
 };
 
 /// Replaces a secret.
@@ -126,13 +126,25 @@ impl SettingList {
         self.text(join(path, "weights.passing"), service.weights.passing);
         self.text(join(path, "weights.warning"), service.weights.warning);
         match &service.health.probe {
-            Probe::Http(asked) => self.text(join(path, "health.http"), asked),
+            Probe::Http(asked) => self.http_probe(path, asked, &service.health),
             Probe::Tcp => self.text(join(path, "health.tcp"), true),
         }
         self.text_if_some(&join(path, "health.address"), service.health.address.as_ref());
         self.text(join(path, "health.interval"), format_duration(service.health.interval));
         self.text(join(path, "health.timeout"), format_duration(service.health.timeout));
         self.text(join(path, "deregister_after"), format_duration(service.deregister_after));
+    }
+
+    fn http_probe(&mut self, path: &str, asked: &str, health: &Health) {
+        self.text(join(path, "health.http"), asked);
+        self.text(join(path, "health.method"), &health.method);
+        self.text_if_some(&join(path, "health.host"), health.host.as_ref());
+        if !health.headers.is_empty() {
+            // The values may be secrets.
+            let hidden = health.headers.keys().map(|name| (name.clone(), HIDDEN.to_owned())).collect();
+            self.push(join(path, "health.headers"), DisplayValue::Map(hidden));
+        }
+        self.text_if_some(&join(path, "health.status"), health.status.as_ref());
     }
 
     fn consul(&mut self, consul: &ConsulSettings) {

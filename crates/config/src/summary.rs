@@ -84,7 +84,7 @@ fn describe_registration(config: &Config, service: &Service) -> String {
     }
     let probe = match &service.health.probe {
         Probe::Tcp => "TCP connect".to_owned(),
-        Probe::Http(path) => format!("GET {path}"),
+        Probe::Http(path) => format!("{} {path}", service.health.method),
     };
     let address = service.address.as_deref().unwrap_or("the agent's address");
     let interval = format_duration(service.health.interval);

@@ -49,7 +49,7 @@ fn full_yaml_has_every_key() {
     for key in keys() {
         // Of two keys that exclude each other, one is a comment; so are the keys of what is off by default.
         let name = key.rsplit('.').next().unwrap();
-        let alternatives = ["http", "token", "file", "percentile", "min_delay"];
+        let alternatives = ["tcp", "token", "file", "percentile", "min_delay"];
         let alternative = alternatives.contains(&name) && text.contains(&format!("# {name}: "));
         assert!(full.origins.is_set(&key) || alternative, "{key} is missing from configs/full.yaml");
     }
@@ -127,7 +127,8 @@ fn the_alternatives_in_the_comments_are_valid_too() {
         let with = comment.strip_prefix("# ").unwrap();
         text.replace(out, &format!("# {out}")).replace(comment, with)
     };
-    let http = swap(&text, "tcp: true ", "# http: /healthz");
+    let (from, to) = (text.find("    http: /").unwrap(), text.find("    # tcp: true").unwrap());
+    let tcp = format!("{}{}", &text[..from], text[to..].replacen("# tcp", "tcp", 1));
     let token = swap(&text, "token_file: ", "# token: ${");
     let from = text.find("  consul:\n").unwrap();
     let to = text.find("  # file: ").unwrap();
@@ -137,7 +138,7 @@ fn the_alternatives_in_the_comments_are_valid_too() {
     let to_registry = text.find("# Where instances come from").unwrap();
     let list = text[to..to_registry].replace("\n# services:", "\nservices:").replace("\n#   - ", "\n  - ");
     let services = format!("{}{list}{}", &text[..from], &text[to_registry..]);
-    for text in [http, token, file, services] {
+    for text in [tcp, token, file, services] {
         load(Some(("full.yaml", &text)), &env, &Overrides::default())
             .unwrap_or_else(|problems| panic!("{problems}"));
     }

@@ -256,6 +256,34 @@ fn the_hint_for_two_values_that_contradict_each_other_has_the_bound() {
         "service: {name: a, port: 1, health: {tcp: false}}\n",
         &["o.yaml:1:43 service.health.tcp: leaves nothing to probe; set http: /path, or remove the key"],
     );
+    for (tcp, at) in [("", 38), ("tcp: true, ", 49)] {
+        for (key, value) in
+            [("method", "HEAD"), ("host", "a.example"), ("headers", "{x-a: b}"), ("status", "204")]
+        {
+            check(
+                &format!("service: {{name: a, port: 1, health: {{{tcp}{key}: {value}}}}}\n"),
+                &[&format!(
+                    "o.yaml:1:{} service.health.{key}: is for a probe by HTTP alone; set http: /path in place of tcp, or remove the key",
+                    at + key.len() + 2,
+                )],
+            );
+        }
+    }
+    check(
+        "service: {name: a, port: 1, health: {http: /x, headers: {x-a: b, X-A: c}}}\n",
+        &[
+            "o.yaml:1:57 service.health.headers: has the field x-a twice; the case of letters says nothing; remove one of them",
+        ],
+    );
+    check(
+        "service: {name: a, port: 1, health: {http: /x, headers: {x-key: \"hush\\n\", Host: a, \"x y\": b}, status: 99}}\n",
+        &[
+            "o.yaml:1:65 service.health.headers.x-key: the value cannot be sent in a header field; at most 4096 characters of printable ASCII, without a space at the begin or the end",
+            "o.yaml:1:75 service.health.headers: \"Host\" is not set here; write health.host",
+            "o.yaml:1:84 service.health.headers: \"x y\" cannot be the name of a header field; write letters, digits and -",
+            "o.yaml:1:103 service.health.status: \"99\" is no list of statuses; write 204, 200-399 or 200-299,401; from 200 to 599",
+        ],
+    );
     check(
         "registry: {file: a.yaml, consul: {wait: 1m}}\n",
         &[

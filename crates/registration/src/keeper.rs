@@ -89,7 +89,11 @@ impl Keeper {
         }
         // From now on a drain withdraws the app.
         self.state.record_sent();
-        info!(id = registration.id, "the app is still registered from an earlier run");
+        info!(
+            service = registration.name,
+            id = registration.id,
+            "the app is still registered from an earlier run"
+        );
         health.wait_for(Option::is_some).await.ok().map(|_| AnnounceReason::FoundExisting)
     }
 
@@ -114,7 +118,12 @@ impl Keeper {
             };
             let error = &failure.text;
             if self.state.record_failure(error.clone()) {
-                warn!(id = registration.id, error, "could not register the app, retrying");
+                warn!(
+                    service = registration.name,
+                    id = registration.id,
+                    error,
+                    "could not register the app, retrying"
+                );
             }
             let pause = sleep(failure.retry_pause(failures));
             failures += 1;
@@ -182,8 +191,10 @@ impl Keeper {
                     let error = &failure.text;
                     if self.state.record_failure(error.clone()) {
                         warn!(
+                            service = registration.name,
                             id = registration.id,
-                            error, "could not ask the registry for the registration, retrying"
+                            error,
+                            "could not ask the registry for the registration, retrying"
                         );
                     }
                     failures += 1;

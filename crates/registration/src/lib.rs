@@ -34,7 +34,7 @@ mod withdraw;
 
 pub use app_address::AppAddress;
 pub use drain::{DrainControl, DrainPhase};
-pub use health::health_label;
+pub use health::{HealthReason, ReasonKind, health_label};
 pub use identity::{build_registration, host_name};
 pub use lifecycle::{Lifecycle, LifecycleHandle, LifecycleState, ServiceRegistration};
 pub use maintenance::{MaintenanceError, maintenance_path};

@@ -74,6 +74,8 @@ pub(crate) struct Registrant {
 pub(crate) struct ProbeTask {
     /// See [`RegistrationPlan::app_started`].
     pub(crate) app_started: CancellationToken,
+    /// The name of its service.
+    pub(crate) service: String,
     pub(crate) settings: Health,
     /// Where the app is asked.
     pub(crate) app: AppAddress,
@@ -85,28 +87,30 @@ pub(crate) struct ProbeTask {
 impl ProbeTask {
     fn start(
         started: CancellationToken,
+        service: String,
         settings: Health,
         app: AppAddress,
         results: watch::Sender<Option<ReportedHealth>>,
         state: RegistrationState,
     ) -> Self {
         let probe = {
-            let (started, settings, app, results) =
-                (started.clone(), settings.clone(), app.clone(), results.clone());
+            let (started, service, settings) = (started.clone(), service.clone(), settings.clone());
+            let (app, results) = (app.clone(), results.clone());
             async move {
                 started.cancelled().await;
-                health::run_probes(settings, app, results, state).await;
+                health::run_probes(service, settings, app, results, state).await;
             }
         };
         let task = tokio::spawn(essential("the probe of the app", probe));
-        Self { app_started: started, settings, app, results, task: AbortOnDropHandle::new(task) }
+        Self { app_started: started, service, settings, app, results, task: AbortOnDropHandle::new(task) }
     }
 
     /// Replaces the settings; the last result stays.
     fn apply_settings(&mut self, settings: Health, app: AppAddress, state: RegistrationState) {
         if (&self.settings, &self.app) != (&settings, &app) {
             self.task.abort();
-            *self = Self::start(self.app_started.clone(), settings, app, self.results.clone(), state);
+            let (started, service) = (self.app_started.clone(), self.service.clone());
+            *self = Self::start(started, service, settings, app, self.results.clone(), state);
         }
     }
 }
@@ -121,7 +125,8 @@ impl Registrant {
         let RegistrationPlan { app_started: started, registration, probe, .. } = plan;
         let reported = watch::Sender::new(None);
         let app = app_address(&probe, &registration);
-        let probing = ProbeTask::start(started, probe, app, reported, maintenance.state.clone());
+        let service = registration.name.clone();
+        let probing = ProbeTask::start(started, service, probe, app, reported, maintenance.state.clone());
         Self::start_with_probe(registration, probing, maintenance)
     }
 
@@ -146,7 +151,7 @@ impl Registrant {
             stop: stop.clone(),
             seen: Seen::default(),
         };
-        let reports = report::run(registrar.clone(), state.clone(), health, refused);
+        let reports = report::run(probing.service.clone(), registrar.clone(), state.clone(), health, refused);
         Self {
             registrar,
             registration,
@@ -196,7 +201,8 @@ impl Registrant {
     /// Ends the tasks and leaves the app registered, because another process renews the registration.
     pub(crate) async fn let_go(mut self) {
         self.end_tasks().await;
-        info!(id = self.registration().id, "the registration of the app is left to another process");
+        let Registration { id, name, .. } = self.registration();
+        info!(service = name, id, "the registration of the app is left to another process");
     }
 
     /// Ends the tasks. True when the app was (or may have been) registered, by this run or an earlier one. Takes 11 s at most.
@@ -261,6 +267,7 @@ impl Registrant {
             return true;
         };
         warn!(
+            service = registration.name,
             id = registration.id,
             error = failure.text,
             "could not register the app again before the deregistration"
@@ -269,7 +276,7 @@ impl Registrant {
     }
 
     async fn send_last_report(&mut self, report: Report<'_>) -> CriticalReport {
-        let id = &self.registration().id;
+        let Registration { id, name: service, .. } = &self.registration();
         match timeout(REPORT_TIMEOUT, self.registrar.report(id, report)).await {
             Ok(Ok(())) => {
                 self.state.record_reported(self.state.current().generation, ReportedHealth::Critical);
@@ -277,16 +284,17 @@ impl Registrant {
             }
             Ok(Err(error)) if error.is_unknown_check() => {
                 debug!(
+                    service,
                     id,
                     error = error_chain(&error),
                     "the agent does not know the check, nothing to report"
                 );
                 return CriticalReport::NotRegistered;
             }
-            Ok(Err(error)) => warn!(id, error = error_chain(&error), "could not report critical"),
+            Ok(Err(error)) => warn!(service, id, error = error_chain(&error), "could not report critical"),
             Err(_) => {
                 self.expect_stall();
-                warn!(id, "could not report critical within {REPORT_TIMEOUT:?}");
+                warn!(service, id, "could not report critical within {REPORT_TIMEOUT:?}");
             }
         }
         CriticalReport::Failed
@@ -299,27 +307,28 @@ impl Registrant {
 
     /// Deregisters the app. True: the registry has confirmed it.
     pub(crate) async fn deregister(&mut self) -> bool {
-        let (id, within) = (&self.registration().id, self.deregister_timeout);
+        let Registration { id, name: service, .. } = &self.registration();
+        let within = self.deregister_timeout;
         for n in 0..MAX_TRIES {
             let error = match timeout(within, self.registrar.withdraw(id)).await {
                 Ok(Ok(())) => {
                     self.state.set_phase(RegistrationPhase::Left);
-                    info!(id, "deregistered the app");
+                    info!(service, id, "deregistered the app");
                     return true;
                 }
                 Ok(Err(error)) => error_chain(&error),
                 Err(_) => {
                     // No further try: see [`STALLED_TIMEOUT`].
                     self.state.record_failure(format!("no answer within {within:?}"));
-                    warn!(id, "the registry has not confirmed the deregistration within {within:?}");
+                    warn!(service, id, "the registry has not confirmed the deregistration within {within:?}");
                     return false;
                 }
             };
-            warn!(id, error, attempt = n + 1, "could not deregister the app");
+            warn!(service, id, error, attempt = n + 1, "could not deregister the app");
             self.state.record_failure(error);
             sleep(RETRY_BACKOFF.pause(n, fastrand::u64(..))).await;
         }
-        warn!(id, "could not deregister the app; the registry removes it after deregister_after");
+        warn!(service, id, "could not deregister the app; the registry removes it after deregister_after");
         false
     }
 }

@@ -31,6 +31,7 @@ const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: 
 /// Reports while there is a registration. Never returns: its task is aborted. `refused_generation` is the last one of
 /// which a report was refused, so that it may be lost; one that was replaced meanwhile has no effect.
 pub(super) async fn run(
+    service: String,
     registrar: Arc<dyn Registrar>,
     state: RegistrationState,
     mut health: watch::Receiver<Option<ReportedHealth>>,
@@ -47,10 +48,14 @@ pub(super) async fn run(
             }
             continue;
         };
-        let unprobed = state.current().unprobed;
-        let report = match &unprobed {
-            Some(why) => Report::Unprobed { last: now, why },
-            None => Report::Health(now),
+        let current = state.current();
+        let unprobed = current.unprobed.clone();
+        // Another reason for the same health goes with the next renewal: an app that fails in turns writes no more than one that
+        // fails in one way.
+        let report = match (&unprobed, current.explanation_of(now)) {
+            (Some(why), _) => Report::Unprobed { last: now, why },
+            (None, Some(why)) => Report::Explained { health: now, why },
+            (None, None) => Report::Health(now),
         };
         let result = tokio::select! {
             result = within(REPORT_TIMEOUT, registrar.report(&id, report)) => result,
@@ -60,7 +65,7 @@ pub(super) async fn run(
         let pause = match result {
             Ok(()) => {
                 if failures > 0 {
-                    info!(id, "the registry accepts reports again");
+                    info!(service, id, "the registry accepts reports again");
                 }
                 failures = 0;
                 state.record_reported(generation, now);
@@ -68,7 +73,12 @@ pub(super) async fn run(
             }
             Err(failure) => {
                 if state.record_failure(failure.text.clone()) {
-                    warn!(id, error = failure.text, "could not report the app's health to the registry");
+                    warn!(
+                        service,
+                        id,
+                        error = failure.text,
+                        "could not report the app's health to the registry"
+                    );
                 }
                 if failure.error.as_ref().is_some_and(Error::may_mean_forgotten) {
                     refused_generation.send_replace(generation);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use outrigger_registry::ReportedHealth;
 use tokio::sync::{Notify, watch};
 
+use crate::health::HealthReason;
+
 /// The phase of the registration.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RegistrationPhase {
@@ -54,6 +56,9 @@ pub struct RegistrationStatus {
     pub generation: u64,
     /// The result of the last probe of the app. Empty before the first probe.
     pub probe_detail: String,
+    /// Why the app is not healthy, by the last probe that told its health. Its text is the first one of its kind. `None`: it is
+    /// healthy, or was not probed yet.
+    pub reason: Option<HealthReason>,
     /// Why the health of the app is unknown: it could not be probed from here for so long that the last result says nothing of
     /// now. The registry keeps the last health. `None`: a probe has told it not long ago.
     pub unprobed: Option<String>,
@@ -87,6 +92,12 @@ impl RegistrationStatus {
             Some(MaintenanceRequest::Off) => None,
             None => self.maintenance.as_deref(),
         }
+    }
+
+    /// What the registry is told beside `health`: why it is so.
+    pub(crate) fn explanation_of(&self, health: ReportedHealth) -> Option<&str> {
+        // Another health: that of the last report, or of a probe that ends just now.
+        self.reason.as_ref().filter(|reason| reason.health == health).map(|reason| &*reason.text)
     }
 
     /// Whether the registry has taken the registration, so that health can be reported.
@@ -126,6 +137,7 @@ impl RegistrationState {
                 status.phase = phase;
                 status.sent = false;
                 status.probe_detail.clear();
+                status.reason = None;
                 status.unprobed = None;
                 status.reported = None;
                 status.error = None;
@@ -151,6 +163,15 @@ impl RegistrationState {
             if changed {
                 why.clone_into(&mut status.probe_detail);
             }
+            changed
+        });
+    }
+
+    /// Records why the app is not healthy. `None`: it is.
+    pub(crate) fn record_reason(&self, reason: Option<HealthReason>) {
+        self.0.send_if_modified(|status| {
+            let changed = status.reason != reason;
+            status.reason = reason;
             changed
         });
     }

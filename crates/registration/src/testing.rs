@@ -67,6 +67,7 @@ pub(crate) fn start_registrant_at(
     let state = RegistrationState::new(RegistrationPhase::AwaitingApp, "orders-1");
     let probing = ProbeTask {
         app_started: CancellationToken::new(),
+        service: "orders".into(),
         settings: Health::default(),
         app: AppAddress { port: test_registration().port, only: None, registered: None },
         results: sender.clone(),

@@ -138,6 +138,13 @@ pub enum ReportedHealth {
 pub enum Report<'a> {
     /// Its health.
     Health(ReportedHealth),
+    /// Its health, and why.
+    Explained {
+        /// The health.
+        health: ReportedHealth,
+        /// Why, as one line. Constant while the cause is the same, because a changing text wakes every watcher.
+        why: &'a str,
+    },
     /// Its health is unknown, because it cannot be probed from here: the last one that was known stays. A shortage of the sidecar
     /// must not take an app out that may work, nor bring one back that does not.
     Unprobed {

@@ -7,7 +7,7 @@ use super::{
     section::Section,
 };
 use crate::{
-    Environment, Origin, Origins, Problem,
+    Environment, Origin, Origins, Problem, Secret,
     error::InvalidValue,
     expand, keys,
     layers::{Overlay, split_items},
@@ -254,6 +254,30 @@ impl<'a> Reader<'a> {
         parse_key: impl Fn(&str) -> Result<String, InvalidValue>,
         parse_value: impl Fn(&str) -> Result<String, InvalidValue>,
     ) {
+        self.read_map(section, name, target, parse_key, parse_value, false);
+    }
+
+    /// As [`Reader::set_map`], for values that no message repeats.
+    pub(super) fn set_secret_map(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut BTreeMap<String, Secret>,
+        parse_key: impl Fn(&str) -> Result<String, InvalidValue>,
+        parse_value: impl Fn(&str) -> Result<Secret, InvalidValue>,
+    ) {
+        self.read_map(section, name, target, parse_key, parse_value, true);
+    }
+
+    fn read_map<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut BTreeMap<String, T>,
+        parse_key: impl Fn(&str) -> Result<String, InvalidValue>,
+        parse_value: impl Fn(&str) -> Result<T, InvalidValue>,
+        is_secret: bool,
+    ) {
         let path = section.key(name);
         let Some(node) = section.node(name) else { return };
         let entries = match &node.value {
@@ -276,7 +300,10 @@ impl<'a> Reader<'a> {
             if target.contains_key(&key.name) {
                 self.report(&at, &key_path, InvalidValue::new("is given twice", "remove one of them"));
             }
-            let Some(given) = self.read_scalar(value, &key_path, false) else { continue };
+            let Some(mut given) = self.read_scalar(value, &key_path, false) else { continue };
+            if is_secret {
+                given.shown = "the value".to_owned();
+            }
             match parse_value(&given.text) {
                 Ok(value) => drop(target.insert(key.name.clone(), value)),
                 Err(wrong) => self.reject_value(&given, &key_path, wrong),

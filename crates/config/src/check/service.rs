@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{reader::Reader, section::Section};
 use crate::{
-    Health, Origin, Probe, Service, Weights,
+    ExpectedStatus, Health, Origin, Probe, Service, Weights,
     error::InvalidValue,
     names,
     raw::NodeValue,
@@ -127,6 +127,20 @@ pub(super) fn read_required<T>(
     None
 }
 
+/// `204`, `200-399`, or several with commas.
+fn expected_status(text: &str) -> Result<ExpectedStatus, InvalidValue> {
+    let status = |text: &str| text.trim().parse::<u16>().ok().filter(|status| (200..=599).contains(status));
+    let range = |part: &str| {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        let (low, high) = (status(low)?, status(high)?);
+        (low <= high).then_some(low..=high)
+    };
+    let ranges: Option<Vec<_>> = text.split(',').map(range).collect();
+    ranges.map(ExpectedStatus).ok_or_else(|| {
+        InvalidValue::new("is no list of statuses", "write 204, 200-399 or 200-299,401; from 200 to 599")
+    })
+}
+
 fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
     let http = r.get(s, "http", names::path);
     let tcp = r.get(s, "tcp", switch);
@@ -144,6 +158,25 @@ fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
         (None, _) => {}
     }
     out.address = r.get(s, "address", names::reachable_host);
+    r.set(s, "method", &mut out.method, names::probe_method);
+    out.host = r.get(s, "host", names::host_field);
+    r.set_secret_map(s, "headers", &mut out.headers, names::probe_header, names::header_value);
+    let mut names: Vec<_> = out.headers.keys().map(|name| name.to_ascii_lowercase()).collect();
+    names.sort();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let what = format!("has the field {} twice; the case of letters says nothing", twice[0]);
+        r.report_set(&s.key("headers"), what, "remove one of them");
+    }
+    out.status = r.get(s, "status", expected_status);
+    if !r.origins.is_set(&http_key)
+        && let Some(first) = r.first_set_of(s, &["method", "host", "headers", "status"])
+    {
+        r.report_set(
+            &first,
+            "is for a probe by HTTP alone",
+            "set http: /path in place of tcp, or remove the key",
+        );
+    }
     r.set(s, "interval", &mut out.interval, duration_in(100 * MS..=HOUR));
     r.set(s, "timeout", &mut out.timeout, duration_in(10 * MS..=MINUTE));
     check_not_above(r, s, ("timeout", out.timeout), ("interval", out.interval));

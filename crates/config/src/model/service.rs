@@ -1,6 +1,8 @@
 //! The local app: what is registered, and how its health is probed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
+
+use super::Secret;
 
 /// The local app.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,14 @@ pub struct Health {
     /// The address at which the app is asked: a host name or an IP address. Absent: the loopback addresses, and where both refuse,
     /// the service's own `address`, if this machine has it.
     pub address: Option<String>,
+    /// The method of the request by HTTP. Default GET.
+    pub method: String,
+    /// The `Host` of the request by HTTP. Absent: `localhost` and the port, or the address that is asked and the port.
+    pub host: Option<String>,
+    /// Further header fields of the request by HTTP. Default none.
+    pub headers: BTreeMap<String, Secret>,
+    /// The status that is healthy. Absent: 2xx. 429 is a warning, unless it is expected.
+    pub status: Option<ExpectedStatus>,
     /// Longest time until a change is noticed: a probe begins `interval` - `timeout` after the last one, at
     /// least half of `interval`. Default 2s, range 100ms–1h.
     pub interval: Duration,
@@ -62,9 +72,37 @@ impl Default for Health {
         Self {
             probe: Probe::Tcp,
             address: None,
+            method: "GET".to_owned(),
+            host: None,
+            headers: BTreeMap::new(),
+            status: None,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
         }
+    }
+}
+
+/// The statuses of a healthy app, as `200-299,401`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedStatus(pub(crate) Vec<RangeInclusive<u16>>);
+
+impl ExpectedStatus {
+    /// Whether `status` is healthy.
+    pub fn contains(&self, status: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&status))
+    }
+}
+
+impl fmt::Display for ExpectedStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, range) in self.0.iter().enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            match (range.start(), range.end()) {
+                (low, high) if low == high => write!(f, "{comma}{low}")?,
+                (low, high) => write!(f, "{comma}{low}-{high}")?,
+            }
+        }
+        Ok(())
     }
 }
 

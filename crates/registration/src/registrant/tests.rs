@@ -4,7 +4,9 @@ use outrigger_registry::ReportedHealth;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{drain::DrainControl, status::MaintenanceRequest, testing::*, withdraw::run_all};
+use crate::{
+    HealthReason, ReasonKind, drain::DrainControl, status::MaintenanceRequest, testing::*, withdraw::run_all,
+};
 
 #[tokio::test(start_paused = true)]
 async fn the_app_is_registered_when_it_is_healthy_and_not_before() {
@@ -40,6 +42,56 @@ async fn the_ttl_is_renewed_every_ten_seconds_with_a_constant_output() {
         })
         .collect();
     assert_eq!(outputs.len(), 1, "{outputs:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_output_of_the_check_has_the_reason_and_another_text_only_of_another_kind() {
+    let fixture = start_registrant(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    let ill = |kind, text: &str| {
+        let (health, text) = (ReportedHealth::Critical, text.to_owned());
+        fixture.state.record_reason(Some(HealthReason { health, kind, text }));
+    };
+    let outputs = || {
+        let calls = &fixture.agent.state().calls;
+        let mut outputs: Vec<String> = calls
+            .iter()
+            .filter_map(|(_, call)| match call {
+                AgentCall::Report(_, output) => Some(output.clone()),
+                _ => None,
+            })
+            .collect();
+        outputs.dedup();
+        outputs
+    };
+    ill(ReasonKind::Refused, "connect: refused");
+    fixture.health.send_replace(Some(ReportedHealth::Critical));
+    sleep(Duration::from_secs(1)).await;
+    let refused = format!("{CHECK_OUTPUT}: connect: refused");
+    assert_eq!(outputs(), [CHECK_OUTPUT.to_owned(), refused.clone()], "at once");
+    let before = fixture.agent.call_times(is_report).len();
+    ill(ReasonKind::Status(503), "GET / answered 503");
+    sleep(Duration::from_secs(60)).await;
+    let status = format!("{CHECK_OUTPUT}: GET / answered 503");
+    assert_eq!(outputs(), [CHECK_OUTPUT.to_owned(), refused.clone(), status.clone()]);
+    assert_eq!(fixture.agent.call_times(is_report).len() - before, 6, "no report more than the renewals");
+    fixture.state.record_reason(None);
+    fixture.health.send_replace(PASSING);
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(outputs(), [CHECK_OUTPUT.to_owned(), refused, status, CHECK_OUTPUT.to_owned()]);
+    assert_eq!(fixture.agent.register_calls(), 1, "the output is the sidecar's own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reason_of_another_health_is_not_told_with_this_one() {
+    let fixture = start_registrant(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    // The probe has ended, and its health is about to be sent.
+    let (kind, text) = (ReasonKind::Refused, "connect: refused".to_owned());
+    fixture.state.record_reason(Some(HealthReason { health: ReportedHealth::Critical, kind, text }));
+    sleep(Duration::from_secs(15)).await;
+    let told = fixture.agent.state().checks.own.clone().unwrap();
+    assert_eq!(told, own_check(ReportedHealth::Passing, CHECK_OUTPUT));
 }
 
 #[tokio::test(start_paused = true)]

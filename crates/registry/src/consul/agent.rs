@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::{Registration, ReportedHealth};
 
-/// The output of a check. Constant, because a changing output wakes every watcher of the service.
+/// The output of a check, and how it begins where a reason follows ([`explained_output`]). Constant, because a changing output wakes
+/// every watcher of the service.
 pub(super) const CHECK_OUTPUT: &str = "outrigger: reported by the sidecar";
 
 /// The output of a check that is critical because the app leaves and still works: with the mark that callers know
@@ -23,9 +24,20 @@ pub(super) const LIVENESS_CHALLENGE: &str = "outrigger: does anybody renew this?
 pub(super) const UNPROBED_OUTPUT: &str =
     "outrigger: health unknown, the last one stays; the app cannot be probed from here: ";
 
+/// The output of a check with the reason for its status.
+pub(super) fn explained_output(why: &str) -> String {
+    format!("{CHECK_OUTPUT}: {why}")
+}
+
 /// Whether a running sidecar has written the output of the check.
 pub(super) fn is_own_output(output: &str) -> bool {
-    [CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE].contains(&output) || output.starts_with(UNPROBED_OUTPUT)
+    [CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE].contains(&output) || has_reason(output)
+}
+
+/// Whether a sidecar has written the output with a reason, which may hold words of others: names, paths, what the app has answered.
+pub(super) fn has_reason(output: &str) -> bool {
+    let explained = output.strip_prefix(CHECK_OUTPUT).is_some_and(|rest| rest.starts_with(": "));
+    explained || output.starts_with(UNPROBED_OUTPUT)
 }
 
 /// The id of the check of registration `id`. Consul would choose the same id.
@@ -131,6 +143,21 @@ pub(super) fn go_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_output_with_a_reason_is_the_sidecars() {
+        for own in
+            [CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE, &explained_output("x"), &explained_output("")]
+        {
+            assert!(is_own_output(own), "{own}");
+        }
+        for foreign in
+            ["", "outrigger: ", "outrigger: reported by the sidecars: x", "connect: refused", "TTL expired"]
+        {
+            assert!(!is_own_output(foreign), "{foreign}");
+        }
+        assert!(!has_reason(CHECK_OUTPUT) && !has_reason(DRAIN_OUTPUT));
+    }
 
     #[test]
     fn durations_are_written_as_go_parses_them() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    agent::{CHECK_OUTPUT, DRAIN_OUTPUT, UNPROBED_OUTPUT},
+    agent::{CHECK_OUTPUT, DRAIN_OUTPUT, UNPROBED_OUTPUT, explained_output},
     agent_api::AgentApi,
     drift, stale,
 };
@@ -24,6 +24,9 @@ impl<A: AgentApi> Registrar for A {
     fn report<'a>(&'a self, id: &'a str, report: Report<'a>) -> AnswerFuture<'a, ()> {
         match report {
             Report::Health(health) => self.update_check(id, health, CHECK_OUTPUT),
+            Report::Explained { health, why } => {
+                Box::pin(async move { self.update_check(id, health, &explained_output(why)).await })
+            }
             Report::Unprobed { last, why } => {
                 Box::pin(async move { self.update_check(id, last, &format!("{UNPROBED_OUTPUT}{why}")).await })
             }

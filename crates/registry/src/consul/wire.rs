@@ -10,7 +10,7 @@ use outrigger_config::Weights;
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    agent::{check_id, check_name},
+    agent::{check_id, check_name, has_reason},
     agent_api::{AgentService, OwnCheck, ServiceChecks},
 };
 use crate::{
@@ -229,10 +229,12 @@ fn is_draining(checks: &[RawCheck]) -> bool {
     critical.peek().is_some() && critical.all(|check| has_draining_mark(&check.output))
 }
 
-/// Whether the output has the mark as a word. A check that is not renewed says nothing any more: Consul quotes its last output.
+/// Whether the output has the mark as a word. A check that is not renewed says nothing any more: Consul quotes its last output. Nor
+/// does the reason of a sidecar, in which the word is part of a path or a name.
 fn has_draining_mark(output: &str) -> bool {
     let is_word_part = |one: char| one.is_alphanumeric() || matches!(one, '_' | '-');
     !output.starts_with(TTL_EXPIRED)
+        && !has_reason(output)
         && output.split(|one| !is_word_part(one)).any(|word| word == DRAINING_MARK)
 }
 

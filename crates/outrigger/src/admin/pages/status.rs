@@ -36,6 +36,9 @@ struct RegistrationSummary {
     /// The result of the last probe of the app.
     #[serde(skip_serializing_if = "String::is_empty")]
     app: String,
+    /// Why the app is not healthy, as the registry is told; absent where it is healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     /// Why the health of the app is unknown; absent where a probe has told it not long ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     unprobed: Option<String>,
@@ -76,7 +79,8 @@ impl Readiness {
             } else {
                 hide(&mut status.probe_detail);
             }
-            status.error.iter_mut().chain(&mut status.unprobed).for_each(hide);
+            let reason = status.reason.as_mut().map(|reason| &mut reason.text);
+            status.error.iter_mut().chain(&mut status.unprobed).chain(reason).for_each(hide);
         }
         services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
         contact.error.iter_mut().chain(&mut lost_network).for_each(hide);
@@ -98,6 +102,7 @@ impl Readiness {
             id: status.id,
             state: status.phase.label(),
             app: status.probe_detail,
+            reason: status.reason.map(|reason| reason.text),
             unprobed: status.unprobed.map(|why| format!("cannot be probed from here: {why}")),
             told: status.reported.map(health_label),
             error: status.error,

@@ -55,6 +55,8 @@ async fn an_instance_drains_when_each_of_its_critical_checks_says_so() {
             vec![("a", "critical", "TTL expired (last output before timeout follows): outrigger: draining")],
             false,
         ),
+        // The reason of a sidecar holds words of others.
+        (vec![("a", "critical", "outrigger: reported by the sidecar: GET /draining answered 503")], false),
         (vec![("a", "critical", "undraining")], false),
         (vec![("a", "critical", "not-draining")], false),
         (vec![("a", "critical", "")], false),

@@ -234,8 +234,12 @@ impl Registrant {
     /// took the report. The app is deregistered in either case.
     pub(crate) async fn report_critical(&mut self, is_running: bool) -> bool {
         let healthy = self.health_while_leaving().filter(|_| is_running);
-        let report =
-            if healthy.is_some() { Report::Draining } else { Report::Health(ReportedHealth::Critical) };
+        let status = self.state.current();
+        let report = match (healthy, status.explanation_of(ReportedHealth::Critical)) {
+            (Some(_), _) => Report::Draining,
+            (None, Some(why)) => Report::Explained { health: ReportedHealth::Critical, why },
+            (None, None) => Report::Health(ReportedHealth::Critical),
+        };
         let reported = self.send_last_report(report).await;
         let again = match reported {
             // The agent takes a report with the new token, but with the replaced token of the registration it cannot

@@ -37,7 +37,7 @@ pub(super) async fn probe(
     let mut method = Method::from_bytes(settings.method.as_bytes()).unwrap_or(Method::GET);
     let mut followed = 0;
     loop {
-        let what = format!("{method} http://{}{}", place.addr, place.target);
+        let what = format!("{method} http://{}{}", place.addr, shown_url(&place.target));
         let ill = |kind, why: String| Ok(critical(kind, &format!("{what} {why}")));
         let request = match build_request(settings, &method, &place) {
             Ok(request) => request,
@@ -74,7 +74,7 @@ pub(super) async fn probe(
             return Ok(passing(&format!("{what} answered {status}")));
         }
         if let Some(location) = redirect_of(&answer) {
-            let shown: String = String::from_utf8_lossy(location).chars().take(MAX_SHOWN).collect();
+            let shown = shown_url(&String::from_utf8_lossy(location));
             if followed == MAX_REDIRECTS {
                 return ill(
                     ReasonKind::Redirect,
@@ -98,6 +98,21 @@ pub(super) async fn probe(
             _ => critical(kind, &detail),
         });
     }
+}
+
+/// `url`, or the path of one, as a text shows it, of at most [`MAX_SHOWN`] characters: without its query and the name and password of a
+/// user, which may be secrets, and every reader of the registry reads the reason.
+fn shown_url(url: &str) -> String {
+    let (before, rest) = url.split_once("//").map_or(("", url), |(scheme, rest)| {
+        let is_absolute = scheme.is_empty() || scheme.ends_with(':');
+        if is_absolute { (&url[..scheme.len() + 2], rest) } else { ("", url) }
+    });
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let authority = if before.is_empty() { "" } else { rest.split('/').next().unwrap_or_default() };
+    let user = authority.rfind('@').map_or(0, |at| at + 1);
+    let shown: String = format!("{before}{}", &rest[user..]).chars().take(MAX_SHOWN).collect();
+    let query = if url.contains('?') { "?…" } else { "" };
+    format!("{shown}{query}")
 }
 
 fn build_request(
@@ -223,6 +238,23 @@ mod tests {
             host: "localhost:8080".into(),
             target: "/a/b?c=d".into(),
         }
+    }
+
+    #[test]
+    fn a_text_shows_no_query_and_no_user_of_a_url() {
+        for (url, shown) in [
+            ("/up", "/up"),
+            ("/up?token=hush#x", "/up?…"),
+            ("/up//a@b", "/up//a@b"),
+            ("http://user:hush@app.example/a@b?c=hush", "http://app.example/a@b?…"),
+            ("//user@app.example", "//app.example"),
+            ("http://app.example#hush", "http://app.example"),
+            ("?hush//x", "?…"),
+            ("", ""),
+        ] {
+            assert_eq!(shown_url(url), shown, "{url}");
+        }
+        assert_eq!(shown_url(&"ä".repeat(999)), "ä".repeat(MAX_SHOWN));
     }
 
     #[test]

@@ -202,10 +202,12 @@ async fn only_a_healthy_app_that_runs_is_shown_as_draining() {
     // An app that is ill.
     let ill = start_registrant(PASSING);
     sleep(Duration::from_secs(15)).await;
+    let (health, kind, text) = (ReportedHealth::Critical, ReasonKind::Refused, "refused".to_owned());
+    ill.state.record_reason(Some(HealthReason { health, kind, text }));
     ill.health.send_replace(Some(ReportedHealth::Critical));
     sleep(Duration::from_secs(1)).await;
     withdraw_at_once(ill.registrant, &ill.state).await;
-    assert_eq!(last_output(&ill.agent), CHECK_OUTPUT);
+    assert_eq!(last_output(&ill.agent), format!("{CHECK_OUTPUT}: refused"));
 
     // An app that has ended, or a second signal.
     let ended = start_registrant(PASSING);

@@ -143,10 +143,11 @@ fn missing_reason(status: &RegistrationStatus) -> Option<String> {
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
     };
-    let not_healthy = || match (&*status.probe_detail, &status.unprobed) {
-        (_, Some(why)) => format!("the local app cannot be probed from here: {why}"),
-        ("", None) => "the local app has not been probed yet".to_owned(),
-        (why, None) => format!("the local app is not healthy yet: {why}"),
+    let not_healthy = || match (&status.unprobed, &status.reason, &*status.probe_detail) {
+        (Some(why), _, _) => format!("the local app cannot be probed from here: {why}"),
+        (None, Some(reason), _) => format!("the local app is not healthy yet: {}", reason.text),
+        (None, None, "") => "the local app has not been probed yet".to_owned(),
+        (None, None, why) => format!("the health of the local app is not known yet: {why}"),
     };
     match (status.phase, status.reported) {
         (RegistrationPhase::AwaitingApp, _) => Some(not_healthy()),
@@ -293,15 +294,23 @@ impl ReloadStatus {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_registration::{HealthReason, ReasonKind};
+
     use super::*;
 
     #[test]
     fn an_app_that_cannot_be_probed_is_no_app_that_is_not_healthy() {
         const CAUSE: &str = "connect to 127.0.0.1:8080: Too many open files (os error 24)";
+        const REASON: &str = "connect to 127.0.0.1:8080: Connection refused (os error 111)";
         let status = |unprobed: bool, phase| RegistrationStatus {
             phase,
             probe_detail: CAUSE.to_owned(),
             unprobed: unprobed.then(|| CAUSE.to_owned()),
+            reason: Some(HealthReason {
+                health: ReportedHealth::Critical,
+                kind: ReasonKind::Refused,
+                text: REASON.to_owned(),
+            }),
             reported: Some(ReportedHealth::Critical),
             ..RegistrationStatus::default()
         };
@@ -311,13 +320,19 @@ mod tests {
         ] {
             for (unprobed, expected) in [
                 (true, format!("the local app cannot be probed from here: {CAUSE}")),
-                (false, format!("the local app is not healthy yet: {CAUSE}")),
+                (false, format!("the local app is not healthy yet: {REASON}")),
             ] {
                 let registrations =
                     [ServiceRegistration { service: "orders".to_owned(), status: status(unprobed, phase) }];
                 assert_eq!(list_missing(state, &registrations), [expected], "{state:?}");
             }
         }
+        let never_told = RegistrationStatus { reason: None, ..status(false, RegistrationPhase::AwaitingApp) };
+        let registrations = [ServiceRegistration { service: "orders".to_owned(), status: never_told }];
+        assert_eq!(
+            list_missing(LifecycleState::Waiting, &registrations),
+            [format!("the health of the local app is not known yet: {CAUSE}")]
+        );
         let contact = RegistryContact::default();
         let status = status(true, RegistrationPhase::Registered);
         let registrations = vec![ServiceRegistration { service: "orders".to_owned(), status }];

@@ -23,6 +23,7 @@ mod file_registry;
 mod framing;
 mod headers;
 mod hedging;
+mod id_conflict;
 mod identity;
 mod ipv6;
 mod keepalive;

@@ -33,6 +33,7 @@ mod watch_reason;
 mod tests;
 
 pub use cache::DiskCache;
+pub use clock::unix_time;
 pub use discovery::Discovery;
 pub use follower::Follower;
 pub use services::FollowError;

@@ -4,9 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use outrigger_config as config;
 use outrigger_discovery::DiskCache;
-use outrigger_registration::maintenance_path;
+use outrigger_registration::{ClaimPlace, maintenance_path};
 use outrigger_registry::{
-    Registrar, Registry,
+    Registrar, Registration, Registry,
     consul::{Consul, NewCredentials, Observation, Observer},
     file::FileRegistry,
 };
@@ -140,6 +140,12 @@ pub(crate) fn maintenance_file_path(config: &config::Config, service: &config::S
         Some(id) => Some(maintenance_path(folder, &format!("{}-{id}", service.name), service.port)),
         None => Some(path),
     }
+}
+
+/// Where is kept that this process was the first of those with the id of `registration`.
+pub(crate) fn claim_place(config: &config::Config, registration: &Registration) -> Option<ClaimPlace> {
+    let folder = config.state_dir.as_deref()?;
+    Some(ClaimPlace::new(folder, &registration.id, &location(&config.registry)))
 }
 
 /// The address or file of the registry, for logs.

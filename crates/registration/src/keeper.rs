@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use self::reason::{AnnounceReason, log_announced, reannounce_pause};
 use crate::{
     calls::{CallError, within},
+    claim::ClaimFile,
     maintenance::Maintenance,
     status::{RegistrationPhase, RegistrationState},
 };
@@ -40,6 +41,7 @@ pub(super) struct Keeper {
     pub(super) registration: watch::Receiver<Registration>,
     pub(super) state: RegistrationState,
     pub(super) maintenance: Maintenance,
+    pub(super) claim: ClaimFile,
     pub(super) health: watch::Receiver<Option<ReportedHealth>>,
     /// The last generation that refused a report: see [`crate::report`].
     pub(super) refused_generation: watch::Receiver<u64>,
@@ -53,12 +55,18 @@ impl Keeper {
     /// Returns after `stop`, with what was seen of the registration.
     pub(super) async fn run(mut self) -> Seen {
         let stop = self.stop.clone();
+        self.seen.claim = self.claim.load().await;
         let Some(Some(mut reason)) = stop.run_until_cancelled(self.wait_for_first_reason()).await else {
             return self.seen;
         };
         let mut conflicts = 0;
         loop {
-            if !self.announce(reason).await {
+            if reason == AnnounceReason::NewSettings
+                && self.state.current().phase == RegistrationPhase::Conflict
+            {
+                // They are announced when the other process has left.
+                self.registration.mark_unchanged();
+            } else if !self.announce(reason).await {
                 return self.seen;
             }
             let since = Instant::now();
@@ -66,7 +74,10 @@ impl Keeper {
                 return self.seen;
             };
             reason = next;
-            if !matches!(reason, AnnounceReason::NewCredentials | AnnounceReason::NewSettings) {
+            // In a conflict the next report waits for the registration: until then it would be one for the other process.
+            if !matches!(reason, AnnounceReason::NewCredentials | AnnounceReason::NewSettings)
+                && self.state.current().phase != RegistrationPhase::Conflict
+            {
                 self.state.set_phase(RegistrationPhase::Lost);
             }
             let pause = reannounce_pause(reason, since.elapsed(), &mut conflicts);
@@ -85,7 +96,7 @@ impl Keeper {
         let registration = self.registration.borrow().clone();
         tokio::select! {
             healthy = self.health.wait_for(|health| is_healthy(*health)) => return healthy.ok().map(|_| AnnounceReason::First),
-            () = wait_until_held(&self.registrar, &registration) => {}
+            () = wait_until_held(&self.registrar, &registration, &mut self.seen) => {}
         }
         // From now on a drain withdraws the app.
         self.state.record_sent();
@@ -100,6 +111,8 @@ impl Keeper {
     /// Announces the app, until the registry has taken it. False: stopped.
     async fn announce(&mut self, reason: AnnounceReason) -> bool {
         if matches!(reason, AnnounceReason::First | AnnounceReason::FoundExisting) {
+            // The process that this one replaces has let the claim go meanwhile.
+            self.seen.claim = self.claim.load().await;
             self.state.set_phase(RegistrationPhase::Registering);
         }
         // Whether the registry held nothing before: then it holds no maintenance either.
@@ -113,6 +126,7 @@ impl Keeper {
             let Err(failure) = within(ANNOUNCE_TIMEOUT, self.announce_once(&registration, &mut fresh)).await
             else {
                 self.state.record_registered();
+                self.claim.save(self.seen.claim.since).await;
                 log_announced(&registration, reason);
                 return true;
             };
@@ -140,7 +154,7 @@ impl Keeper {
     ) -> Result<(), CallError> {
         // Asked before each try while the registry holds the app, because it may lose it between two tries. Once it has
         // lost it, `fresh` stays: an announcement without an answer may have arrived.
-        if !*fresh && !is_held(&self.registrar, registration).await? {
+        if !*fresh && !is_held(&self.registrar, registration, &mut self.seen).await? {
             *fresh = true;
             if self.state.current().phase == RegistrationPhase::Registered {
                 self.state.set_phase(RegistrationPhase::Lost);
@@ -182,7 +196,9 @@ impl Keeper {
             };
             let pause = match answer {
                 Ok(Some(reason)) => return reason,
-                Ok(None) if report_refused => return AnnounceReason::ReportRefused,
+                Ok(None) if report_refused && self.state.current().phase != RegistrationPhase::Conflict => {
+                    return AnnounceReason::ReportRefused;
+                }
                 Ok(None) => {
                     failures = 0;
                     MIN_QUESTION_INTERVAL.saturating_sub(started.elapsed())
@@ -209,6 +225,18 @@ impl Keeper {
         }
     }
 
+    /// Records what the last answer showed of another process that registers the id.
+    fn record_rival(&self, registration: &Registration) {
+        let Registration { id, name, port, .. } = registration;
+        if !self.state.record_rival(self.seen.rival.as_ref()) {
+            return;
+        }
+        match self.state.current().conflict() {
+            Some(conflict) => warn!(id, service = name, port, "{conflict}"),
+            None => info!(id, service = name, "no other process registers the id any more"),
+        }
+    }
+
     /// One question. A request for maintenance that the registry has not taken yet follows an answer, because the
     /// registry answers again.
     async fn ask(&mut self, registration: &Registration) -> Result<Option<AnnounceReason>, CallError> {
@@ -216,7 +244,14 @@ impl Keeper {
         self.seen.maintenance.clone_from(&before.maintenance);
         let drift = self.registrar.clone().drift(registration, &mut self.seen);
         let drift = within(DRIFT_TIMEOUT, drift).await?;
+        self.record_rival(registration);
+        let was_taken = before.phase == RegistrationPhase::Conflict;
         let maintenance = match drift {
+            Drift::Taken => {
+                self.state.yield_to_rival();
+                return Ok(None);
+            }
+            Drift::Forgotten | Drift::Changed if was_taken => return Ok(Some(AnnounceReason::TakenOver)),
             Drift::Forgotten => return Ok(Some(AnnounceReason::Forgotten)),
             Drift::Changed => return Ok(Some(AnnounceReason::Changed)),
             Drift::Unlisted => return Ok(Some(AnnounceReason::Unlisted)),
@@ -234,10 +269,10 @@ impl Keeper {
 }
 
 /// Resolves when the registry holds the registration; pends when it does not.
-async fn wait_until_held(registrar: &Arc<dyn Registrar>, registration: &Registration) {
+async fn wait_until_held(registrar: &Arc<dyn Registrar>, registration: &Registration, seen: &mut Seen) {
     let mut failures = 0;
     loop {
-        match is_held(registrar, registration).await {
+        match is_held(registrar, registration, seen).await {
             Ok(true) => return,
             Ok(false) => std::future::pending().await,
             // Not logged: a failure matters only when the app is announced.
@@ -251,9 +286,10 @@ async fn wait_until_held(registrar: &Arc<dyn Registrar>, registration: &Registra
 pub(super) async fn is_held(
     registrar: &Arc<dyn Registrar>,
     registration: &Registration,
+    seen: &mut Seen,
 ) -> Result<bool, CallError> {
-    let (registrar, mut seen) = (registrar.clone(), Seen::default());
-    let drift = within(DRIFT_TIMEOUT, registrar.drift(registration, &mut seen)).await?;
+    seen.only_look();
+    let drift = within(DRIFT_TIMEOUT, registrar.clone().drift(registration, seen)).await?;
     Ok(drift != Drift::Forgotten)
 }
 
@@ -275,6 +311,8 @@ fn is_healthy(health: Option<ReportedHealth>) -> bool {
     matches!(health, Some(ReportedHealth::Passing | ReportedHealth::Warning))
 }
 
+#[cfg(test)]
+mod conflict;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

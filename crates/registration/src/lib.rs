@@ -8,6 +8,7 @@
 //! | `app_address` | the addresses at which the app is asked |
 //! | `health` | probes the app; `report` sends its health and renews the check |
 //! | `keeper` | announces the app, and again when the registry differs |
+//! | `claim` | keeps which of two processes with one id was first |
 //! | `maintenance` | takes the app out of service on request |
 //! | `drain`, `withdraw` | the phases of a drain, and the steps that take the app out of the registry |
 //!
@@ -16,6 +17,7 @@
 
 mod app_address;
 mod calls;
+mod claim;
 mod drain;
 mod health;
 pub mod http_client;
@@ -33,6 +35,7 @@ mod testing;
 mod withdraw;
 
 pub use app_address::AppAddress;
+pub use claim::ClaimPlace;
 pub use drain::{DrainControl, DrainPhase};
 pub use health::{HealthReason, ReasonKind, health_label};
 pub use identity::{build_registration, host_name};

@@ -105,13 +105,13 @@ impl Maintenance {
     }
 
     /// Sends the desired state until the registry has taken the last request. Sends nothing before the first
-    /// registration.
+    /// registration, and nothing while another process keeps the id.
     pub(crate) async fn send_desired(&self) -> Result<(), String> {
         // Of two requests at once, each call sends again when a later request came meanwhile, so that the registry
         // ends with the last one. A lock would have to be held over the call.
         for _ in 0..MAX_SENDS {
             let status = self.state.current();
-            if !status.sent {
+            if !status.sent || status.phase == RegistrationPhase::Conflict {
                 return Ok(());
             }
             let sent = self.send(&status.id, status.desired_maintenance()).await;

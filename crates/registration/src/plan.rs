@@ -5,6 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use outrigger_registry::{Registrar, Registration};
 use tokio_util::sync::CancellationToken;
 
+use crate::claim::ClaimPlace;
+
 /// What is registered, at which registry, and how the app is probed.
 #[derive(Debug, Clone)]
 pub struct RegistrationPlan {
@@ -19,6 +21,8 @@ pub struct RegistrationPlan {
     pub probe: outrigger_config::Health,
     /// The file that keeps the maintenance reason. Absent: the reason is not kept.
     pub maintenance_file: Option<PathBuf>,
+    /// Where is kept that this process was the first of those with its id. Absent: a restart makes it the later one.
+    pub claim: Option<ClaimPlace>,
 }
 
 /// What becomes of the registrations when another process takes this one's place.

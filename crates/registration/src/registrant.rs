@@ -17,12 +17,13 @@ use tracing::{debug, info, warn};
 use crate::{
     app_address::AppAddress,
     calls::within,
+    claim::ClaimFile,
     health,
     keeper::{Keeper, is_held},
     maintenance::Maintenance,
     plan::RegistrationPlan,
     report,
-    status::{RegistrationPhase, RegistrationState},
+    status::{RegistrationPhase, RegistrationState, RegistrationStatus},
 };
 
 /// Longest wait for the last report. An agent that stalls has acted on the report when the call began.
@@ -122,12 +123,12 @@ fn app_address(probe: &Health, registration: &Registration) -> AppAddress {
 impl Registrant {
     /// Starts to probe the app, and registers it once it is healthy.
     pub(crate) fn start(plan: RegistrationPlan, maintenance: Maintenance) -> Self {
-        let RegistrationPlan { app_started: started, registration, probe, .. } = plan;
+        let RegistrationPlan { app_started: started, registration, probe, claim, .. } = plan;
         let reported = watch::Sender::new(None);
         let app = app_address(&probe, &registration);
         let service = registration.name.clone();
         let probing = ProbeTask::start(started, service, probe, app, reported, maintenance.state.clone());
-        Self::start_with_probe(registration, probing, maintenance)
+        Self::start_with_probe(registration, probing, maintenance, ClaimFile::new(claim))
     }
 
     /// The same with the caller's probe.
@@ -135,6 +136,7 @@ impl Registrant {
         registration: Registration,
         probing: ProbeTask,
         maintenance: Maintenance,
+        claim: ClaimFile,
     ) -> Self {
         let Maintenance { registrar, state, .. } = maintenance.clone();
         state.set_phase(RegistrationPhase::AwaitingApp);
@@ -146,6 +148,7 @@ impl Registrant {
             registration: registration.subscribe(),
             state: state.clone(),
             maintenance,
+            claim,
             health: health.clone(),
             refused_generation: refused.subscribe(),
             stop: stop.clone(),
@@ -205,10 +208,21 @@ impl Registrant {
         info!(service = name, id, "the registration of the app is left to another process");
     }
 
-    /// Ends the tasks. True when the app was (or may have been) registered, by this run or an earlier one. Takes 11 s at most.
+    /// Ends the tasks. True when the app was (or may have been) registered, by this run or an earlier one; false also where
+    /// the registration is another process's. Takes 11 s at most.
     pub(crate) async fn stop_tasks(&mut self) -> bool {
         self.end_tasks().await;
-        self.state.current().sent || self.is_held().await
+        let RegistrationStatus { phase, sent, id, .. } = self.state.current();
+        let is_yielding = phase == RegistrationPhase::Conflict;
+        let is_held = if is_yielding || (sent && !self.seen.is_contested) { None } else { self.look().await };
+        if is_yielding || (is_held == Some(true) && self.seen.is_others) {
+            info!(
+                service = self.registration().name,
+                id, "another process keeps the id, nothing to deregister"
+            );
+            return false;
+        }
+        sent || is_held == Some(true)
     }
 
     /// Ends the tasks, but waits for a registration in flight: aborted, it could arrive after the deregistration, or after the
@@ -223,11 +237,12 @@ impl Registrant {
         }
     }
 
-    /// Whether the registry holds the app from an earlier run: this run may end before its first question.
-    async fn is_held(&mut self) -> bool {
+    /// Whether the registry holds the id, from this run, an earlier one ([`Self::stop_tasks`] may come before the first question), or
+    /// another process. `None`: no answer.
+    async fn look(&mut self) -> Option<bool> {
         let registration = self.registration();
-        let held = is_held(&self.registrar, &registration);
-        matches!(timeout(REPORT_TIMEOUT, held).await, Ok(Ok(true)))
+        let held = is_held(&self.registrar, &registration, &mut self.seen);
+        timeout(REPORT_TIMEOUT, held).await.ok()?.ok()
     }
 
     /// Reports the app as critical; where `is_running` and the app is healthy, with the mark that it drains. True: the registry
@@ -309,11 +324,16 @@ impl Registrant {
         self.deregister_timeout = STALLED_TIMEOUT;
     }
 
-    /// Deregisters the app. True: the registry has confirmed it.
+    /// Deregisters the app. True: the registry has confirmed it. False also where another process has registered the id meanwhile.
     pub(crate) async fn deregister(&mut self) -> bool {
         let Registration { id, name: service, .. } = &self.registration();
         let within = self.deregister_timeout;
         for n in 0..MAX_TRIES {
+            if self.seen.is_contested && self.look().await == Some(true) && self.seen.is_others {
+                self.state.set_phase(RegistrationPhase::Left);
+                info!(service, id, "another process has registered the id, nothing to deregister");
+                return false;
+            }
             let error = match timeout(within, self.registrar.withdraw(id)).await {
                 Ok(Ok(())) => {
                     self.state.set_phase(RegistrationPhase::Left);

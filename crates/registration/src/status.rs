@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_registry::ReportedHealth;
+use outrigger_registry::{ReportedHealth, Rival};
 use tokio::sync::{Notify, watch};
 
 use crate::health::HealthReason;
@@ -21,14 +21,23 @@ pub enum RegistrationPhase {
     Registered,
     /// The registry forgot or changed the registration; the app is being registered again.
     Lost,
+    /// Another process that registered the same id first keeps it; the app is not registered.
+    Conflict,
     /// The app was deregistered by this process.
     Left,
 }
 
 impl RegistrationPhase {
     /// Every phase.
-    pub const ALL: [Self; 6] =
-        [Self::Off, Self::AwaitingApp, Self::Registering, Self::Registered, Self::Lost, Self::Left];
+    pub const ALL: [Self; 7] = [
+        Self::Off,
+        Self::AwaitingApp,
+        Self::Registering,
+        Self::Registered,
+        Self::Lost,
+        Self::Conflict,
+        Self::Left,
+    ];
 
     /// The name on pages, in metrics and in logs.
     pub fn label(self) -> &'static str {
@@ -38,6 +47,7 @@ impl RegistrationPhase {
             Self::Registering => "registering",
             Self::Registered => "registered",
             Self::Lost => "lost",
+            Self::Conflict => "conflict",
             Self::Left => "left",
         }
     }
@@ -66,6 +76,8 @@ pub struct RegistrationStatus {
     pub reported: Option<ReportedHealth>,
     /// Why the last call failed, with its causes. `None`: it succeeded.
     pub error: Option<String>,
+    /// Another process that registers the same id. `None`: none is known.
+    pub rival: Option<Rival>,
     /// Why the app is in maintenance, from this process or another client: as last seen at the registry, or as
     /// it will be restored with the next registration. `None`: not in maintenance.
     pub maintenance: Option<String>,
@@ -98,6 +110,17 @@ impl RegistrationStatus {
     pub(crate) fn explanation_of(&self, health: ReportedHealth) -> Option<&str> {
         // Another health: that of the last report, or of a probe that ends just now.
         self.reason.as_ref().filter(|reason| reason.health == health).map(|reason| &*reason.text)
+    }
+
+    /// What to say of another process that registers the same id. `None`: none is known.
+    pub fn conflict(&self) -> Option<String> {
+        let rival = self.rival.as_ref()?;
+        let follows = if rival.keeps_id {
+            "it was first, so this process does not register the app until the other one leaves"
+        } else {
+            "this process was first and keeps the id"
+        };
+        Some(format!("another process registers id {} for {}; {follows}", self.id, rival.address))
     }
 
     /// Whether the registry has taken the registration, so that health can be reported.
@@ -139,6 +162,31 @@ impl RegistrationState {
                 status.probe_detail.clear();
                 status.reason = None;
                 status.unprobed = None;
+                status.reported = None;
+                status.error = None;
+                status.rival = None;
+            }
+            changed
+        });
+    }
+
+    /// Records the other process that registers the same id. True: that is news.
+    pub(crate) fn record_rival(&self, rival: Option<&Rival>) -> bool {
+        self.0.send_if_modified(|status| {
+            let changed = status.rival.as_ref() != rival;
+            if changed {
+                status.rival = rival.cloned();
+            }
+            changed
+        })
+    }
+
+    /// The other process keeps the id: what the registry holds is not this process's any more.
+    pub(crate) fn yield_to_rival(&self) {
+        self.0.send_if_modified(|status| {
+            let changed = status.phase != RegistrationPhase::Conflict;
+            if changed {
+                status.phase = RegistrationPhase::Conflict;
                 status.reported = None;
                 status.error = None;
             }

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config::{Drain, Health, Propagation};
-use outrigger_registry::ReportedHealth;
 pub(crate) use outrigger_registry::consul::testing::{
     AgentCall, AgentState, CHECK_OUTPUT, DRAIN_OUTPUT, EventLog, FakeAgent, LIVENESS_CHALLENGE, own_check,
     registration as test_registration,
 };
+use outrigger_registry::{Registration, ReportedHealth};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app_address::AppAddress,
+    claim::{ClaimFile, ClaimPlace},
     drain::DrainControl,
     maintenance::{Maintenance, MaintenanceFile},
     registrant::{ProbeTask, Registrant},
@@ -62,7 +63,17 @@ pub(crate) fn start_registrant_at(
     health: Option<ReportedHealth>,
     file: MaintenanceFile,
 ) -> RegistrantFixture {
-    let agent = Arc::new(agent);
+    start_registrant_on(Arc::new(agent), test_registration(), health, file, None)
+}
+
+/// The same with this registration and this place of the claim, at an agent that others may use, too.
+pub(crate) fn start_registrant_on(
+    agent: Arc<FakeAgent>,
+    registration: Registration,
+    health: Option<ReportedHealth>,
+    file: MaintenanceFile,
+    claim: Option<ClaimPlace>,
+) -> RegistrantFixture {
     let sender = watch::Sender::new(health);
     let state = RegistrationState::new(RegistrationPhase::AwaitingApp, "orders-1");
     let probing = ProbeTask {
@@ -73,10 +84,15 @@ pub(crate) fn start_registrant_at(
         results: sender.clone(),
         task: tokio_util::task::AbortOnDropHandle::new(tokio::spawn(std::future::pending())),
     };
-    let registration = test_registration();
     state.load_maintenance(file.read());
-    let maintenance = Maintenance { registrar: agent.clone(), registration, state: state.clone(), file };
-    let registrant = Registrant::start_with_probe(test_registration(), probing, maintenance.clone());
+    let maintenance = Maintenance {
+        registrar: agent.clone(),
+        registration: registration.clone(),
+        state: state.clone(),
+        file,
+    };
+    let registrant =
+        Registrant::start_with_probe(registration, probing, maintenance.clone(), ClaimFile::new(claim));
     RegistrantFixture { agent, health: sender, state, maintenance, registrant, started_at: Instant::now() }
 }
 

@@ -21,6 +21,6 @@ pub mod testing;
 
 pub use error::Error;
 pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, NamedHost, Unusable};
-pub use registrar::{Drift, Registrar, Registration, Report, ReportedHealth, Seen};
+pub use registrar::{Claim, Drift, Registrar, Registration, Report, ReportedHealth, Rival, Seen};
 pub use registry::{AnswerFuture, Consistency, Cursor, LookupFuture, Query, Registry, WatchAnswer};
 pub use self_lookup::{CatalogPresence, SelfLookup};

@@ -29,7 +29,8 @@ pub trait Registrar: fmt::Debug + Send + Sync + 'static {
     /// a new announcement (checks that other clients added to the registration, registrations that earlier runs left) the registrar corrects itself.
     ///
     /// Before the first [`announce`](Self::announce) with this `seen`, the answer comes at once, corrects nothing, and
-    /// says only whether the registry holds the id ([`Drift::Forgotten`]: it does not) and whether it is in maintenance.
+    /// says only whether the registry holds the id ([`Drift::Forgotten`]: it does not) and whether it is in maintenance. After
+    /// [`Seen::only_look`] the next answer is of the same kind.
     fn drift<'a>(
         self: Arc<Self>,
         registration: &'a Registration,
@@ -53,6 +54,29 @@ pub enum Drift {
     /// The registration was announced with credentials that were replaced since. Once they expire, the registry no
     /// longer follows it.
     Credentials,
+    /// Another process registers the same id, and registered it first: [`Seen::rival`]. It keeps the id, and nothing is corrected,
+    /// until [`Forgotten`](Self::Forgotten) or [`Changed`](Self::Changed) says that it is gone.
+    Taken,
+}
+
+/// Another process that registers the same id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rival {
+    /// The address and the port that it registers, with the word for it: `address 10.0.0.5:8080`, or `the agent's address, port 8080`.
+    pub address: String,
+    /// It registered first and keeps the id.
+    pub keeps_id: bool,
+}
+
+/// By what a registrar tells which of two processes with one id was first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// A number that rises with the time of the first registration, microseconds since 1970 or more. From the claim of an earlier run
+    /// with the same id, or set by the registrar with the first announcement. `None`: not announced, and no earlier run is known.
+    pub since: Option<u64>,
+    /// Microseconds since 1970, where this is the first run. The number of another process that was found is exceeded in any case, so that clocks
+    /// that differ decide nothing.
+    pub now: u64,
 }
 
 /// What was seen of one registration: the memory between two questions of [`Registrar::drift`].
@@ -60,9 +84,19 @@ pub enum Drift {
 pub struct Seen {
     /// The reason for maintenance that the caller knows of.
     pub maintenance: Option<String>,
+    /// The process that registers the same id. `None`: none is known, or none has registered it for ten minutes.
+    pub rival: Option<Rival>,
+    /// By what this process is the first or the later one of two. Set before the first announcement.
+    pub claim: Claim,
+    /// Another process was seen that may register the same id: before a report or a withdrawal the caller has to ask whether what
+    /// the registry holds [is another process's](Self::is_others).
+    pub is_contested: bool,
+    /// After an answer that only looked: another process announced what the registry holds, and this one has not replaced it.
+    pub is_others: bool,
     /// The number of the credentials of the last announcement. Absent: nothing was announced.
     pub(crate) credentials: Option<watch::Receiver<u64>>,
     pub(crate) at_once: bool,
+    pub(crate) only_look: bool,
     memory: Option<Box<dyn Any + Send>>,
 }
 
@@ -70,6 +104,11 @@ impl Seen {
     /// The next answer comes at once.
     pub fn ask_at_once(&mut self) {
         self.at_once = true;
+    }
+
+    /// The next answer comes at once and corrects nothing, as before the first announcement.
+    pub fn only_look(&mut self) {
+        self.only_look = true;
     }
 
     /// Whether the credentials were replaced since the last announcement. A change is seen with the next question or

@@ -136,12 +136,16 @@ impl Components {
     /// registers nothing.
     pub(super) fn registration_plans(&self, config: &Config) -> Vec<RegistrationPlan> {
         let Some(registrar) = &self.registry.registrar else { return Vec::new() };
-        let plan = |service| RegistrationPlan {
-            app_started: self.app_started.clone(),
-            registrar: registrar.clone(),
-            registration: build_registration(service, &host_name()),
-            probe: service.health.clone(),
-            maintenance_file: registry::maintenance_file_path(config, service),
+        let plan = |service| {
+            let registration = build_registration(service, &host_name());
+            RegistrationPlan {
+                app_started: self.app_started.clone(),
+                registrar: registrar.clone(),
+                claim: registry::claim_place(config, &registration),
+                registration,
+                probe: service.health.clone(),
+                maintenance_file: registry::maintenance_file_path(config, service),
+            }
         };
         config.services.iter().map(plan).collect()
     }

@@ -35,6 +35,8 @@ pub(super) enum AnnounceReason {
     ReportRefused,
     /// The registry holds the app, but callers do not find it.
     Unlisted,
+    /// The other process that kept the id has left, or does not renew its check.
+    TakenOver,
     /// The credentials were replaced.
     NewCredentials,
     /// A reload changed the settings.
@@ -51,6 +53,7 @@ pub(super) fn log_announced(registration: &Registration, reason: AnnounceReason)
         AnnounceReason::Changed => "another client changed the registration, corrected it",
         AnnounceReason::ReportRefused => "the registry refused a report, registered again",
         AnnounceReason::Unlisted => "the catalog did not list the app, registered again",
+        AnnounceReason::TakenOver => "the other process with this id is gone, registered the app",
         AnnounceReason::NewCredentials => "the token was replaced, registered again with it",
         AnnounceReason::NewSettings => "registered the app with its new settings",
     };
@@ -68,6 +71,7 @@ pub(super) fn reannounce_pause(reason: AnnounceReason, lasted: Duration, conflic
     match reason {
         AnnounceReason::First
         | AnnounceReason::FoundExisting
+        | AnnounceReason::TakenOver
         | AnnounceReason::NewCredentials
         | AnnounceReason::NewSettings => Duration::ZERO,
         // For Unlisted, the registrar has waited in addition.

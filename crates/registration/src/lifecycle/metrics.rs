@@ -24,6 +24,10 @@ const UNPROBED: (&str, &str) = (
     "outrigger_app_unprobed",
     "1 while the health of the service is unknown, because it cannot be probed from here.",
 );
+const CONFLICT: (&str, &str) = (
+    "outrigger_registration_conflict",
+    "1 while another process registers the id of the service at the same agent.",
+);
 const MAINTENANCE: (&str, &str) =
     ("outrigger_maintenance", "1 while the service is in maintenance, requested here or at the registry.");
 
@@ -48,6 +52,7 @@ pub(super) fn register(
         (HEALTH, Some("health")),
         (UNPROBED, None),
         (MAINTENANCE, None),
+        (CONFLICT, None),
         (REGISTRATIONS, None),
     ];
     let descriptions =
@@ -82,6 +87,7 @@ impl Collector for LifecycleMetrics {
         families.push(one_of(HEALTH, "health", &services, healths));
         families.push(gauge(UNPROBED, &services, |status| status.unprobed.is_some()));
         families.push(gauge(MAINTENANCE, &services, |status| status.maintenance.is_some()));
+        families.push(gauge(CONFLICT, &services, |status| status.rival.is_some()));
         families.push(counter(REGISTRATIONS, &services, |status| status.generation));
         families
     }

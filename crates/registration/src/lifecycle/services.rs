@@ -126,6 +126,7 @@ mod tests {
             },
             probe: Default::default(),
             maintenance_file: None,
+            claim: None,
         }
     }
 

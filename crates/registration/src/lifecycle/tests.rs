@@ -76,6 +76,7 @@ impl LifecycleFixture {
             },
             probe: Health::default(),
             maintenance_file: Some(self.file_path(name)),
+            claim: None,
         }
     }
 

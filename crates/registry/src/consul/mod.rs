@@ -26,6 +26,7 @@ mod observe;
 mod pressure;
 mod refusal;
 mod registrar;
+mod rival;
 mod stale;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -14,7 +14,8 @@ impl<A: AgentApi> Registrar for A {
         Box::pin(async move {
             // Subscribed before the call, so that a token that is replaced during the call counts as new.
             let credentials = self.watch_credentials();
-            self.register(&stale::with_mark(registration)).await?;
+            let marked = stale::with_mark(registration, &drift::run_of(seen));
+            self.register(&marked).await?;
             seen.credentials = Some(credentials);
             drift::begin_anew(seen);
             Ok(())

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::{
     agent::LIVENESS_CHALLENGE,
     agent_api::{AgentApi, AgentService},
+    rival::{RUN_KEY, RunMark},
 };
 use crate::{Error, Registration};
 
@@ -38,12 +39,15 @@ const MAX_TRIES: u32 = 3;
 /// Pauses between those tries.
 const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_secs(5), max: Duration::from_secs(30) };
 
-/// `registration` with the mark, unless the settings use the key or leave no room. Without the mark, stale
-/// registrations stay until their check expires.
-pub(super) fn with_mark(registration: &Registration) -> Registration {
+/// `registration` with the mark of this program and that of this run, unless the settings use the keys or leave no room.
+/// Without the first one, stale registrations stay until their check expires; without the second one, another process
+/// that registers the id is not told from a person that changes the registration.
+pub(super) fn with_mark(registration: &Registration, run: &RunMark) -> Registration {
     let mut marked = registration.clone();
-    if marked.meta.len() < MAX_META_PAIRS {
-        marked.meta.entry(OWNER_KEY.to_owned()).or_insert_with(|| VERSION.to_owned());
+    for (key, value) in [(OWNER_KEY, VERSION.to_owned()), (RUN_KEY, run.to_string())] {
+        if marked.meta.len() < MAX_META_PAIRS {
+            marked.meta.entry(key.to_owned()).or_insert(value);
+        }
     }
     marked
 }

@@ -45,6 +45,9 @@ struct RegistrationSummary {
     /// The health that the registry was last sent.
     told: Option<&'static str>,
     error: Option<String>,
+    /// Which other process registers the same id, and which of the two keeps it; absent where none is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflict: Option<String>,
     /// Why the app is in maintenance, ordered here or at the registry; absent where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     maintenance: Option<String>,
@@ -81,6 +84,9 @@ impl Readiness {
             }
             let reason = status.reason.as_mut().map(|reason| &mut reason.text);
             status.error.iter_mut().chain(&mut status.unprobed).chain(reason).for_each(hide);
+            if let Some(rival) = &mut status.rival {
+                "an address that /readyz on this machine shows".clone_into(&mut rival.address);
+            }
         }
         services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
         contact.error.iter_mut().chain(&mut lost_network).for_each(hide);
@@ -99,6 +105,7 @@ impl Readiness {
         let missing = lost_network.into_iter().chain(list_missing(state, &registrations)).collect();
         let summary = |ServiceRegistration { service, status }| RegistrationSummary {
             service,
+            conflict: status.conflict(),
             id: status.id,
             state: status.phase.label(),
             app: status.probe_detail,
@@ -151,6 +158,7 @@ fn missing_reason(status: &RegistrationStatus) -> Option<String> {
     };
     match (status.phase, status.reported) {
         (RegistrationPhase::AwaitingApp, _) => Some(not_healthy()),
+        (RegistrationPhase::Conflict, _) => status.conflict(),
         (RegistrationPhase::Registered | RegistrationPhase::Lost, reported) => match reported {
             Some(ReportedHealth::Passing | ReportedHealth::Warning) => None,
             // The registration is one of an earlier run.

@@ -12,14 +12,15 @@ use super::{
     },
     *,
 };
-use crate::ReportedHealth;
+use crate::{Claim, ReportedHealth};
 
 /// From one report of a running sidecar to the next.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 
 fn ours() -> Registration {
     let id = "orders-new-8080".into();
-    with_mark(&Registration { id, address: Some("10.0.0.5".into()), tags: Vec::new(), ..registration() })
+    let ours = Registration { id, address: Some("10.0.0.5".into()), tags: Vec::new(), ..registration() };
+    with_mark(&ours, &RunMark::new(&Claim::default(), None))
 }
 
 /// A registration that an earlier version left.
@@ -110,12 +111,12 @@ async fn no_address_and_an_empty_one_are_the_same() {
 #[test]
 fn settings_with_the_key_or_with_all_pairs_get_no_mark() {
     let taken: BTreeMap<_, _> = [(OWNER_KEY.to_owned(), "mine".to_owned())].into();
-    let taken = with_mark(&Registration { meta: taken, ..ours() });
+    let taken = with_mark(&Registration { meta: taken, ..ours() }, &RunMark::new(&Claim::default(), None));
     assert_eq!(taken.meta[OWNER_KEY], "mine");
     assert!(!is_candidate(&left(), &taken));
 
     let full: BTreeMap<_, _> = (0..MAX_META_PAIRS).map(|n| (format!("k{n}"), String::new())).collect();
-    let full = with_mark(&Registration { meta: full, ..ours() });
+    let full = with_mark(&Registration { meta: full, ..ours() }, &RunMark::new(&Claim::default(), None));
     assert_eq!(full.meta.len(), MAX_META_PAIRS);
     assert!(!is_candidate(&left(), &full));
 }

@@ -57,6 +57,9 @@ fn a_probe_from_a_flag_wins_over_the_probe_of_the_file() {
     let flags = Overrides { health_http: Some("/up".into()), ..Overrides::default() };
     let got = loaded("service: {name: a, port: 1, health: {tcp: true}}\n", &[], &flags);
     assert_eq!(got.config.services[0].health.probe, Probe::Http("/up".into()));
+    // The keys of the probe by HTTP need a path, wherever it comes from.
+    let got = loaded("service: {name: a, port: 1, health: {method: HEAD}}\n", &[], &flags);
+    assert_eq!(got.config.services[0].health.method, "HEAD");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! The probe by HTTP. As Consul's own check: redirects are followed, 2xx is passing, 429 warning, everything else critical.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::Authority};
 use http_body_util::Full;
 use outrigger_config::Health;
-use outrigger_net::{Fault, is_caused_by_own_shortage};
+use outrigger_net::{Fault, has_address, is_caused_by_own_shortage};
 
 use super::result::{ProbeResult, ReasonKind, critical, no_news, passing, warning};
 use crate::{app_address::NoConnection, http_client};
@@ -33,7 +36,8 @@ pub(super) async fn probe(
     addr: SocketAddr,
     host: String,
 ) -> Result<ProbeResult, NoConnection> {
-    let mut place = Place { addr, host, target: path.to_owned() };
+    let first = Place { addr, host, target: path.to_owned() };
+    let mut place = first.clone();
     let mut method = Method::from_bytes(settings.method.as_bytes()).unwrap_or(Method::GET);
     let mut followed = 0;
     loop {
@@ -82,7 +86,7 @@ pub(super) async fn probe(
                 );
             }
             followed += 1;
-            place = match follow(&place, location) {
+            place = match follow(&first, &place, location) {
                 Ok(next) => next,
                 Err(why) => return ill(ReasonKind::Redirect, format!("redirects to {shown:?}, {why}")),
             };
@@ -150,11 +154,11 @@ fn redirect_of(answer: &Response<Bytes>) -> Option<&[u8]> {
     answer.headers().get(header::LOCATION).filter(|_| redirects).map(header::HeaderValue::as_bytes)
 }
 
-/// The place to which `location` points from `place`: on the same host, which may have another port. Else why it is not asked.
-fn follow(place: &Place, location: &[u8]) -> Result<Place, &'static str> {
+/// The place to which `location` points from `place`: on the host of `first`, which may have another port. Else why it is not asked.
+fn follow(first: &Place, place: &Place, location: &[u8]) -> Result<Place, &'static str> {
     const NO_URL: &str = "which is no URL";
-    let location = std::str::from_utf8(location).map_err(|_| NO_URL)?;
-    let location = location.split_once('#').map_or(location, |(before, _)| before);
+    let location = encoded(location);
+    let location = location.split_once('#').map_or(&*location, |(before, _)| before);
     let path = place.target.split_once('?').map_or(&*place.target, |(path, _)| path);
     let absolute = if location.starts_with("//") {
         Some(format!("http:{location}"))
@@ -170,8 +174,8 @@ fn follow(place: &Place, location: &[u8]) -> Result<Place, &'static str> {
         let authority = uri.authority().ok_or(NO_URL)?;
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-        let place = same_host(place, authority).ok_or("which is another host")?;
-        return Ok(Place { target, ..place });
+        let (addr, host) = same_host(first, place, authority).ok_or("which is another host")?;
+        return Ok(Place { addr, host, target });
     }
     let target = match location.bytes().next() {
         None => place.target.clone(),
@@ -187,22 +191,36 @@ fn follow(place: &Place, location: &[u8]) -> Result<Place, &'static str> {
     if is_target { Ok(Place { target, ..place.clone() }) } else { Err(NO_URL) }
 }
 
-/// `place` with this authority; `None`: it names another host. The authority that was asked is at the address that was asked,
-/// whatever its port.
-fn same_host(place: &Place, authority: &Authority) -> Option<Place> {
+/// The address and the `Host` of this authority; `None`: it names another host. The `Host` that was sent first is at the address that
+/// was asked first, whatever its port. Another address of this machine is the same host.
+fn same_host(first: &Place, place: &Place, authority: &Authority) -> Option<(SocketAddr, String)> {
     let bare = authority.as_str().rsplit('@').next().unwrap_or_default();
-    if bare.eq_ignore_ascii_case(&place.host) {
-        return Some(place.clone());
+    if let Some(known) = [place, first].into_iter().find(|known| bare.eq_ignore_ascii_case(&known.host)) {
+        return Some((known.addr, known.host.clone()));
     }
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let asked: Authority = place.host.parse().ok()?;
-    let ip: Option<IpAddr> = name.parse().ok();
-    let is_same = authority.host().eq_ignore_ascii_case(asked.host())
-        || ip == Some(place.addr.ip())
-        || (place.addr.ip().is_loopback()
-            && (name.eq_ignore_ascii_case("localhost") || ip.is_some_and(|ip| ip.is_loopback())));
-    let addr = SocketAddr::new(place.addr.ip(), authority.port_u16().unwrap_or(80));
-    is_same.then(|| Place { addr, host: bare.to_owned(), target: place.target.clone() })
+    let asked: Authority = first.host.parse().ok()?;
+    let (ip, asked_ip) = (name.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()), first.addr.ip());
+    let is_loopback = ip.map_or(name.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback());
+    let at = if authority.host().eq_ignore_ascii_case(asked.host()) || (is_loopback && asked_ip.is_loopback())
+    {
+        asked_ip
+    } else {
+        ip.filter(|ip| *ip == asked_ip || (has_address(*ip) && has_address(asked_ip)))?
+    };
+    Some((SocketAddr::new(at, authority.port_u16().unwrap_or(80)), bare.to_owned()))
+}
+
+/// `location` as ASCII: spaces and what is no ASCII as `%20`, as browsers and Go's client do.
+fn encoded(location: &[u8]) -> String {
+    location.iter().fold(String::new(), |mut text, one| {
+        if one.is_ascii_graphic() {
+            text.push(char::from(*one));
+        } else {
+            let _ = write!(text, "%{one:02X}");
+        }
+        text
+    })
 }
 
 /// RFC 3986 §5.2.4, for a target that begins with `/`.
@@ -260,7 +278,8 @@ mod tests {
     #[test]
     fn a_redirect_is_followed_on_the_same_host_alone() {
         let to = |location: &str| {
-            follow(&place(), location.as_bytes()).map(|place| (place.addr.to_string(), place.target))
+            follow(&place(), &place(), location.as_bytes())
+                .map(|place| (place.addr.to_string(), place.target))
         };
         for (location, addr, target) in [
             ("/up", "127.0.0.1:8080", "/up"),
@@ -275,6 +294,9 @@ mod tests {
             ("//127.0.0.1:8080/up", "127.0.0.1:8080", "/up"),
             ("http://localhost:8081/up", "127.0.0.1:8081", "/up"),
             ("http://localhost?x", "127.0.0.1:80", "/?x"),
+            ("/bereit?für=a b", "127.0.0.1:8080", "/bereit?f%C3%BCr=a%20b"),
+            ("http://[::1]:8081/", "127.0.0.1:8081", "/"),
+            ("http://[::ffff:127.0.0.1]:8081/", "127.0.0.1:8081", "/"),
         ] {
             assert_eq!(to(location), Ok((addr.to_owned(), target.to_owned())), "{location:?}");
         }
@@ -285,14 +307,23 @@ mod tests {
         }
         assert_eq!(to("https://localhost:8080/up"), Err("and only http is asked"));
         assert_eq!(to("http://local host/"), Err("which is no URL"));
+        assert_eq!(to("http://"), Err("which is no URL"));
     }
 
     #[test]
     fn the_host_that_was_asked_is_at_the_address_that_was_asked() {
         let from = Place { host: "orders.example".into(), ..place() };
-        let next = follow(&from, b"http://orders.example/up").unwrap();
+        let next = follow(&from, &from, b"http://orders.example/up").unwrap();
         assert_eq!((next.addr, &*next.target, &*next.host), (from.addr, "/up", "orders.example"));
-        let next = follow(&from, b"http://orders.example:9090/up").unwrap();
+        let next = follow(&from, &from, b"http://orders.example:9090/up").unwrap();
         assert_eq!((next.addr.port(), &*next.host), (9090, "orders.example:9090"));
+        let back = follow(&from, &next, b"http://orders.example/up").unwrap();
+        assert_eq!((back.addr, &*back.host), (from.addr, "orders.example"));
+        let away =
+            |from: &Place| follow(from, from, b"http://127.0.0.1:8080/").map(|next| next.addr.to_string());
+        let own = Place { addr: ([127, 0, 0, 2], 8080).into(), ..from.clone() };
+        assert_eq!(away(&own), Ok("127.0.0.2:8080".into()), "loopback is one host");
+        let other = Place { addr: ([192, 0, 2, 1], 8080).into(), ..from };
+        assert_eq!(away(&other), Err("which is another host"));
     }
 }

@@ -136,11 +136,19 @@ impl AgentCopy {
         let Some(own) = checks.own else { return Ok(Drift::Forgotten) };
         for check in &checks.others {
             agent.deregister_check(check).await?;
-            warn!(id, check, "removed a check of the app that is not the sidecar's");
+            warn!(
+                service = registration.name,
+                id, check, "removed a check of the app that is not the sidecar's"
+            );
         }
         if !self.is_own_check(&own) {
             // Before the registration: Consul would keep a foreign HTTP check under the id of the own check.
-            warn!(id, output = own.output, "another client sets the app's check, replacing it");
+            warn!(
+                service = registration.name,
+                id,
+                output = own.output,
+                "another client sets the app's check, replacing it"
+            );
             agent.deregister_check(&own.id).await?;
             return Ok(Drift::Changed);
         }

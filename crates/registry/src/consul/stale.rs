@@ -79,6 +79,7 @@ async fn remove_with_retries<A: AgentApi>(agent: Arc<A>, ours: Registration) {
     for n in 0..MAX_TRIES {
         let Err(error) = remove_stale(&*agent, &ours).await else { return };
         warn!(
+            service = ours.name,
             id = ours.id,
             error = error_chain(&error),
             "could not remove the registrations of earlier runs"

@@ -35,6 +35,7 @@ mod metrics;
 mod names;
 mod outage;
 mod path_form;
+mod reach;
 mod read_ahead;
 mod registration;
 mod reload;

@@ -65,7 +65,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
 const SERVICE: &[KeySpec] = keys! {
     name port address id tags meta
     weights { passing warning }
-    health { address http tcp method host headers status interval timeout }
+    health { address http tcp method host headers status interval timeout reach }
     deregister_after
 };
 

@@ -25,7 +25,7 @@ pub use process::{
 pub use registry::{
     ConsulAddress, ConsulSettings, DiscoverySettings, MassLoss, Registry, Secret, Tls, Token,
 };
-pub use service::{ExpectedStatus, Health, Probe, Service, Weights};
+pub use service::{ExpectedStatus, Health, Probe, ReachTest, Service, Weights};
 
 /// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,8 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 use crate::{
     AwaitApp, Balance, CircuitBreaker, Config, ConsulSettings, Health, HedgePolicy, InheritedToken,
     LogFormat, OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup, Propagation,
-    Registry, RetryPolicy, Service, Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
+    ReachTest, Registry, RetryPolicy, Service, Token, Upstream, WorkerThreads, format_duration, format_size,
+    keys::join,
 };
 
 /// Replaces a secret.
@@ -132,6 +133,7 @@ impl SettingList {
         self.text_if_some(&join(path, "health.address"), service.health.address.as_ref());
         self.text(join(path, "health.interval"), format_duration(service.health.interval));
         self.text(join(path, "health.timeout"), format_duration(service.health.timeout));
+        self.text(join(path, "health.reach"), service.health.reach.as_str());
         self.text(join(path, "deregister_after"), format_duration(service.deregister_after));
     }
 
@@ -345,6 +347,7 @@ macro_rules! name_variants {
     };
 }
 
+name_variants!(ReachTest { Warn: "warn", Require: "require", Off: "off" });
 name_variants!(AwaitApp { Auto: "auto", On: "on", Connections: "connections", Off: "off" });
 name_variants!(InheritedToken { Pass: "pass", Drop: "drop" });
 name_variants!(ProcessGroup { Own: "own", Shared: "shared" });

@@ -285,6 +285,25 @@ fn the_hint_for_two_values_that_contradict_each_other_has_the_bound() {
         ],
     );
     check(
+        "service: {name: a, port: 1, health: {reach: require}}\n",
+        &[
+            "o.yaml:1:45 service.health.reach: require has no address to test; set service.address too; without it the agent's own is registered, which the sidecar does not know",
+        ],
+    );
+    check("service: {name: a, port: 1, address: 10.0.0.5, health: {reach: require}}\n", &[]);
+    check(
+        "services: [{name: a, port: 1, address: 10.0.0.5, health: {reach: require}}, {name: b, port: 2, health: {reach: require}}]\n",
+        &[
+            "o.yaml:1:112 services[1].health.reach: require has no address to test; set services[1].address too; without it the agent's own is registered, which the sidecar does not know",
+        ],
+    );
+    check(
+        "service: {name: a, port: 1, health: {reach: must}}\n",
+        &[
+            "o.yaml:1:45 service.health.reach: \"must\" is not a value of this setting; allowed: warn, require, off",
+        ],
+    );
+    check(
         "registry: {file: a.yaml, consul: {wait: 1m}}\n",
         &[
             "o.yaml:1:18 registry.file: contradicts registry.consul; instances come from one place; keep one of them",

@@ -18,7 +18,7 @@ use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -66,6 +66,11 @@ pub(crate) struct NoConnection {
 }
 
 impl NoConnection {
+    /// Whether the peer, or the network between, is at fault.
+    pub(crate) fn is_of_peer(&self) -> bool {
+        self.fault == Some(Fault::Peer)
+    }
+
     pub(crate) fn new(addr: SocketAddr, fault: Fault, source: &io::Error) -> Self {
         Self { ip: Some(addr.ip()), why: format!("connect to {addr}: {source}"), fault: Some(fault) }
     }
@@ -100,6 +105,19 @@ impl AppFinder {
     pub(crate) fn new(address: AppAddress) -> Self {
         let host = address.only.as_ref().or(address.registered.as_ref()).map(|host| HostAddresses::of(host));
         Self { address, host, answered_at: Mutex::new(None) }
+    }
+
+    /// The same at `host` alone, a host name or an IP address.
+    pub(crate) fn at(host: &str, port: u16) -> Self {
+        Self::new(AppAddress { port, only: Some(host.to_owned()), registered: None })
+    }
+
+    /// Waits until the host name has been looked up, for `limit` at most.
+    pub(crate) async fn wait_for_look_up(&self, limit: Duration) {
+        let Some(host) = &self.host else { return };
+        host.wanted.notify_one();
+        // A look-up that takes longer is no error here.
+        let _ = timeout(limit, host.known.clone().wait_for(Option::is_some)).await;
     }
 
     /// Asks the addresses one after the other, the one at which the app last answered first, until one is connected to.

@@ -114,6 +114,9 @@ async fn probe_repeatedly<F, Fut>(
                 logged.extend(is_other.then_some(kind));
                 is_other
             });
+            if health != ReportedHealth::Critical {
+                state.record_healthy_probe(began);
+            }
             let changed = results.send_if_modified(|last| last.replace(health) != Some(health));
             match health {
                 // An app that was started a moment ago does not listen yet: that is no fault.

@@ -307,7 +307,7 @@ async fn wait_for_change<T>(value: &mut watch::Receiver<T>) {
     }
 }
 
-fn is_healthy(health: Option<ReportedHealth>) -> bool {
+pub(super) fn is_healthy(health: Option<ReportedHealth>) -> bool {
     matches!(health, Some(ReportedHealth::Passing | ReportedHealth::Warning))
 }
 

@@ -7,6 +7,7 @@
 //! | `registrant` | owns the tasks of one registration |
 //! | `app_address` | the addresses at which the app is asked |
 //! | `health` | probes the app; `report` sends its health and renews the check |
+//! | `reach` | tries the registered address from here, and decides by which health the app is known |
 //! | `keeper` | announces the app, and again when the registry differs |
 //! | `claim` | keeps which of two processes with one id was first |
 //! | `maintenance` | takes the app out of service on request |
@@ -27,6 +28,7 @@ mod lifecycle;
 mod maintenance;
 mod plan;
 mod port;
+mod reach;
 mod registrant;
 mod report;
 mod status;
@@ -43,5 +45,5 @@ pub use lifecycle::{Lifecycle, LifecycleHandle, LifecycleState, ServiceRegistrat
 pub use maintenance::{MaintenanceError, maintenance_path};
 pub use plan::{HandOver, RegistrationPlan};
 pub use port::{accepts_on_loopback, wait_until_port_closed};
-pub use status::{MaintenanceRequest, RegistrationPhase, RegistrationStatus};
+pub use status::{MaintenanceRequest, Reachability, RegistrationPhase, RegistrationStatus, Unreachable};
 pub use withdraw::PropagationMonitor;

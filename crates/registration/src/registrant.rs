@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_config::{Health, error_chain};
+use outrigger_config::{Health, ReachTest, error_chain};
 use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{Registrar, Registration, Report, ReportedHealth, Seen};
 use outrigger_task::essential;
@@ -22,8 +22,9 @@ use crate::{
     keeper::{Keeper, is_held},
     maintenance::Maintenance,
     plan::RegistrationPlan,
+    reach::{self, HealthRelay},
     report,
-    status::{RegistrationPhase, RegistrationState, RegistrationStatus},
+    status::{Reachability, RegistrationPhase, RegistrationState, RegistrationStatus},
 };
 
 /// Longest wait for the last report. An agent that stalls has acted on the report when the call began.
@@ -70,7 +71,10 @@ pub(crate) struct Registrant {
     seen: Seen,
 }
 
-/// The task that probes the app. A reload may change its settings.
+/// `None`: not known yet.
+type HealthSender = watch::Sender<Option<ReportedHealth>>;
+
+/// The tasks that probe the app and test its registered address. A reload may change their settings.
 #[derive(Debug)]
 pub(crate) struct ProbeTask {
     /// See [`RegistrationPlan::app_started`].
@@ -80,39 +84,56 @@ pub(crate) struct ProbeTask {
     pub(crate) settings: Health,
     /// Where the app is asked.
     pub(crate) app: AppAddress,
-    /// The last result.
-    pub(crate) results: watch::Sender<Option<ReportedHealth>>,
+    /// The last result of the probes.
+    pub(crate) local: HealthSender,
+    /// The health by which the app is registered and reported: see [`reach`].
+    pub(crate) results: HealthSender,
     pub(crate) task: AbortOnDropHandle<()>,
+    pub(crate) reach_task: AbortOnDropHandle<()>,
 }
 
 impl ProbeTask {
+    /// `local` and `results` hold the last results.
     fn start(
-        started: CancellationToken,
+        app_started: CancellationToken,
         service: String,
         settings: Health,
         app: AppAddress,
-        results: watch::Sender<Option<ReportedHealth>>,
+        (local, results): (HealthSender, HealthSender),
         state: RegistrationState,
     ) -> Self {
+        let relay = HealthRelay { service: service.clone(), told: results.clone(), state: state.clone() };
+        let reach = reach::run(settings.clone(), app.clone(), local.subscribe(), relay);
         let probe = {
-            let (started, service, settings) = (started.clone(), service.clone(), settings.clone());
-            let (app, results) = (app.clone(), results.clone());
+            let (started, service, settings) = (app_started.clone(), service.clone(), settings.clone());
+            let (app, local) = (app.clone(), local.clone());
             async move {
                 started.cancelled().await;
-                health::run_probes(service, settings, app, results, state).await;
+                health::run_probes(service, settings, app, local, state).await;
             }
         };
         let task = tokio::spawn(essential("the probe of the app", probe));
-        Self { app_started: started, service, settings, app, results, task: AbortOnDropHandle::new(task) }
+        let reach_task = tokio::spawn(essential("the test of the registered address", reach));
+        let (task, reach_task) = (AbortOnDropHandle::new(task), AbortOnDropHandle::new(reach_task));
+        Self { app_started, service, settings, app, local, results, task, reach_task }
     }
 
-    /// Replaces the settings; the last result stays.
+    /// Replaces the settings; the last results stay. What is known of the registered address stays where it is tested as before.
     fn apply_settings(&mut self, settings: Health, app: AppAddress, state: RegistrationState) {
         if (&self.settings, &self.app) != (&settings, &app) {
-            self.task.abort();
+            self.abort();
+            if self.app.registered != app.registered || self.settings.reach == ReachTest::Off {
+                state.record_reach(Reachability::Unknown);
+            }
             let (started, service) = (self.app_started.clone(), self.service.clone());
-            *self = Self::start(started, service, settings, app, self.results.clone(), state);
+            let results = (self.local.clone(), self.results.clone());
+            *self = Self::start(started, service, settings, app, results, state);
         }
+    }
+
+    fn abort(&self) {
+        self.task.abort();
+        self.reach_task.abort();
     }
 }
 
@@ -124,10 +145,9 @@ impl Registrant {
     /// Starts to probe the app, and registers it once it is healthy.
     pub(crate) fn start(plan: RegistrationPlan, maintenance: Maintenance) -> Self {
         let RegistrationPlan { app_started: started, registration, probe, claim, .. } = plan;
-        let reported = watch::Sender::new(None);
         let app = app_address(&probe, &registration);
-        let service = registration.name.clone();
-        let probing = ProbeTask::start(started, service, probe, app, reported, maintenance.state.clone());
+        let (service, state) = (registration.name.clone(), maintenance.state.clone());
+        let probing = ProbeTask::start(started, service, probe, app, Default::default(), state);
         Self::start_with_probe(registration, probing, maintenance, ClaimFile::new(claim))
     }
 
@@ -228,7 +248,7 @@ impl Registrant {
     /// Ends the tasks, but waits for a registration in flight: aborted, it could arrive after the deregistration, or after the
     /// registration of another process.
     async fn end_tasks(&mut self) {
-        self.probe_task.task.abort();
+        self.probe_task.abort();
         self.report_task.abort();
         self.stop.cancel();
         match timeout(CALL_TIMEOUT, &mut self.keeper_task).await {
@@ -250,7 +270,9 @@ impl Registrant {
     pub(crate) async fn report_critical(&mut self, is_running: bool) -> bool {
         let healthy = self.health_while_leaving().filter(|_| is_running);
         let status = self.state.current();
-        let report = match (healthy, status.explanation_of(ReportedHealth::Critical)) {
+        let was_critical = *self.probe_task.results.borrow() == Some(ReportedHealth::Critical);
+        let why = status.explanation_of(ReportedHealth::Critical).filter(|_| was_critical);
+        let report = match (healthy, why.as_deref()) {
             (Some(_), _) => Report::Draining,
             (None, Some(why)) => Report::Explained { health: ReportedHealth::Critical, why },
             (None, None) => Report::Health(ReportedHealth::Critical),

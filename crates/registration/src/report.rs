@@ -49,10 +49,10 @@ pub(super) async fn run(
             continue;
         };
         let current = state.current();
-        let unprobed = current.unprobed.clone();
+        let (unprobed, explanation) = (current.unprobed.clone(), current.explanation_of(now));
         // Another reason for the same health goes with the next renewal: an app that fails in turns writes no more than one that
         // fails in one way.
-        let report = match (&unprobed, current.explanation_of(now)) {
+        let report = match (&unprobed, explanation.as_deref()) {
             (Some(why), _) => Report::Unprobed { last: now, why },
             (None, Some(why)) => Report::Explained { health: now, why },
             (None, None) => Report::Health(now),

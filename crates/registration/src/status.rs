@@ -1,9 +1,12 @@
 //! The status of the registration: for `/readyz`, the metrics and the tasks that maintain it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use outrigger_registry::{ReportedHealth, Rival};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::health::HealthReason;
 
@@ -53,6 +56,49 @@ impl RegistrationPhase {
     }
 }
 
+/// Whether the address that is registered accepts connections from here ([`outrigger_config::ReachTest`]).
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub enum Reachability {
+    /// The app is not healthy, or its registered address is not to be tested.
+    #[default]
+    Unknown,
+    /// The app is healthy. Its registered address has neither accepted a connection yet nor failed twice.
+    Pending,
+    /// It cannot be tested; why.
+    NotTested(String),
+    /// It accepts connections.
+    Reached,
+    /// It accepts no connection although the app is healthy.
+    Unreachable(Unreachable),
+}
+
+/// How the registered address of a healthy app fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable {
+    /// The address and the kind of failure, as `the registered address 10.0.0.5:8080 refuses connections from here`. The same for as
+    /// long as it fails in this way.
+    pub kind: String,
+    /// The first error of that kind.
+    pub error: String,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, error } = self;
+        if error.is_empty() { f.write_str(kind) } else { write!(f, "{kind}: {error}") }
+    }
+}
+
+impl Reachability {
+    /// The failure, if it fails.
+    pub fn failure(&self) -> Option<&Unreachable> {
+        match self {
+            Self::Unreachable(failure) => Some(failure),
+            Self::Unknown | Self::Pending | Self::NotTested(_) | Self::Reached => None,
+        }
+    }
+}
+
 /// The registration at one moment.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RegistrationStatus {
@@ -72,6 +118,8 @@ pub struct RegistrationStatus {
     /// Why the health of the app is unknown: it could not be probed from here for so long that the last result says nothing of
     /// now. The registry keeps the last health. `None`: a probe has told it not long ago.
     pub unprobed: Option<String>,
+    /// Whether the registered address accepts connections from here.
+    pub reach: Reachability,
     /// The health last reported to the registry in the current generation.
     pub reported: Option<ReportedHealth>,
     /// Why the last call failed, with its causes. `None`: it succeeded.
@@ -106,10 +154,14 @@ impl RegistrationStatus {
         }
     }
 
-    /// What the registry is told beside `health`: why it is so.
-    pub(crate) fn explanation_of(&self, health: ReportedHealth) -> Option<&str> {
+    /// What the registry is told beside `health`: why it is so, and how the registered address fails.
+    pub(crate) fn explanation_of(&self, health: ReportedHealth) -> Option<Cow<'_, str>> {
         // Another health: that of the last report, or of a probe that ends just now.
-        self.reason.as_ref().filter(|reason| reason.health == health).map(|reason| &*reason.text)
+        let reason = self.reason.as_ref().filter(|reason| reason.health == health);
+        match (reason.map(|reason| &*reason.text), self.reach.failure().map(|failure| &*failure.kind)) {
+            (Some(reason), Some(failure)) => Some(format!("{reason}; {failure}").into()),
+            (reason, failure) => reason.or(failure).map(Cow::Borrowed),
+        }
     }
 
     /// What to say of another process that registers the same id. `None`: none is known.
@@ -129,14 +181,18 @@ impl RegistrationStatus {
     }
 }
 
-/// The shared status. The `Notify` carries requests for a probe.
+/// The shared status. The `Notify` carries requests for a probe, the time is the begin of the last probe that found the app healthy.
 #[derive(Debug, Clone)]
-pub(crate) struct RegistrationState(Arc<watch::Sender<RegistrationStatus>>, Arc<Notify>);
+pub(crate) struct RegistrationState(
+    Arc<watch::Sender<RegistrationStatus>>,
+    Arc<Notify>,
+    Arc<watch::Sender<Option<Instant>>>,
+);
 
 impl RegistrationState {
     pub(crate) fn new(phase: RegistrationPhase, id: &str) -> Self {
         let status = RegistrationStatus { phase, id: id.to_owned(), ..RegistrationStatus::default() };
-        Self(Arc::new(watch::Sender::new(status)), Arc::default())
+        Self(Arc::new(watch::Sender::new(status)), Arc::default(), Arc::new(watch::Sender::new(None)))
     }
 
     pub(crate) fn current(&self) -> RegistrationStatus {
@@ -162,6 +218,7 @@ impl RegistrationState {
                 status.probe_detail.clear();
                 status.reason = None;
                 status.unprobed = None;
+                status.reach = Reachability::Unknown;
                 status.reported = None;
                 status.error = None;
                 status.rival = None;
@@ -234,6 +291,39 @@ impl RegistrationState {
             }
             changed
         })
+    }
+
+    /// A probe that began at `began` found the app healthy.
+    pub(crate) fn record_healthy_probe(&self, began: Instant) {
+        self.2.send_replace(Some(began));
+    }
+
+    /// Resolves when a probe that began after `since` has found the app healthy.
+    pub(crate) async fn wait_healthy_probe(&self, since: Instant) {
+        let is_later = |began: &Option<Instant>| began.is_some_and(|began| began > since);
+        // Never an error: `self` holds the sender.
+        let _ = self.2.subscribe().wait_for(is_later).await;
+    }
+
+    /// Records whether the registered address accepts connections. The first error stays while it fails in one way, so that the text
+    /// does not change with each try. Returns what was recorded before.
+    pub(crate) fn record_reach(&self, reach: Reachability) -> Reachability {
+        let mut before = Reachability::Unknown;
+        self.0.send_if_modified(|status| {
+            let is_same_kind = match (&status.reach, &reach) {
+                (Reachability::Unreachable(before), Reachability::Unreachable(now)) => {
+                    before.kind == now.kind
+                }
+                (before, now) => before == now,
+            };
+            before = if is_same_kind {
+                reach.clone()
+            } else {
+                std::mem::replace(&mut status.reach, reach.clone())
+            };
+            !is_same_kind
+        });
+        before
     }
 
     /// Records a request until the registry has taken it.

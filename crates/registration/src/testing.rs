@@ -76,13 +76,16 @@ pub(crate) fn start_registrant_on(
 ) -> RegistrantFixture {
     let sender = watch::Sender::new(health);
     let state = RegistrationState::new(RegistrationPhase::AwaitingApp, "orders-1");
+    let pending = || tokio_util::task::AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
     let probing = ProbeTask {
         app_started: CancellationToken::new(),
-        service: "orders".into(),
+        service: test_registration().name,
         settings: Health::default(),
         app: AppAddress { port: test_registration().port, only: None, registered: None },
+        local: sender.clone(),
         results: sender.clone(),
-        task: tokio_util::task::AbortOnDropHandle::new(tokio::spawn(std::future::pending())),
+        task: pending(),
+        reach_task: pending(),
     };
     state.load_maintenance(file.read());
     let maintenance = Maintenance {

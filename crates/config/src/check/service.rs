@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::{reader::Reader, section::Section};
 use crate::{
-    ExpectedStatus, Health, Origin, Probe, Service, Weights,
+    ExpectedStatus, Health, Origin, Probe, ReachTest, Service, Weights,
     error::InvalidValue,
     names,
     raw::NodeValue,
-    units::{DAY, HOUR, MINUTE, MS, duration_in, format_duration, integer, switch},
+    units::{DAY, HOUR, MINUTE, MS, duration_in, format_duration, integer, one_of, switch},
 };
 
 /// Consul's own limit.
@@ -96,6 +96,13 @@ fn read_service(r: &mut Reader<'_>, s: &Section<'_>) -> Service {
     r.set(&section, "warning", &mut out.weights.warning, integer(0..=u16::MAX));
     let section = r.section(s, "health");
     read_health(r, &section, &mut out.health);
+    if out.health.reach == ReachTest::Require && !r.origins.is_set(&s.key("address")) {
+        let address = s.key("address");
+        let hint = format!(
+            "set {address} too; without it the agent's own is registered, which the sidecar does not know"
+        );
+        r.report_set(&section.key("reach"), "require has no address to test", hint);
+    }
     r.set(s, "deregister_after", &mut out.deregister_after, duration_in(MINUTE..=30 * DAY));
     out
 }
@@ -180,6 +187,12 @@ fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
     r.set(s, "interval", &mut out.interval, duration_in(100 * MS..=HOUR));
     r.set(s, "timeout", &mut out.timeout, duration_in(10 * MS..=MINUTE));
     check_not_above(r, s, ("timeout", out.timeout), ("interval", out.interval));
+    let ways = one_of(ReachTest::ALL, ReachTest::as_str);
+    r.set(s, "reach", &mut out.reach, |text| match text {
+        // YAML 1.1.
+        "false" => Ok(ReachTest::Off),
+        _ => ways(text),
+    });
 }
 
 /// Two durations of one section of which the first must not be above the second. No problem when neither is

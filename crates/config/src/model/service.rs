@@ -65,6 +65,8 @@ pub struct Health {
     pub interval: Duration,
     /// Longest wait for one probe. Default 1s, range 10ms–1m; not above `interval`.
     pub timeout: Duration,
+    /// What a registered address that accepts no connection means. Default `warn`.
+    pub reach: ReachTest,
 }
 
 impl Default for Health {
@@ -78,6 +80,7 @@ impl Default for Health {
             status: None,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
+            reach: ReachTest::Warn,
         }
     }
 }
@@ -104,6 +107,18 @@ impl fmt::Display for ExpectedStatus {
         }
         Ok(())
     }
+}
+
+/// Whether the service's own `address` is connected to from here while the app is healthy, and what it means when that fails.
+/// Without `address` it is not tested: the address of the agent is registered, which the sidecar does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReachTest {
+    /// A warning; the health stays that of the app.
+    Warn,
+    /// The app is critical. Needs `address`.
+    Require,
+    /// It is not tested.
+    Off,
 }
 
 /// How a health probe asks the local app.

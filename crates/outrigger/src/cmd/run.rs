@@ -3,8 +3,8 @@
 use std::{convert::Infallible, ffi::OsString, pin::pin, process::ExitCode};
 
 use clap::Args;
-use outrigger_config::{Config, Environment, LoadedConfig, Probe};
-use outrigger_net::Inherited;
+use outrigger_config::{Config, Environment, LoadedConfig, Probe, ReachTest, Service};
+use outrigger_net::{Inherited, format_host_port};
 use tokio::signal::unix::{self, SignalKind};
 use tracing::{debug, info, warn};
 
@@ -270,6 +270,19 @@ async fn run_with_app(mut inputs: StartInputs, command: &[OsString]) -> Result<E
     Ok(code.into())
 }
 
+/// Whether the registered address is tested.
+fn describe_reach(service: &Service) -> String {
+    match (service.health.reach, &service.address) {
+        (ReachTest::Off, _) => "not tested: health.reach is off".to_owned(),
+        (ReachTest::Warn | ReachTest::Require, None) => {
+            "not tested: service.address is not set, so the agent's own address is registered".to_owned()
+        }
+        (policy @ (ReachTest::Warn | ReachTest::Require), Some(address)) => {
+            format!("{} at {}", policy.as_str(), format_host_port(address, service.port))
+        }
+    }
+}
+
 /// Logs the addresses, the registry and the registration, one line each.
 fn log_start(app: &App, config: &Config) {
     for addr in app.outbound_addrs() {
@@ -304,6 +317,7 @@ fn log_start(app: &App, config: &Config) {
                 service = service.name,
                 port = service.port,
                 probe,
+                reach = describe_reach(service),
                 id = registration.status.id,
                 "the app is registered once it is healthy"
             ),

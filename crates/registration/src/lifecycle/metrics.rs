@@ -28,6 +28,10 @@ const CONFLICT: (&str, &str) = (
     "outrigger_registration_conflict",
     "1 while another process registers the id of the service at the same agent.",
 );
+const UNREACHABLE: (&str, &str) = (
+    "outrigger_app_unreachable",
+    "1 while the service is healthy and its registered address accepts no connection from here.",
+);
 const MAINTENANCE: (&str, &str) =
     ("outrigger_maintenance", "1 while the service is in maintenance, requested here or at the registry.");
 
@@ -51,6 +55,7 @@ pub(super) fn register(
         (REGISTRATION, Some("state")),
         (HEALTH, Some("health")),
         (UNPROBED, None),
+        (UNREACHABLE, None),
         (MAINTENANCE, None),
         (CONFLICT, None),
         (REGISTRATIONS, None),
@@ -86,6 +91,7 @@ impl Collector for LifecycleMetrics {
         families.push(one_of(REGISTRATION, "state", &services, states));
         families.push(one_of(HEALTH, "health", &services, healths));
         families.push(gauge(UNPROBED, &services, |status| status.unprobed.is_some()));
+        families.push(gauge(UNREACHABLE, &services, |status| status.reach.failure().is_some()));
         families.push(gauge(MAINTENANCE, &services, |status| status.maintenance.is_some()));
         families.push(gauge(CONFLICT, &services, |status| status.rival.is_some()));
         families.push(counter(REGISTRATIONS, &services, |status| status.generation));

@@ -5,7 +5,11 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    HealthReason, ReasonKind, drain::DrainControl, status::MaintenanceRequest, testing::*, withdraw::run_all,
+    HealthReason, ReasonKind,
+    drain::DrainControl,
+    status::{MaintenanceRequest, Unreachable},
+    testing::*,
+    withdraw::run_all,
 };
 
 #[tokio::test(start_paused = true)]
@@ -79,6 +83,45 @@ async fn the_output_of_the_check_has_the_reason_and_another_text_only_of_another
     fixture.health.send_replace(PASSING);
     sleep(Duration::from_secs(120)).await;
     assert_eq!(outputs(), [CHECK_OUTPUT.to_owned(), refused, status, CHECK_OUTPUT.to_owned()]);
+    assert_eq!(fixture.agent.register_calls(), 1, "the output is the sidecar's own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_output_of_the_check_has_the_failure_of_the_registered_address_beside_the_reason() {
+    let fixture = start_registrant(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    let failure = |error: &str| {
+        let kind = "the registered address refuses".to_owned();
+        Reachability::Unreachable(Unreachable { kind, error: error.to_owned() })
+    };
+    let told = || fixture.agent.state().checks.own.clone().unwrap();
+    let with = |text: &str| format!("{CHECK_OUTPUT}: {text}");
+    fixture.state.record_reach(failure("os error 111"));
+    sleep(RENEW_AND_A_TICK).await;
+    assert_eq!(told(), own_check(ReportedHealth::Passing, &with("the registered address refuses")));
+    let reason = HealthReason {
+        health: ReportedHealth::Warning,
+        kind: ReasonKind::Status(429),
+        text: "GET / answered 429".to_owned(),
+    };
+    fixture.state.record_reason(Some(reason));
+    fixture.health.send_replace(Some(ReportedHealth::Warning));
+    sleep(Duration::from_secs(1)).await;
+    let both = with("GET / answered 429; the registered address refuses");
+    assert_eq!(told(), own_check(ReportedHealth::Warning, &both));
+    // By `require` the health is not that of the probe.
+    fixture.health.send_replace(Some(ReportedHealth::Critical));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(told(), own_check(ReportedHealth::Critical, &with("the registered address refuses")));
+    let mut status = fixture.state.subscribe();
+    status.mark_unchanged();
+    fixture.state.record_reach(failure("another error of this kind"));
+    assert!(!status.has_changed().unwrap());
+    fixture.state.record_reach(Reachability::Reached);
+    fixture.state.record_reason(None);
+    fixture.health.send_replace(PASSING);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(told(), own_check(ReportedHealth::Passing, CHECK_OUTPUT));
     assert_eq!(fixture.agent.register_calls(), 1, "the output is the sidecar's own");
 }
 

@@ -3,7 +3,7 @@
 use outrigger_config::SettingChange;
 use outrigger_discovery::{RegistryContact, ServiceStatus};
 use outrigger_registration::{
-    LifecycleHandle, LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus,
+    LifecycleHandle, LifecycleState, MaintenanceRequest, Reachability, RegistrationPhase, RegistrationStatus,
     ServiceRegistration, health_label,
 };
 use outrigger_registry::ReportedHealth;
@@ -42,6 +42,10 @@ struct RegistrationSummary {
     /// Why the health of the app is unknown; absent where a probe has told it not long ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     unprobed: Option<String>,
+    /// Whether the registered address accepts connections from here; absent where that is not tested by the settings, and while the
+    /// app is not healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reach: Option<String>,
     /// The health that the registry was last sent.
     told: Option<&'static str>,
     error: Option<String>,
@@ -87,6 +91,14 @@ impl Readiness {
             if let Some(rival) = &mut status.rival {
                 "an address that /readyz on this machine shows".clone_into(&mut rival.address);
             }
+            match &mut status.reach {
+                Reachability::NotTested(why) => hide(why),
+                Reachability::Unreachable(failure) => {
+                    hide(&mut failure.kind);
+                    failure.error.clear();
+                }
+                Reachability::Unknown | Reachability::Pending | Reachability::Reached => {}
+            }
         }
         services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
         contact.error.iter_mut().chain(&mut lost_network).for_each(hide);
@@ -111,6 +123,7 @@ impl Readiness {
             app: status.probe_detail,
             reason: status.reason.map(|reason| reason.text),
             unprobed: status.unprobed.map(|why| format!("cannot be probed from here: {why}")),
+            reach: describe_reach(&status.reach),
             told: status.reported.map(health_label),
             error: status.error,
             maintenance: status.maintenance,
@@ -122,6 +135,16 @@ impl Readiness {
             registrations: registrations.into_iter().map(summary).collect(),
             registry: RegistryStatus::of(services, contact),
         }
+    }
+}
+
+fn describe_reach(reach: &Reachability) -> Option<String> {
+    match reach {
+        Reachability::Unknown => None,
+        Reachability::Pending => Some("not tested yet".to_owned()),
+        Reachability::NotTested(why) => Some(format!("not tested: {why}")),
+        Reachability::Reached => Some("reached".to_owned()),
+        Reachability::Unreachable(failure) => Some(failure.to_string()),
     }
 }
 
@@ -150,11 +173,13 @@ fn missing_reason(status: &RegistrationStatus) -> Option<String> {
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
     };
-    let not_healthy = || match (&status.unprobed, &status.reason, &*status.probe_detail) {
-        (Some(why), _, _) => format!("the local app cannot be probed from here: {why}"),
-        (None, Some(reason), _) => format!("the local app is not healthy yet: {}", reason.text),
-        (None, None, "") => "the local app has not been probed yet".to_owned(),
-        (None, None, why) => format!("the health of the local app is not known yet: {why}"),
+    let not_healthy = || match (&status.reach, &status.unprobed, &status.reason, &*status.probe_detail) {
+        (Reachability::Unreachable(failure), ..) => failure.to_string(),
+        (_, Some(why), ..) => format!("the local app cannot be probed from here: {why}"),
+        (Reachability::Pending, ..) => "the registered address has not been reached yet".to_owned(),
+        (_, None, Some(reason), _) => format!("the local app is not healthy yet: {}", reason.text),
+        (_, None, None, "") => "the local app has not been probed yet".to_owned(),
+        (_, None, None, why) => format!("the health of the local app is not known yet: {why}"),
     };
     match (status.phase, status.reported) {
         (RegistrationPhase::AwaitingApp, _) => Some(not_healthy()),
@@ -302,7 +327,8 @@ impl ReloadStatus {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_registration::{HealthReason, ReasonKind};
+    use outrigger_registration::{HealthReason, ReasonKind, Unreachable};
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -348,6 +374,40 @@ mod tests {
         assert!(page.ready);
         let page = serde_json::to_value(page).unwrap();
         assert_eq!(page["registrations"][0]["unprobed"], format!("cannot be probed from here: {CAUSE}"));
+    }
+
+    #[test]
+    fn a_registered_address_that_fails_is_on_the_page_and_is_why_an_app_that_requires_it_is_missing() {
+        let page = |state, reach: &Reachability| {
+            let status = RegistrationStatus {
+                phase: RegistrationPhase::AwaitingApp,
+                probe_detail: "127.0.0.1:8080 accepts connections".to_owned(),
+                reach: reach.clone(),
+                ..RegistrationStatus::default()
+            };
+            let registrations = vec![ServiceRegistration { service: "orders".to_owned(), status }];
+            let page = Readiness::from_status(state, registrations, &[], &RegistryContact::default(), None);
+            let page = serde_json::to_value(page).unwrap();
+            (page["registrations"][0]["reach"].clone(), page["missing"].clone())
+        };
+        let failure =
+            Unreachable { kind: "10.0.0.5:8080 refuses".to_owned(), error: "os error 111".to_owned() };
+        let healthy = "the health of the local app is not known yet: 127.0.0.1:8080 accepts connections";
+        let pending = "the registered address has not been reached yet";
+        for (reach, shown, missing) in [
+            (Reachability::Unknown, Value::Null, healthy),
+            (Reachability::Pending, json!("not tested yet"), pending),
+            (Reachability::NotTested("no route".to_owned()), json!("not tested: no route"), healthy),
+            (Reachability::Reached, json!("reached"), healthy),
+            (
+                Reachability::Unreachable(failure),
+                json!("10.0.0.5:8080 refuses: os error 111"),
+                "10.0.0.5:8080 refuses: os error 111",
+            ),
+        ] {
+            assert_eq!(page(LifecycleState::Waiting, &reach), (shown.clone(), json!([missing])), "{reach:?}");
+            assert_eq!(page(LifecycleState::Ready, &reach), (shown, json!([])), "{reach:?}");
+        }
     }
 
     #[test]

@@ -42,9 +42,11 @@ async fn a_listener_is_added_and_removed_and_its_connections_end_gracefully() {
         .await;
     assert!(sidecar.proxy.upstream_addrs().is_empty());
     gate.open();
-    assert_eq!(busy.response().await.text(), "late");
-    // Each connection gets one more answer, with `connection: close`, and is then closed.
-    for client in [&mut idle, &mut busy, &mut new] {
+    let late = busy.response().await;
+    assert_eq!((late.text().as_str(), late.field("connection")), ("late", "close"));
+    busy.wait_closed().await;
+    // Each connection without a request gets one more answer, with `connection: close`, and is then closed.
+    for client in [&mut idle, &mut new] {
         let answer = client.get("x", "/").await;
         assert_eq!((answer.text().as_str(), answer.field("connection")), ("a", "close"));
         client.wait_closed().await;

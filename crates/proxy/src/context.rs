@@ -247,7 +247,8 @@ impl ListenerState {
         Arc::new(Self { kind, settings, connections_shutdown, retired: AtomicBool::new(false) })
     }
 
-    /// From now on, the answer to the next request of a connection closes the connection.
+    /// From now on, each response of which the head is not written yet closes its connection. A connection between two requests
+    /// waits for its next one.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
     }
@@ -255,6 +256,16 @@ impl ListenerState {
     /// Whether [`ListenerState::retire`] was called.
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Relaxed)
+    }
+
+    /// Whether the connections are to end, and one between two requests has time for one more.
+    pub(crate) fn waits_for_last_request(&self) -> bool {
+        self.is_retired() && !self.connections_shutdown.is_cancelled()
+    }
+
+    /// Whether a response that begins now ends its connection.
+    pub(crate) fn ends_connections(&self) -> bool {
+        self.is_retired() || self.connections_shutdown.is_cancelled()
     }
 }
 

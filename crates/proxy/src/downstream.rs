@@ -166,6 +166,7 @@ pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: b
     let mut timer = LazyTimer::new();
     let mut settings = Cache::new(&*info.listener.settings);
     let mut is_woken = true;
+    let mut is_ending = false;
     loop {
         let read = {
             let mut reader = HeadReader::new(info, settings.load(), is_last, is_woken);
@@ -175,10 +176,18 @@ pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: b
         // Moved as a whole, so that the connection does not hold its room beside the request.
         let head = match unless_head(read, info, settings.load(), channel) {
             Ok(head) => head,
+            // The app had its time for another request. Bytes that the kernel has are still served.
+            Err(Next::Park) if is_ending && info.listener.waits_for_last_request() => {
+                if channel.stream.is_stale(true) {
+                    continue;
+                }
+                return Next::Close;
+            }
             Err(next) => return next,
         };
         match handle(info, settings.load(), channel, &mut timer, head).await {
-            AfterRequest::KeepAlive => {}
+            // The listener was retired after the head of the response was written.
+            AfterRequest::KeepAlive => is_ending = info.listener.is_retired(),
             // A close with unread bytes resets the connection, and destroys a response on its way.
             AfterRequest::Close if channel.has_more() => return Next::Linger,
             AfterRequest::Close => return Next::Close,

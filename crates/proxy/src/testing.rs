@@ -112,6 +112,11 @@ impl StreamProxy {
         serve(info, Channel::new(stream), ())
     }
 
+    /// Retires the listener, as a hand-over does, or a reload that removes it.
+    pub fn retire(&self) {
+        self.listener.retire();
+    }
+
     /// Drains: a connection between two requests ends, each other one with its request.
     pub fn drain(&self) {
         self.listener.connections_shutdown.cancel();

@@ -250,7 +250,7 @@ async fn requests_in_flight_end_in_the_old_process() {
     let next = running.replace();
     next.wait_for_log(TAKEN).await;
     assert!(running.child.try_wait().unwrap().is_none(), "it waits for the request");
-    assert!(slow.await.unwrap().is_ok());
+    assert_eq!(slow.await.unwrap(), Ok(false), "its response ends the connection, and says so");
     assert_ends_well(&mut running).await;
 }
 

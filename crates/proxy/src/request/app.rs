@@ -56,7 +56,7 @@ pub(crate) struct Downstream<'r> {
     /// The time after the request's last wait, or that of its head: the one clock for what follows without a wait. A time from
     /// before a wait would take a connection for younger than it is, and count for a window that is over.
     pub(crate) now: Instant,
-    /// The app wants the connection closed after the response, or the listener was retired before the request.
+    /// The app wants the connection closed after the response.
     is_last: bool,
     /// The app speaks HTTP/1.0.
     is_http10: bool,
@@ -82,7 +82,7 @@ impl<'r> Downstream<'r> {
             timer,
             upload,
             now,
-            is_last: head.wants_close() || info.listener.is_retired(),
+            is_last: head.wants_close(),
             is_http10: head.minor() == 0,
             is_head: head.method() == b"HEAD",
         }
@@ -177,9 +177,10 @@ impl<'r> Downstream<'r> {
         self.finish(closes, !self.upload.is_ended()).await
     }
 
-    /// Whether the connection ends after the response. `must`: because of the response itself.
+    /// Whether the connection ends after the response. `must`: because of the response itself. Asked when the head is written, so
+    /// that it says what a drain, a hand-over or a reload of that moment wants.
     pub(crate) fn closes(&self, must: bool) -> bool {
-        must || self.is_last || self.info.listener.connections_shutdown.is_cancelled()
+        must || self.is_last || self.info.listener.ends_connections()
     }
 
     /// The `Connection` field line that tells the app what becomes of its connection; empty where HTTP/1.1 keeps it without one.

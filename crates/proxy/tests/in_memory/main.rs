@@ -6,6 +6,7 @@ mod bounds;
 mod early;
 mod fairness;
 mod interim;
+mod leave;
 mod path;
 mod phases;
 mod retries;

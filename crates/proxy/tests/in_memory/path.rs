@@ -195,6 +195,16 @@ impl Path {
         }
     }
 
+    /// Drains, as at the stop of the sidecar.
+    pub(crate) fn drain(&self) {
+        self.proxy.drain();
+    }
+
+    /// Retires the listener, as at a hand-over.
+    pub(crate) fn retire(&self) {
+        self.proxy.retire();
+    }
+
     /// The connections with a task that was polled since the last call, in order.
     pub(crate) fn take_polled(&self) -> Vec<usize> {
         std::mem::take(&mut self.polled.lock().unwrap())

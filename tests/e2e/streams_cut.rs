@@ -245,3 +245,15 @@ async fn an_answer_that_breaks_its_framing_still_shows_that_it_had_begun() {
         assert_eq!(instance.count(), 1);
     }
 }
+
+/// To an app of 1.0 an end in order would complete the response, also at the end of the sidecar.
+#[tokio::test]
+async fn an_answer_that_the_stop_cuts_resets_an_http_10_clients_connection() {
+    let instance = Instance::scripted("a", |_| Answer::raw("HTTP/1.1 200 OK\r\n\r\nhalf").then_hang()).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send("GET / HTTP/1.0\r\nHost: orders\r\n\r\n").await;
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "200");
+    assert_eq!(sidecar.stop(std::time::Duration::ZERO).await, 1);
+    assert_eq!(client.wait_closed().await, WireError::Reset);
+}

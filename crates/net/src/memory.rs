@@ -166,8 +166,8 @@ impl MemoryStream {
         self.incoming.lock().poll_readable(cx).map(Ok)
     }
 
-    pub(crate) fn reset_on_close(&self) {
-        self.incoming.lock().resets = true;
+    pub(crate) fn set_reset_on_close(&self, resets: bool) {
+        self.incoming.lock().resets = resets;
     }
 }
 
@@ -299,7 +299,7 @@ mod tests {
     async fn a_reset_is_read_as_an_error_and_a_write_to_a_closed_end_fails() {
         let (mut near, mut far) = MemoryStream::pair(64);
         far.write_all(b"lost").await.unwrap();
-        far.reset_on_close();
+        far.set_reset_on_close(true);
         drop(far);
         let mut byte = [0];
         assert_eq!(near.read(&mut byte).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);

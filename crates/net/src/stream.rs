@@ -184,16 +184,25 @@ impl Stream {
         }
     }
 
-    /// Closing the stream resets the connection instead of ending it in order.
+    /// Closing the stream resets the connection instead of ending it in order, also where the end of the process closes it.
     pub fn reset_on_close(&self) {
+        self.set_reset_on_close(true);
+    }
+
+    /// Takes [`Stream::reset_on_close`] back.
+    pub fn end_on_close(&self) {
+        self.set_reset_on_close(false);
+    }
+
+    fn set_reset_on_close(&self, resets: bool) {
         let socket = match &self.transport {
             Transport::Tcp(stream) => stream,
             Transport::Tls(stream) => stream.get_ref().0,
             #[cfg(feature = "testing")]
-            Transport::Memory(stream) => return stream.reset_on_close(),
+            Transport::Memory(stream) => return stream.set_reset_on_close(resets),
         };
         // An error means that the connection is gone already.
-        let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(socket).set_linger(resets.then_some(Duration::ZERO));
     }
 
     /// Waits until the socket has bytes or has ended. Readiness is the socket's: a TLS stream may have

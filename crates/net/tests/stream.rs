@@ -132,6 +132,15 @@ async fn a_stream_that_is_reset_on_close_ends_with_an_error_at_its_peer() {
     drop(client);
     let error = within(server.read(&mut [0; 1])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+
+    let (mut client, mut server) = pair(false).await;
+    client.reset_on_close();
+    client.end_on_close();
+    client.write_all(b"all").await.unwrap();
+    drop(client);
+    let mut got = Vec::new();
+    within(server.read_to_end(&mut got)).await.unwrap();
+    assert_eq!(got, b"all");
 }
 
 #[tokio::test]

@@ -332,6 +332,10 @@ impl Downstream<'_> {
         let closes = framing != Framing::Tunnel && self.closes(is_early || framing == Framing::UntilClose);
         write_response(&mut head, self, framing, closes);
         give_head(head);
+        if framing == Framing::UntilClose {
+            // An end in order would complete the body. Whatever ends the task or the process before the body is over cuts it.
+            self.channel.stream.reset_on_close();
+        }
         exchange.begin_download(framing, now);
         let ends = call.deadline.cap().map(Instant::from_std);
         let relay = Relay::new(call.settings.policy.body_idle, ends, self.channel.written, now);
@@ -392,6 +396,9 @@ impl OpenResponse<'_> {
             call.cluster.record_verdict(permit, cut.unwrap_or(verdict), now);
         }
         let is_unread = !app.upload.is_ended();
+        if is_clean && framing == Framing::UntilClose {
+            app.channel.stream.end_on_close();
+        }
         if is_clean && exchange.settle() {
             let max_idle = call.settings.policy.pool.max_idle;
             lease.endpoint().pool.check_in(call.worker, exchange, max_idle, now);

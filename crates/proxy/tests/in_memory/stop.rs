@@ -1,6 +1,6 @@
 //! What is recorded of the requests that are under way when the sidecar's time to drain is over.
 
-use crate::path::{CAPACITY, Path};
+use crate::path::{CAPACITY, End, Path};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: orders\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 10\r\n\r\n0123";
@@ -42,4 +42,29 @@ async fn a_stop_between_two_requests_is_counted_for_none() {
     path.settle().await;
     path.stop().await;
     assert!(path.reasons().is_empty());
+}
+
+/// Where the close ends the body, an end in order would tell the app that the body is complete.
+#[tokio::test(start_paused = true)]
+async fn a_body_until_close_that_the_stop_cuts_ends_with_a_reset() {
+    let get = GET.replace("1.1", "1.0");
+    for (response, is_complete) in [
+        ("HTTP/1.1 200 OK\r\n\r\n0123", false),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n0123\r\n", false),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n0123\r\n0\r\n\r\n", true),
+    ] {
+        let mut path = Path::new(1, CAPACITY, |_| {}).await;
+        let mut app = path.connect();
+        app.say(&get);
+        path.settle().await;
+        let at = path.used()[0];
+        path.instances[at].say(response);
+        path.settle().await;
+        app.read();
+        assert!(app.got.ends_with(b"0123"), "{response}");
+        path.stop().await;
+        app.read();
+        let expected = if is_complete { End::Closed } else { End::Reset };
+        assert_eq!(app.end, Some(expected), "{response}");
+    }
 }

@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// Picks in a row that may fall on endpoints on probation that other requests decide.
-const MAX_PASSED: u32 = 16;
+const MAX_PASSED: usize = 16;
 /// A second attempt goes only to an instance on which a request succeeded within this time; in whole seconds, as
 /// [`Endpoint::succeeded_within`] counts.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
@@ -126,10 +126,11 @@ impl<'r> Attempts<'_, 'r> {
         let (call, begun) = (self.call, app.now);
         let retry = self.retry;
         let retryable = retry.allows_retry();
-        // Endpoints on probation that other requests decide: passed over, not tried.
-        let mut passed = 0;
+        // Endpoints on probation that other requests decide: passed over once each, not tried.
+        let mut passed = Vec::new();
         let lease = loop {
-            let picked = call.cluster.pick(&self.state.tried, retryable).filter(|_| passed <= MAX_PASSED);
+            let may_pick = passed.len() <= MAX_PASSED;
+            let picked = may_pick.then(|| call.cluster.pick(&self.state.tried, &passed, retryable)).flatten();
             let Some(endpoint) = picked else {
                 self.refund();
                 return Err(match self.before.take() {
@@ -145,10 +146,10 @@ impl<'r> Attempts<'_, 'r> {
                     }
                 });
             };
-            if let Some(lease) = Lease::begin(call.settings, endpoint, retryable, begun) {
-                break lease;
+            match Lease::begin(call.settings, endpoint, retryable, begun) {
+                Ok(lease) => break lease,
+                Err(endpoint) => passed.push(endpoint),
             }
-            passed += 1;
         };
         // The attempt before holds its endpoint's permit: dropped before another permit is asked for, which may be the same.
         drop(self.before.take());
@@ -550,7 +551,7 @@ impl<'r> Race<'r> {
         now: Instant,
     ) {
         let Some(first) = &self.first else { return };
-        let Some(lease) = Lease::begin(call.settings, other.clone(), true, now) else { return };
+        let Ok(lease) = Lease::begin(call.settings, other.clone(), true, now) else { return };
         // The budget comes last, so that only a second attempt that is made is paid for.
         if !call.cluster.budget.withdraw(&call.settings.policy.retry.budget, now.into_std()) {
             call.cells().record_second(why, HedgeResult::Budget);

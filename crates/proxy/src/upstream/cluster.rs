@@ -164,12 +164,12 @@ impl View {
     }
 }
 
-/// The endpoints that a request has tried: those of earlier attempts, and that of the last one.
-struct Tried<'a>(&'a [Arc<Endpoint>], Option<&'a Arc<Endpoint>>);
+/// The endpoints that a request has tried: those of earlier attempts, and others that this pick may not take.
+struct Tried<'a>(&'a [Arc<Endpoint>], &'a [Arc<Endpoint>]);
 
 impl Tried<'_> {
     fn is_empty(&self) -> bool {
-        self.0.is_empty() && self.1.is_none()
+        self.0.is_empty() && self.1.is_empty()
     }
 
     fn contains(&self, endpoint: &Endpoint) -> bool {
@@ -319,14 +319,20 @@ impl Cluster {
         let _ = self.changed.subscribe().wait_for(|version| *version > 0).await;
     }
 
-    /// An endpoint that this request has not tried, or any usable one when it has tried all.
-    /// `retryable`: the request can be tried again if this attempt fails.
-    pub(crate) fn pick(&self, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
+    /// An endpoint that this request has not tried, or any usable one when it has tried all; none of `passed`, which another
+    /// request decides. `retryable`: the request can be tried again if this attempt fails.
+    pub(crate) fn pick(
+        &self,
+        tried: &[Arc<Endpoint>],
+        passed: &[Arc<Endpoint>],
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
         let view = self.view.load();
-        self.pick_from(&view, tried, retryable).or_else(|| {
+        self.pick_from(&view, tried, passed, retryable).or_else(|| {
             // All endpoints may have retired since the load; then there is a newer View.
             let newer = self.view.load();
-            (!Arc::ptr_eq(&view, &newer)).then(|| self.pick_from(&newer, tried, retryable)).flatten()
+            let is_newer = !Arc::ptr_eq(&view, &newer);
+            is_newer.then(|| self.pick_from(&newer, tried, passed, retryable)).flatten()
         })
     }
 
@@ -338,20 +344,26 @@ impl Cluster {
         now: &Arc<Endpoint>,
         retryable: bool,
     ) -> Option<Arc<Endpoint>> {
-        self.pick_untried(&self.view.load(), &Tried(tried, Some(now)), retryable)
+        self.pick_untried(&self.view.load(), &Tried(tried, std::slice::from_ref(now)), retryable)
     }
 
-    fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
-        let untried = self.pick_untried(view, &Tried(tried, None), retryable);
+    fn pick_from(
+        &self,
+        view: &View,
+        tried: &[Arc<Endpoint>],
+        passed: &[Arc<Endpoint>],
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        let untried = self.pick_untried(view, &Tried(tried, passed), retryable);
         if untried.is_some() || tried.is_empty() {
             return untried;
         }
-        self.pick_among(&view.endpoints, &view.balancer, false, |one| one.is_usable(retryable)).or_else(
-            || {
-                let usable = |one: &Endpoint| is_usable_while_draining(one, retryable);
-                self.pick_among(&view.draining, &view.draining_balancer, false, usable)
-            },
-        )
+        let passed = Tried(passed, &[]);
+        let usable = |one: &Endpoint| one.is_usable(retryable) && !passed.contains(one);
+        self.pick_among(&view.endpoints, &view.balancer, false, usable).or_else(|| {
+            let usable = |one: &Endpoint| is_usable_while_draining(one, retryable) && !passed.contains(one);
+            self.pick_among(&view.draining, &view.draining_balancer, false, usable)
+        })
     }
 
     fn pick_untried(&self, view: &View, tried: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {

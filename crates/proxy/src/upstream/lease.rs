@@ -51,15 +51,17 @@ pub(crate) struct LeaseEnd {
 }
 
 impl Lease {
-    /// Begins an attempt. `None`: another request decides the endpoint's probation; pick again.
+    /// Begins an attempt. `Err`: another request decides the endpoint's probation; pick another one.
     pub(crate) fn begin(
         settings: &ClusterSettings,
         endpoint: Arc<Endpoint>,
         retryable: bool,
         now: Instant,
-    ) -> Option<Self> {
-        let guard = AttemptGuard::begin(endpoint.clone(), settings.policy.outlier.as_ref(), retryable)?;
-        Some(Self { endpoint, guard: Some(guard), in_flight: None, begun: now, body: None })
+    ) -> Result<Self, Arc<Endpoint>> {
+        match AttemptGuard::begin(endpoint.clone(), settings.policy.outlier.as_ref(), retryable) {
+            Some(guard) => Ok(Self { endpoint, guard: Some(guard), in_flight: None, begun: now, body: None }),
+            None => Err(endpoint),
+        }
     }
 
     /// The endpoint of the attempt.

@@ -116,7 +116,7 @@ async fn the_pick_after_an_attempt_gives_an_untried_endpoint_whenever_there_is_a
             let other = cluster.pick_other(&tried, &endpoints[now], retryable);
             assert_eq!(other.as_ref().map(is_best), (!best.is_empty()).then_some(true), "{case}");
             tried.push(endpoints[now].clone());
-            let picked = cluster.pick(&tried, retryable);
+            let picked = cluster.pick(&tried, &[], retryable);
             if best.is_empty() {
                 assert!(
                     picked.is_none_or(|one| tried.iter().any(|tried| Arc::ptr_eq(tried, &one))),
@@ -125,6 +125,29 @@ async fn the_pick_after_an_attempt_gives_an_untried_endpoint_whenever_there_is_a
             } else {
                 assert!(picked.as_ref().is_some_and(is_best), "{case}");
             }
+        }
+    }
+}
+
+/// Another request decides it: the same pick again would pass it over again, and might never come to an endpoint that is left.
+#[tokio::test]
+async fn a_pick_gives_none_that_this_request_has_passed_over() {
+    let (cluster, endpoints) = cluster_that_drains();
+    let chosen = |bits: usize| -> Vec<_> {
+        (0..4).filter(|at| bits & 1 << at != 0).map(|at| endpoints[at].clone()).collect()
+    };
+    for (tried, passed) in (0..16).flat_map(|tried| (0..16).map(move |passed| (tried, passed))) {
+        let picked = cluster.pick(&chosen(tried), &chosen(passed), true);
+        let at = picked.map(|one| endpoints.iter().position(|other| Arc::ptr_eq(other, &one)).unwrap());
+        let case = format!("tried {tried:04b}, passed {passed:04b}: {at:?}");
+        let untried = !(tried | passed) & 0b1111;
+        match at {
+            Some(at) => {
+                assert_eq!(passed & 1 << at, 0, "{case}");
+                assert!(untried == 0 || untried & 1 << at != 0, "{case}");
+            }
+            // One that was tried is used again, unless it was passed over; for a first attempt none was.
+            None => assert!(passed == 0b1111 || untried == 0 && tried & !passed == 0, "{case}"),
         }
     }
 }

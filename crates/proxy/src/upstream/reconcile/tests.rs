@@ -53,7 +53,7 @@ impl WriterRig {
     }
 
     fn pick(&self, tried: &[Arc<Endpoint>]) -> Arc<Endpoint> {
-        self.cluster.pick(tried, true).unwrap()
+        self.cluster.pick(tried, &[], true).unwrap()
     }
 
     /// How often each endpoint is picked in `times` first picks, by node and id.

@@ -4,14 +4,26 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{AllowedOrigin, ConsulAddress, Listen, ListenHost, error::InvalidValue, names};
 
-/// `localhost:7070` (both loopbacks), `127.0.0.1:9101`, `[::1]:80`.
+/// `localhost:7070` (both loopbacks), `127.0.0.1:9101`, `[::1]:80`, `[fe80::1%eth0]:80`.
 pub(crate) fn listen_address(text: &str) -> Result<Listen, InvalidValue> {
     let hint = "write localhost:7070, 127.0.0.1:7070 or [::1]:7070";
     if let Some(port) = text.strip_prefix("localhost:") {
         return port.parse().map(Listen::localhost).map_err(|_| InvalidValue::new("has no valid port", hint));
     }
     if let Ok(addr) = text.parse::<SocketAddr>() {
-        return Ok(addr.into());
+        return match addr {
+            SocketAddr::V6(addr) if addr.ip().is_unicast_link_local() && addr.scope_id() == 0 => {
+                let hint = format!("write [{}%eth0]:{}, with the interface", addr.ip(), addr.port());
+                Err(InvalidValue::new("is a link-local address without a zone", hint))
+            }
+            addr => Ok(addr.into()),
+        };
+    }
+    if let Some((ip, zone, port)) = zoned(text) {
+        // A zone says nothing more of an address that is unique.
+        let is_link_local = ip.is_unicast_link_local();
+        let host = if is_link_local { ListenHost::LinkLocal { ip, zone } } else { ListenHost::Ip(ip.into()) };
+        return Ok(Listen { host, port });
     }
     if let Some(address) = with_brackets(text, 7070) {
         let what = "is an IPv6 address without brackets";
@@ -38,20 +50,22 @@ pub(crate) fn overlaps(a: &Listen, b: &Listen) -> bool {
 
 /// Whether connections to a loopback address reach this listener.
 pub(crate) fn covers_loopback(listen: &Listen) -> bool {
-    hosts(listen).iter().any(|ip| ip.is_unspecified() || ip.is_loopback())
+    hosts(listen).iter().any(|(ip, _)| ip.is_unspecified() || ip.is_loopback())
 }
 
-fn hosts(listen: &Listen) -> Vec<IpAddr> {
-    match listen.host {
-        ListenHost::Localhost => vec![IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()],
-        ListenHost::Ip(ip) => vec![ip],
+/// The addresses, each perhaps with its zone.
+fn hosts(listen: &Listen) -> Vec<(IpAddr, Option<&str>)> {
+    match &listen.host {
+        ListenHost::Localhost => vec![([127, 0, 0, 1].into(), None), (Ipv6Addr::LOCALHOST.into(), None)],
+        ListenHost::Ip(ip) => vec![(*ip, None)],
+        ListenHost::LinkLocal { ip, zone } => vec![((*ip).into(), Some(zone))],
     }
 }
 
-fn same_socket(a: IpAddr, b: IpAddr) -> bool {
+fn same_socket(a: (IpAddr, Option<&str>), b: (IpAddr, Option<&str>)) -> bool {
     // `[::]` also accepts IPv4, except where the system is set otherwise.
     let any = |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
-    a == b || any(a, b) || any(b, a)
+    a == b || any(a.0, b.0) || any(b.0, a.0)
 }
 
 /// A Consul address as written. Without a scheme, `CONSUL_HTTP_SSL` decides about TLS.
@@ -97,13 +111,16 @@ pub(crate) fn consul_address(text: &str) -> Result<ParsedConsulAddress, InvalidV
 
 /// An IPv6 address with a zone, in brackets, with a port: `[fe80::1%eth0]:8500`; in a URL the zone may follow `%25` (RFC 6874).
 fn zoned_and_port(authority: &str) -> Option<(String, u16)> {
-    let (inner, port) = authority.strip_prefix('[')?.split_once("]:")?;
-    let (ip, zone) = inner.split_once('%')?;
-    let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(zone);
-    let is_zone_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    let is_zoned = ip.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone.bytes().all(is_zone_byte);
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    is_zoned.then(|| (format!("{ip}%{zone}"), port))
+    let (ip, zone, port) = zoned(authority)?;
+    let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(&zone);
+    (port != 0).then(|| (format!("{ip}%{zone}"), port))
+}
+
+/// The parts of `[fe80::1%eth0]:8500`.
+fn zoned(text: &str) -> Option<(Ipv6Addr, String, u16)> {
+    let (inner, port) = text.strip_prefix('[')?.split_once("]:")?;
+    let (ip, zone) = names::zoned_ip(inner)?;
+    Some((ip, zone.to_owned(), port.parse().ok()?))
 }
 
 /// What an address of Consul lacks that is one but for brackets or a port.
@@ -192,14 +209,29 @@ fn is_authority(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV6;
+
     use proptest::prelude::*;
 
     use super::*;
 
     #[test]
     fn listeners_are_both_loopbacks_or_one_address() {
-        for text in ["localhost:7070", "127.0.0.1:9101", "[::1]:80", "0.0.0.0:0", "[::]:7070"] {
+        for text in [
+            "localhost:7070",
+            "127.0.0.1:9101",
+            "[::1]:80",
+            "0.0.0.0:0",
+            "[::]:7070",
+            "[fe80::1%2]:80",
+            "[fe80::1%eth0]:80",
+            "[fe80::1%br-0.1]:0",
+        ] {
             assert_eq!(listen_address(text).map(|listen| listen.to_string()), Ok(text.to_owned()));
+        }
+        // A zone says nothing more of an address that is unique.
+        for text in ["[fd00::1%2]:80", "[fd00::1%eth0]:80"] {
+            assert_eq!(listen_address(text).unwrap().to_string(), "[fd00::1]:80", "{text}");
         }
         for text in [
             "",
@@ -211,8 +243,17 @@ mod tests {
             "orders:80",
             "127.0.0.1",
             "1.2.3.4.5:80",
+            "[fe80::1%]:80",
+            "[fe80::1%a b]:80",
+            "[fe80::1%eth0]",
+            "[10.0.0.1%eth0]:80",
         ] {
             assert!(listen_address(text).is_err(), "for {text:?}");
+        }
+        for text in ["[fe80::1]:80", "[fe80::1%0]:80"] {
+            let error = listen_address(text).unwrap_err();
+            assert_eq!(error.what, "is a link-local address without a zone", "{text}");
+            assert!(error.hint.contains("[fe80::1%eth0]:80"), "{}", error.hint);
         }
         assert_eq!(listen_address(":7070").unwrap_err().what, "has no address");
     }
@@ -228,6 +269,9 @@ mod tests {
             ("127.0.0.1:1", "127.0.0.2:1", false),
             ("localhost:1", "localhost:2", false),
             ("localhost:0", "localhost:0", false),
+            ("[fe80::1%2]:1", "[fe80::1%2]:1", true),
+            ("[fe80::1%2]:1", "[fe80::1%3]:1", false),
+            ("[fe80::1%2]:1", "[::]:1", true),
         ];
         for (a, b, expected) in cases {
             let (a, b) = (listen_address(a).unwrap(), listen_address(b).unwrap());
@@ -387,7 +431,11 @@ mod tests {
 
         #[test]
         fn a_formatted_listen_address_parses_to_itself(ip in any::<IpAddr>(), port in any::<u16>()) {
-            let value = Listen::from(SocketAddr::new(ip, port));
+            let addr = match ip {
+                IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, 1).into(),
+                ip => SocketAddr::new(ip, port),
+            };
+            let value = Listen::from(addr);
             prop_assert_eq!(listen_address(&value.to_string()), Ok(value));
         }
     }

@@ -105,6 +105,41 @@ pub(crate) fn host(text: &str) -> Result<String, InvalidValue> {
     }
 }
 
+/// The address and the zone of `fe80::1%eth0` (RFC 4007 §11).
+pub(crate) fn zoned_ip(text: &str) -> Option<(Ipv6Addr, &str)> {
+    let (ip, zone) = text.split_once('%')?;
+    let is_zone_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let is_zone = !zone.is_empty() && zone.bytes().all(is_zone_byte);
+    ip.parse().ok().filter(|_| is_zone).map(|ip| (ip, zone))
+}
+
+fn is_link_local(text: &str) -> bool {
+    text.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_unicast_link_local())
+}
+
+/// An address to register: as [`reachable_host`], and none that each link may have.
+pub(crate) fn registered_host(text: &str) -> Result<String, InvalidValue> {
+    let host = reachable_host(text)?;
+    if is_link_local(&host) {
+        let what = "is a link-local address, which other hosts cannot tell from that of another link";
+        return Err(InvalidValue::new(what, "write an address that other hosts can reach"));
+    }
+    Ok(host)
+}
+
+/// An address that this machine can connect to: as [`reachable_host`], and a link-local address with its zone.
+pub(crate) fn host_from_here(text: &str) -> Result<String, InvalidValue> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    match zoned_ip(bare) {
+        Some((ip, _)) if ip.is_unicast_link_local() => Ok(bare.to_owned()),
+        _ if is_link_local(bare) => {
+            let hint = format!("write {bare}%eth0, with the interface");
+            Err(InvalidValue::new("is a link-local address without a zone", hint))
+        }
+        _ => reachable_host(text),
+    }
+}
+
 /// An address that other hosts can reach: a host that is not unspecified (`0.0.0.0`, `::`). An IPv6 address may have brackets,
 /// which are removed, because registries hold it without them.
 pub(crate) fn reachable_host(text: &str) -> Result<String, InvalidValue> {
@@ -338,6 +373,15 @@ mod tests {
             ],
         );
         assert_eq!(reachable_host("[fd00::5]").as_deref(), Ok("fd00::5"));
+        // That of a Host field has no zone (RFC 6874 §4).
+        assert!(own_name("[fe80::5]").is_ok());
+        check(registered_host, &["10.0.0.5", "fd00::5"], &["fe80::5", "[fe80::5]", "fe80::5%eth0"]);
+        check(
+            host_from_here,
+            &["10.0.0.5", "fd00::5", "app.example", "fe80::5%eth0", "[fe80::5%2]"],
+            &["fe80::5", "[fe80::5]", "fe80::5%", "fe80::5%a b", "fd00::5%eth0", "app%eth0", "0.0.0.0"],
+        );
+        assert_eq!(host_from_here("[fe80::5%eth0]").as_deref(), Ok("fe80::5%eth0"));
         check(
             public_host,
             &["app.example", "App.Example.", "10.0.0.5", "[2001:db8::1]", "2001:db8::1"],

@@ -10,6 +10,8 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
+use crate::address::parse_ip;
+
 /// Connections that the kernel queues between two accepts.
 pub const BACKLOG: i32 = 1024;
 
@@ -96,11 +98,22 @@ pub fn bind_listen<T>(
     mut bind_one: impl FnMut(SocketAddr, SocketAddr) -> Result<(T, SocketAddr), BindError>,
 ) -> Result<Vec<T>, Vec<BindError>> {
     let port = listen.port;
-    let v4 = match listen.host {
-        ListenHost::Ip(ip) => {
-            let addr = SocketAddr::new(ip, port);
-            return bind_one(addr, addr).map(|(bound, _)| vec![bound]).map_err(|error| vec![error]);
-        }
+    let mut bind_alone = |addr| match bind_one(addr, addr) {
+        Ok((bound, _)) => Ok(vec![bound]),
+        Err(error) => Err(vec![error]),
+    };
+    let v4 = match &listen.host {
+        ListenHost::Ip(ip) => return bind_alone(SocketAddr::new(*ip, port)),
+        ListenHost::LinkLocal { ip, zone } => match parse_ip(&format!("{ip}%{zone}"), port) {
+            Some(Ok(addr)) => return bind_alone(addr),
+            other => {
+                let source = match other {
+                    Some(Err(error)) => io::Error::new(io::ErrorKind::AddrNotAvailable, error),
+                    _ => io::ErrorKind::AddrNotAvailable.into(),
+                };
+                return Err(vec![BindError { addr: SocketAddr::new((*ip).into(), port), source }]);
+            }
+        },
         ListenHost::Localhost => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
     };
     let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
@@ -180,6 +193,22 @@ mod tests {
     fn one_address_is_bound_alone() {
         let listen = Listen::from(addrs(["[::1]:80"])[0]);
         assert_eq!(bind_with(listen, |_| None).unwrap(), addrs(["[::1]:80"]));
+    }
+
+    #[test]
+    fn a_link_local_address_keeps_its_zone() {
+        let at = |zone: &str| Listen {
+            host: ListenHost::LinkLocal { ip: "fe80::1".parse().unwrap(), zone: zone.to_owned() },
+            port: 80,
+        };
+        // The loopback interface is the first one of each network namespace.
+        for zone in ["lo", "1"] {
+            assert_eq!(bind_with(at(zone), |_| None).unwrap(), addrs(["[fe80::1%1]:80"]), "{zone}");
+        }
+        assert_eq!(bind_with(at("7"), |_| None).unwrap(), addrs(["[fe80::1%7]:80"]));
+        let errors = bind_with(at("nosuch0"), |_| None).unwrap_err();
+        let cause = errors[0].source.to_string();
+        assert!(errors.len() == 1 && cause.contains("no network interface \"nosuch0\""), "{errors:?}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use outrigger_config::{Health, Service};
-use outrigger_net::{Addresses, Fault, Lookups, has_address};
+use outrigger_net::{Addresses, Fault, Lookups, has_address, parse_ip};
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
@@ -158,11 +158,24 @@ impl AppFinder {
         Err(NotFound { why, is_news: is_news(&refused, answered_at) })
     }
 
+    /// `ip` with the port, and with the zone of `only`.
+    fn addr_at(&self, ip: IpAddr) -> Result<SocketAddr, NoConnection> {
+        let port = self.address.port;
+        match self.address.only.as_deref().and_then(|only| parse_ip(only, port)) {
+            Some(Err(error)) => {
+                let why = format!("connect to {ip}: {error}");
+                Err(NoConnection { ip: Some(ip), why, fault: Some(Fault::UnreachableFromHere) })
+            }
+            Some(Ok(addr)) if addr.ip() == ip => Ok(addr),
+            _ => Ok(SocketAddr::new(ip, port)),
+        }
+    }
+
     async fn ask<T, F>(&self, ip: IpAddr, ask: &impl Fn(SocketAddr) -> F) -> Result<T, NoConnection>
     where
         F: Future<Output = Result<T, NoConnection>>,
     {
-        let found = ask(SocketAddr::new(ip, self.address.port)).await?;
+        let found = ask(self.addr_at(ip)?).await?;
         *self.answered_at.lock() = Some(ip);
         Ok(found)
     }
@@ -199,7 +212,8 @@ impl HostAddresses {
     /// Needs a Tokio runtime where `host` is a name.
     pub(crate) fn of(host: &str) -> Self {
         let wanted = Arc::new(Notify::new());
-        if let Ok(ip) = host.parse::<IpAddr>() {
+        let bare = host.split_once('%').map_or(host, |(ip, _)| ip);
+        if let Ok(ip) = bare.parse::<IpAddr>() {
             let (_, known) = watch::channel(Some(Ok([ip.to_canonical()].into())));
             return Self { host: host.to_owned(), known, wanted, _task: None };
         }
@@ -326,6 +340,21 @@ mod tests {
             assert_eq!(addresses, expected, "{only:?}, {registered:?}");
             assert!(not_found.is_news, "{not_found:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_link_local_health_address_keeps_its_zone() {
+        // The loopback interface is the first one of each network namespace.
+        for (only, expected) in [("fe80::1%lo", "[fe80::1%1]:8080"), ("fe80::1%7", "[fe80::1%7]:8080")] {
+            let finder = app(Some(only), None);
+            for _ in 0..2 {
+                let answer = |addr: SocketAddr| async move { Ok::<_, NoConnection>(addr) };
+                assert_eq!(finder.find(answer).await.unwrap().to_string(), expected);
+            }
+        }
+        let (addresses, not_found) = asked(&app(Some("fe80::1%nosuch0"), None)).await;
+        assert!(addresses.is_empty() && !not_found.is_news, "{not_found:?}");
+        assert!(not_found.why.contains("no network interface \"nosuch0\""), "{not_found:?}");
     }
 
     #[tokio::test]

@@ -45,9 +45,10 @@ fn list_listeners(config: &Config) -> Vec<(String, &Listen)> {
 
 /// The admin side changes things and has no password: whatever reaches its address may drain this sidecar.
 fn warn_open_admin(r: &mut Reader<'_>, listen: &Listen) {
-    let what = match listen.host {
+    let what = match &listen.host {
         ListenHost::Ip(ip) if ip.to_canonical().is_unspecified() => "listens on all addresses",
         ListenHost::Ip(ip) if !ip.to_canonical().is_loopback() => "listens beyond this machine",
+        ListenHost::LinkLocal { .. } => "listens beyond this machine",
         ListenHost::Ip(_) | ListenHost::Localhost => return,
     };
     let what = format!("{listen} {what}: whatever reaches it may drain or reload this sidecar");

@@ -81,7 +81,7 @@ fn read_service(r: &mut Reader<'_>, s: &Section<'_>) -> Service {
         health: Health::default(),
         deregister_after: MINUTE,
     };
-    out.address = r.get(s, "address", names::reachable_host);
+    out.address = r.get(s, "address", names::registered_host);
     out.id = r.get(s, "id", names::id);
     r.set_list(s, "tags", &mut out.tags, names::tag);
     r.set_map(s, "meta", &mut out.meta, names::meta_key, names::meta_value);
@@ -164,7 +164,7 @@ fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
         }
         (None, _) => {}
     }
-    out.address = r.get(s, "address", names::reachable_host);
+    out.address = r.get(s, "address", names::host_from_here);
     r.set(s, "method", &mut out.method, names::probe_method);
     out.host = r.get(s, "host", names::host_field);
     r.set_secret_map(s, "headers", &mut out.headers, names::probe_header, names::header_value);

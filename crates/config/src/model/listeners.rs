@@ -1,6 +1,10 @@
 //! The addresses that the sidecar listens on, and the limits of the outbound listener.
 
-use std::{fmt, net::IpAddr, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use super::AllowedOrigin;
 
@@ -15,7 +19,13 @@ pub struct Listen {
 
 impl From<SocketAddr> for Listen {
     fn from(addr: SocketAddr) -> Self {
-        Self { host: ListenHost::Ip(addr.ip()), port: addr.port() }
+        let host = match addr {
+            SocketAddr::V6(addr) if addr.ip().is_unicast_link_local() => {
+                ListenHost::LinkLocal { ip: *addr.ip(), zone: addr.scope_id().to_string() }
+            }
+            _ => ListenHost::Ip(addr.ip()),
+        };
+        Self { host, port: addr.port() }
     }
 }
 
@@ -28,20 +38,28 @@ impl Listen {
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host {
+        match &self.host {
             ListenHost::Localhost => write!(f, "localhost:{}", self.port),
-            ListenHost::Ip(ip) => SocketAddr::new(ip, self.port).fmt(f),
+            ListenHost::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            ListenHost::LinkLocal { ip, zone } => write!(f, "[{ip}%{zone}]:{}", self.port),
         }
     }
 }
 
 /// The host part of a [`Listen`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenHost {
     /// 127.0.0.1, and ::1 where the machine has IPv6.
     Localhost,
     /// One address.
     Ip(IpAddr),
+    /// An IPv6 address that each network interface may have (`fe80::/10`; RFC 4007).
+    LinkLocal {
+        /// The address.
+        ip: Ipv6Addr,
+        /// The interface: its name or its number.
+        zone: String,
+    },
 }
 
 /// The listener that the app sends its requests to.
@@ -50,7 +68,8 @@ pub struct Outbound {
     /// Where it listens. Default `localhost:7070`.
     pub listen: Listen,
     /// Further hosts that mean this listener, as `localhost` does: names and IP addresses in lower case, without brackets and
-    /// ports. With such a Host the path names the service (`http://sidecar:7070/svc/NAME/…`). Default none.
+    /// ports. With such a Host the path names the service (`http://sidecar:7070/svc/NAME/…`). The admin side takes it too. Default
+    /// none.
     pub names: Vec<String>,
     /// Add `X-Forwarded-For`, `-Proto` and `-Host`. Default false.
     pub x_forwarded: bool,

@@ -1,11 +1,11 @@
 //! Refuses requests of foreign web pages. A page in a browser can reach localhost, and by DNS rebinding even
-//! read from it. So `Host` and `Origin` must be addresses of this listener, a browser may not say that the request
+//! read from it. So `Host` and `Origin` must be addresses of this listener or names of `outbound.names`, a browser may not say that the request
 //! comes from another site (`Sec-Fetch-Site`), not even by a link, and a change needs a header that a page cannot
 //! send without permission (CORS).
 //!
 //! The listener for metrics and health does not check this: it serves the network, and changes nothing.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -15,22 +15,34 @@ use axum::{
 };
 use outrigger_config::ListenHost;
 
+use super::routes::AdminBackend;
+
 /// The header that every change needs, and its value.
 pub(crate) const CHANGE_HEADER: (&str, &str) = ("x-outrigger-admin", "1");
 
 /// The hosts that count as this listener's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AllowedHosts(pub(crate) ListenHost);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AllowedHosts {
+    /// The address of the listener.
+    pub(crate) listen: ListenHost,
+    /// The names of `outbound.names`: names and IP addresses in lower case, without brackets.
+    pub(crate) names: Vec<String>,
+}
 
 impl AllowedHosts {
-    /// The only allowed name is `localhost`, because DNS can make any other name point here.
-    fn allows(self, host: &str) -> bool {
+    /// The only names are `localhost` and those of the settings, because DNS can make any other name point here.
+    fn allows(&self, host: &str) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        match (bare.parse::<IpAddr>(), self.0) {
-            (Ok(ip), _) if ip.is_loopback() => true,
-            (Ok(ip), ListenHost::Ip(own)) => own == ip || own.is_unspecified(),
+        let is_named = |is: &dyn Fn(&str) -> bool| self.names.iter().any(|name| is(name));
+        match (bare.parse::<IpAddr>(), &self.listen) {
+            (Ok(ip), _) if ip.is_loopback() || is_named(&|name| name.parse() == Ok(ip)) => true,
+            (Ok(ip), ListenHost::Ip(own)) => *own == ip || own.is_unspecified(),
+            (Ok(ip), ListenHost::LinkLocal { ip: own, .. }) => ip == *own,
             (Ok(_), ListenHost::Localhost) => false,
-            (Err(_), _) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+            (Err(_), _) => {
+                let name = host.strip_suffix('.').unwrap_or(host);
+                name.eq_ignore_ascii_case("localhost") || is_named(&|own| name.eq_ignore_ascii_case(own))
+            }
         }
     }
 }
@@ -39,8 +51,8 @@ impl AllowedHosts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AdminRefusal {
     #[error(
-        "the Host header must be localhost or the address of admin.listen; metrics and health alone are served on \
-         admin.metrics_listen"
+        "the Host header must be localhost, the address of admin.listen or a name of outbound.names; metrics and health \
+         alone are served on admin.metrics_listen"
     )]
     ForeignHost,
     #[error(
@@ -56,18 +68,19 @@ pub(crate) enum AdminRefusal {
 
 /// The middleware.
 pub(crate) async fn check_request(
-    State(allowed): State<AllowedHosts>,
+    State((listen, backend)): State<(ListenHost, Arc<dyn AdminBackend>)>,
     request: Request,
     next: Next,
 ) -> Response {
-    match validate_request(allowed, request.method(), request.uri(), request.headers()) {
+    let allowed = AllowedHosts { listen, names: backend.own_names() };
+    match validate_request(&allowed, request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => (StatusCode::FORBIDDEN, format!("{refusal}\n")).into_response(),
     }
 }
 
 fn validate_request(
-    allowed: AllowedHosts,
+    allowed: &AllowedHosts,
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
@@ -103,9 +116,9 @@ fn same_origin(origin: &[u8], host: &Authority) -> bool {
 mod tests {
     use super::*;
 
-    const LOCAL: AllowedHosts = AllowedHosts(ListenHost::Localhost);
+    const LOCAL: &AllowedHosts = &AllowedHosts { listen: ListenHost::Localhost, names: Vec::new() };
 
-    fn validate(allowed: AllowedHosts, method: &str, headers: &[(&str, &str)]) -> Result<(), AdminRefusal> {
+    fn validate(allowed: &AllowedHosts, method: &str, headers: &[(&str, &str)]) -> Result<(), AdminRefusal> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
@@ -139,15 +152,43 @@ mod tests {
 
     #[test]
     fn a_listener_on_one_address_allows_it_and_one_on_all_addresses_allows_any() {
-        let at = |ip: &str| AllowedHosts(ListenHost::Ip(ip.parse().unwrap()));
+        let at = |ip: &str| AllowedHosts { listen: ListenHost::Ip(ip.parse().unwrap()), names: Vec::new() };
+        let link_local = ListenHost::LinkLocal { ip: "fe80::1".parse().unwrap(), zone: "eth0".to_owned() };
         for (own, host, expected) in [
             (at("10.0.0.5"), "10.0.0.5:7079", true),
             (at("10.0.0.5"), "10.0.0.6:7079", false),
             (at("0.0.0.0"), "10.0.0.6:7079", true),
             (at("::"), "[2001:db8::1]:7079", true),
             (at("0.0.0.0"), "rebound.example", false),
+            // Clients leave out the zone, which is theirs (RFC 6874 §4).
+            (AllowedHosts { listen: link_local.clone(), names: Vec::new() }, "[fe80::1]:7079", true),
+            (AllowedHosts { listen: link_local, names: Vec::new() }, "[fe80::2]:7079", false),
         ] {
-            assert_eq!(validate(own, "GET", &[("host", host)]).is_ok(), expected, "{host}");
+            assert_eq!(validate(&own, "GET", &[("host", host)]).is_ok(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn the_further_names_of_the_sidecar_are_allowed() {
+        let names = ["host.docker.internal", "sidecar", "10.0.0.5", "fd00::5"].map(str::to_owned).into();
+        let own = AllowedHosts { listen: ListenHost::Localhost, names };
+        for (host, expected) in [
+            ("host.docker.internal:7079", true),
+            ("Host.Docker.Internal.", true),
+            ("sidecar", true),
+            ("10.0.0.5:7079", true),
+            ("[fd00:0::5]:7079", true),
+            ("localhost:7079", true),
+            ("docker.internal", false),
+            ("x.sidecar", false),
+            ("sidecar..", false),
+            ("10.0.0.6", false),
+        ] {
+            assert_eq!(validate(&own, "GET", &[("host", host)]).is_ok(), expected, "{host}");
+            assert_eq!(validate(LOCAL, "GET", &[("host", host)]).is_ok(), host == "localhost:7079", "{host}");
+            let origin = format!("http://{host}");
+            let page = [("host", host), ("origin", &*origin), ("x-outrigger-admin", "1")];
+            assert_eq!(validate(&own, "POST", &page).is_ok(), expected, "{host}");
         }
     }
 

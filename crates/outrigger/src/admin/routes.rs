@@ -11,7 +11,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
-use outrigger_config::error_chain;
+use outrigger_config::{ListenHost, error_chain};
 use outrigger_discovery::{RegistryContact, ServiceStatus};
 use outrigger_proxy::ClusterStatus;
 use outrigger_registration::{LifecycleHandle, MaintenanceError, MaintenanceRequest};
@@ -26,7 +26,7 @@ use tower_http::{
 use tracing::{Level, error, info};
 
 use super::{
-    guard::{AllowedHosts, check_request},
+    guard::check_request,
     pages::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage},
     scrape::{ScrapeError, SharedScrape, gather},
 };
@@ -50,6 +50,8 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     fn lost_network(&self) -> Option<String>;
     /// Requests under way.
     fn in_flight(&self) -> usize;
+    /// The setting `outbound.names`.
+    fn own_names(&self) -> Vec<String>;
     /// The text of `/config`.
     fn config(&self) -> Arc<str>;
     /// Reads the settings again.
@@ -64,8 +66,9 @@ pub(crate) struct AdminState {
     pub(crate) backend: Arc<dyn AdminBackend>,
 }
 
-/// All pages, for this machine.
-pub(crate) fn admin_router(state: AdminState, allowed: AllowedHosts) -> Router {
+/// All pages, for this machine, on a listener at `listen`.
+pub(crate) fn admin_router(state: AdminState, listen: ListenHost) -> Router {
+    let guarded_by = (listen, state.backend.clone());
     let router = common_routes()
         .route("/metrics", get(metrics))
         .route("/readyz", get(readyz))
@@ -75,7 +78,7 @@ pub(crate) fn admin_router(state: AdminState, allowed: AllowedHosts) -> Router {
         .route("/maintenance", get(maintenance).post(set_maintenance))
         .route("/reload", post(reload))
         .route("/drain", get(drain).post(begin_drain))
-        .layer(middleware::from_fn_with_state(allowed, check_request));
+        .layer(middleware::from_fn_with_state(guarded_by, check_request));
     with_layers(router).with_state(state)
 }
 

@@ -14,7 +14,7 @@ use super::{
     servers::{AdminServers, ServerChange},
 };
 use crate::{
-    admin::{self, AdminState, AllowedHosts, BoundListeners},
+    admin::{self, AdminState, BoundListeners},
     registry,
     reload::{AppliedReload, ReloadError, ReloadResult},
 };
@@ -105,8 +105,8 @@ impl Running {
             }
         }
         if let ServerChange::Replace(bound) = admin {
-            let hosts = AllowedHosts(config.admin.listen.host);
-            let before = self.servers.admin.replace(bound, admin::admin_router(state, hosts));
+            let router = admin::admin_router(state, config.admin.listen.host.clone());
+            let before = self.servers.admin.replace(bound, router);
             before.into_iter().for_each(|before| self.servers.retire(before));
         }
         // They are no instances of a service.

@@ -172,6 +172,11 @@ impl AdminBackend for Components {
         self.proxy.in_flight()
     }
 
+    fn own_names(&self) -> Vec<String> {
+        let active = self.active_config.lock();
+        active.as_ref().map(|active| active.loaded.config.outbound.names.clone()).unwrap_or_default()
+    }
+
     fn config(&self) -> Arc<str> {
         self.active_config.lock().as_ref().map_or_else(|| "".into(), |active| active.page.clone())
     }

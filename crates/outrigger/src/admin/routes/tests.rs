@@ -23,6 +23,10 @@ fn suspects() -> Arc<[InstanceId]> {
 struct TestBackend(ReloadResult);
 
 impl AdminBackend for TestBackend {
+    fn own_names(&self) -> Vec<String> {
+        vec!["sidecar".to_owned()]
+    }
+
     fn clusters(&self) -> Vec<ClusterStatus> {
         let endpoint = |id: &str, usable: bool| EndpointStatus {
             id: id.into(),
@@ -137,7 +141,7 @@ fn admin_with(outcome: ReloadResult) -> TestAdmin {
     life.register_metrics(&metrics).unwrap();
     let pages =
         AdminState { lifecycle: life.handle().clone(), metrics, backend: Arc::new(TestBackend(outcome)) };
-    let main = admin_router(pages.clone(), AllowedHosts(Listen::localhost(7079).host));
+    let main = admin_router(pages.clone(), Listen::localhost(7079).host);
     TestAdmin { life, main, metrics_only: metrics_router(pages) }
 }
 
@@ -168,6 +172,14 @@ async fn every_page_that_the_index_links_exists() {
     for link in links {
         let (status, _) = send(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
         assert!(status == 200 || link == "/readyz", "{link} answered {status}");
+    }
+}
+
+#[tokio::test]
+async fn the_names_of_the_settings_are_those_of_the_admin_side_too() {
+    let admin = admin();
+    for (host, expected) in [("sidecar:7079", 200), ("other:7079", 403)] {
+        assert_eq!(send(&admin.main, "GET /services", &[("host", host)]).await.0, expected, "{host}");
     }
 }
 

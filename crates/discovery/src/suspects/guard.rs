@@ -38,13 +38,13 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use outrigger_registry::{Consistency, Instance, InstanceId};
 
+use super::liveness::SuspectToProbe;
 use crate::instances::find;
 
 /// Why an answer is suspect.
@@ -195,12 +195,16 @@ impl MassLossGuard {
         self.suspects.keys()
     }
 
-    /// The suspects with their addresses, and whether only traffic counts as a sign of life: an instance on
-    /// a lost node may still accept connections.
-    pub(crate) fn suspects_to_probe(&self) -> Vec<(InstanceId, SocketAddr, bool)> {
+    /// The suspects with an address.
+    pub(crate) fn suspects_to_probe(&self) -> Vec<SuspectToProbe> {
         let to_probe = self.suspects.iter().filter_map(|(id, suspect)| {
-            let addr = suspect.instance.addr.as_ref().ok()?;
-            Some((id.clone(), *addr, suspect.reason == SuspectReason::NodesLost))
+            let named = suspect.instance.named.as_ref();
+            Some(SuspectToProbe {
+                id: id.clone(),
+                addr: *suspect.instance.addr.as_ref().ok()?,
+                others: named.map(|named| named.fallback.clone()).unwrap_or_default(),
+                only_traffic: suspect.reason == SuspectReason::NodesLost,
+            })
         });
         to_probe.collect()
     }

@@ -4,7 +4,7 @@
 use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use outrigger_net::{Fault, Purpose, connect_to_instance};
+use outrigger_net::{Fault, Purpose, connect_to_any};
 use outrigger_registry::InstanceId;
 use parking_lot::Mutex;
 use tokio::{
@@ -17,17 +17,36 @@ const MAX_CONCURRENT_PROBES: usize = 8;
 /// Longest time for one round of probes. An instance that is not probed in it is probed in the next.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Most further addresses of one instance that are probed, so that a probe ends within the round.
+const MAX_OTHERS: usize = 3;
+
+/// A suspect, and how its signs of life are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SuspectToProbe {
+    pub(crate) id: InstanceId,
+    pub(crate) addr: SocketAddr,
+    /// Further addresses of the host name that the registry lists for it.
+    pub(crate) others: Box<[SocketAddr]>,
+    /// Only traffic counts, because an instance on a lost node may still accept connections. It is not probed.
+    pub(crate) only_traffic: bool,
+}
+
 /// The result of a probe. Boxed, because probes are rare and no request waits for one.
 pub type ProbeFuture<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
 /// Reports whether an instance is alive. The defaults need no proxy.
 pub trait Liveness: fmt::Debug + Send + Sync + 'static {
-    /// Whether a process at `addr` accepts a connection; cancelled after
-    /// [`probe_timeout`](outrigger_config::MassLoss::probe_timeout), which counts as no. When this side
+    /// Whether a process at `addr`, or at one of `others`, the other addresses of the same instance, accepts a connection; each
+    /// has `within` ([`probe_timeout`](outrigger_config::MassLoss::probe_timeout)) of its own. When this side
     /// prevents the attempt (file descriptors, ports, no route), the result is yes: that is no evidence
     /// against the instance.
-    fn accepts_connection(&self, addr: SocketAddr) -> ProbeFuture<'_> {
-        Box::pin(try_connect(addr))
+    fn accepts_connection<'a>(
+        &'a self,
+        addr: SocketAddr,
+        others: &'a [SocketAddr],
+        within: Duration,
+    ) -> ProbeFuture<'a> {
+        Box::pin(try_connect(addr, others, within))
     }
 
     /// Whether a request to this instance of `service` succeeded lately. Must not block.
@@ -42,8 +61,8 @@ pub(crate) struct ConnectProbe;
 
 impl Liveness for ConnectProbe {}
 
-async fn try_connect(addr: SocketAddr) -> bool {
-    match connect_to_instance(addr, ROUND_TIMEOUT, Purpose::Probe, || false).await {
+async fn try_connect(addr: SocketAddr, others: &[SocketAddr], within: Duration) -> bool {
+    match connect_to_any(addr, others, within, Purpose::Probe, || false).await {
         Ok(_) => true,
         // A fault of this side is no news of the instance.
         Err(error) => error.fault != Fault::Peer,
@@ -71,12 +90,11 @@ impl LivenessProber {
         self.liveness().recently_served(service, id)
     }
 
-    /// The suspects without a sign of life. With `true` in a suspect's tuple only traffic counts, and it is
-    /// not probed.
+    /// The suspects without a sign of life.
     pub(crate) async fn find_silent(
         &self,
         service: &str,
-        mut suspects: Vec<(InstanceId, SocketAddr, bool)>,
+        mut suspects: Vec<SuspectToProbe>,
         probe_timeout: Duration,
     ) -> Vec<InstanceId> {
         // So that each round probes others, when there are more suspects than fit into one round.
@@ -84,12 +102,12 @@ impl LivenessProber {
         let liveness = self.liveness();
         let end = Instant::now() + ROUND_TIMEOUT;
         let mut probes = stream::iter(suspects)
-            .map(|(id, addr, only_traffic)| {
+            .map(|suspect| {
                 let liveness = liveness.clone();
                 async move {
-                    let alive = liveness.recently_served(service, &id)
-                        || !only_traffic && self.probe(&*liveness, addr, probe_timeout).await;
-                    (!alive).then_some(id)
+                    let alive = liveness.recently_served(service, &suspect.id)
+                        || !suspect.only_traffic && self.probe(&*liveness, &suspect, probe_timeout).await;
+                    (!alive).then_some(suspect.id)
                 }
             })
             .buffer_unordered(MAX_CONCURRENT_PROBES);
@@ -100,10 +118,13 @@ impl LivenessProber {
         silent
     }
 
-    async fn probe(&self, liveness: &dyn Liveness, addr: SocketAddr, longest: Duration) -> bool {
+    async fn probe(&self, liveness: &dyn Liveness, suspect: &SuspectToProbe, within: Duration) -> bool {
         // Never closed; if it were, that would be no evidence against the instance.
         let Ok(_permit) = self.permits.acquire().await else { return true };
-        timeout(longest, liveness.accepts_connection(addr)).await.unwrap_or(false)
+        let others = &suspect.others[..suspect.others.len().min(MAX_OTHERS)];
+        // The addresses are tried at the same time, or one after the other.
+        let longest = within * (1 + others.len() as u32);
+        timeout(longest, liveness.accepts_connection(suspect.addr, others, within)).await.unwrap_or(false)
     }
 
     fn liveness(&self) -> Arc<dyn Liveness> {

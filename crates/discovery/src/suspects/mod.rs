@@ -7,6 +7,6 @@ mod presumed_gone;
 pub(crate) use guard::{AcceptedLoss, Findings, MassLossGuard, Review, ReviewedAnswer, SuspectReason};
 #[cfg(test)]
 pub(crate) use liveness::ConnectProbe;
-pub(crate) use liveness::LivenessProber;
 pub use liveness::{Liveness, ProbeFuture};
+pub(crate) use liveness::{LivenessProber, SuspectToProbe};
 pub(crate) use presumed_gone::{PRESUMED_GONE_TTL, PresumedGone};

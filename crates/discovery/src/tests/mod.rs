@@ -74,7 +74,12 @@ impl Drop for RunningProbe<'_> {
 }
 
 impl Liveness for ScriptedLiveness {
-    fn accepts_connection(&self, addr: SocketAddr) -> ProbeFuture<'_> {
+    fn accepts_connection<'a>(
+        &'a self,
+        addr: SocketAddr,
+        others: &'a [SocketAddr],
+        _within: Duration,
+    ) -> ProbeFuture<'a> {
         self.asked.fetch_add(1, Relaxed);
         Box::pin(async move {
             let _running = RunningProbe::begin(self);
@@ -82,7 +87,8 @@ impl Liveness for ScriptedLiveness {
             if delay > Duration::ZERO {
                 sleep(delay).await;
             }
-            self.accepting.lock().unwrap().contains(&addr)
+            let accepting = self.accepting.lock().unwrap();
+            std::iter::once(&addr).chain(others).any(|addr| accepting.contains(addr))
         })
     }
 

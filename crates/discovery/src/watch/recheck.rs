@@ -22,7 +22,10 @@ use crate::{
     Snapshot,
     clock::now,
     service::Service,
-    suspects::{AcceptedLoss, Findings, MassLossGuard, PresumedGone, Review, ReviewedAnswer, SuspectReason},
+    suspects::{
+        AcceptedLoss, Findings, MassLossGuard, PresumedGone, Review, ReviewedAnswer, SuspectReason,
+        SuspectToProbe,
+    },
 };
 
 /// Pause between two consistent reads.
@@ -145,16 +148,21 @@ impl SuspectRecheck {
         true
     }
 
-    /// Suspects with an address that the registry lists for another instance or another service: a probe
-    /// of that address says nothing about the suspect.
+    /// Suspects with an address, the first one or another, that the registry lists for another instance or another service: a
+    /// probe of that address says nothing about the suspect.
     fn reassigned(&self, listed: &[Instance]) -> Vec<InstanceId> {
         let suspects = self.guard.suspects_to_probe();
-        let addrs: HashSet<_> = suspects.iter().map(|(_, addr, _)| *addr).collect();
+        let addrs_of = |one: &SuspectToProbe| std::iter::once(one.addr).chain(one.others.to_vec());
+        let addrs: HashSet<_> = suspects.iter().flat_map(addrs_of).collect();
         let mut taken = self.context.services.addrs_of_other_services(&self.service.query.service, &addrs);
         let suspect_ids: HashSet<_> = self.guard.suspects().collect();
         let listed = listed.iter().filter(|one| one.weight() > 0 && !suspect_ids.contains(&one.id));
         taken.extend(listed.filter_map(|one| one.addr.clone().ok()));
-        suspects.into_iter().filter(|(_, addr, _)| taken.contains(addr)).map(|(id, ..)| id).collect()
+        suspects
+            .into_iter()
+            .filter(|one| addrs_of(one).any(|addr| taken.contains(&addr)))
+            .map(|one| one.id)
+            .collect()
     }
 
     fn record_findings(&mut self, findings: Findings) {

@@ -570,3 +570,16 @@ fn an_address_that_a_listed_name_has_lost_is_no_loss_of_the_registry() {
     let mut case = Case::new(vec![named(1), named(2), named(3)]);
     assert_eq!(case.answer(&[]).suspected, Some((SuspectReason::Empty, 3)));
 }
+
+#[test]
+fn a_suspect_is_probed_at_each_address_of_its_name() {
+    let fallback: [std::net::SocketAddr; 2] =
+        ["[fd00::1]:80".parse().unwrap(), "[fd00::2]:80".parse().unwrap()];
+    let (host, listed) = ("db.example".into(), id(1).id);
+    let named = NamedHost { host, id: listed, port: 80, fallback: fallback.into() };
+    let named = Instance { named: Some(Arc::new(named)), ..instance(1, HealthStatus::Passing) };
+    let mut case = Case::new(vec![named, instance(2, HealthStatus::Passing)]);
+    assert_eq!(case.answer(&[]).suspected, Some((SuspectReason::Empty, 2)));
+    let others: Vec<_> = case.guard.suspects_to_probe().into_iter().map(|one| one.others.to_vec()).collect();
+    assert_eq!(others, [fallback.to_vec(), Vec::new()]);
+}

@@ -3,7 +3,7 @@
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     client,
-    process::Process,
+    process::{self, Process},
     registry_proxy::{RegistryMode, RegistryProxy},
     wait,
 };
@@ -107,4 +107,32 @@ async fn one_service_that_the_registry_refuses_is_no_outage_of_the_registry() {
     let page = registry_page(&process).await;
     assert_eq!(page["error"], Value::Null, "{page}");
     assert!(page["notes"][0].as_str().unwrap().contains("No path to datacenter"), "{page}");
+}
+
+/// Nothing is learned for it however long the start waits, so it waits for the others alone.
+#[tokio::test]
+async fn a_declared_service_that_the_registry_refuses_delays_no_readiness() {
+    let registry = DevRegistry::bind(outrigger_net::reserve_addr(), DevRegistryOptions::default())
+        .await
+        .expect("a registry");
+    let front = RegistryProxy::start(registry.addr()).await;
+    front.set(RegistryMode::Status(403));
+    // The first use may build the program.
+    process::run_outrigger(&["--version"]).await;
+    let since = std::time::Instant::now();
+    let process = Process::run(&format!(
+        "registry: {{consul: {{address: \"http://{}\"}}}}\nupstreams: [{{service: payments}}]",
+        front.addr()
+    ))
+    .await;
+    wait::until("it has learned", wait::TIMEOUT, async || {
+        let page: Value = serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap();
+        page["state"] == "ready"
+    })
+    .await;
+    // Without an answer it learns for 5 s.
+    assert!(since.elapsed() < std::time::Duration::from_secs(4), "{:?}", since.elapsed());
+    // And a request is not held until discovery.first_answer.
+    let response = client::get(process.outbound(), "others", "/").await;
+    assert_eq!(response.reason(), "registry_unknown", "{response:?}");
 }

@@ -66,6 +66,14 @@ impl Follower {
         }
     }
 
+    /// Resolves once the registry has refused to answer for the service (403), or has answered what cannot be read: the next query
+    /// will hardly bring more. That may never happen: use a timeout.
+    pub async fn refused(&self) {
+        if self.service.refused.subscribe().wait_for(|refused| *refused).await.is_err() {
+            pending().await
+        }
+    }
+
     /// Whether any answer of this watch listed an instance. A name without instances is kept for
     /// `discovery.unknown_ttl` only.
     pub fn ever_had_instances(&self) -> bool {

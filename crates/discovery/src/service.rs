@@ -26,6 +26,8 @@ pub(crate) struct Service {
     /// Sends the new version after each swap. It carries no content: `snapshot` is the one place to read
     /// it from.
     pub(crate) changed: watch::Sender<u64>,
+    /// Whether a query was ever answered by a refusal, or by what cannot be read.
+    pub(crate) refused: watch::Sender<bool>,
     watch_health: Mutex<WatchHealth>,
     /// Notified when a request fails because no instance of the service answers.
     pub(crate) refresh_requested: Notify,
@@ -71,6 +73,7 @@ impl Service {
             query,
             snapshot: ArcSwap::default(),
             changed: watch::Sender::new(0),
+            refused: watch::Sender::new(false),
             watch_health: Mutex::new(watch_health),
             refresh_requested: Notify::new(),
             lookup_requested: Notify::new(),

@@ -256,3 +256,50 @@ async fn errors_that_every_server_has_are_not_followed_by_a_stale_read() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answered_refusal_is_told_to_those_that_wait_for_an_answer() {
+    let refused = |status| Error::Refused { request: "GET /".into(), status, text: "no".into(), hint: None };
+    for (error, is_refusal) in [
+        (refused(403), true),
+        (refused(400), true),
+        (refused(404), true),
+        (Error::Malformed { request: "GET /".into(), reason: "no JSON".into() }, true),
+        (Error::TooLarge { request: "GET /".into(), limit: 1 }, true),
+        // Another moment may bring an answer.
+        (refused(429), false),
+        (refused(500), false),
+        (no_leader(), false),
+        (unreachable(), false),
+    ] {
+        let mut rig = Rig::new();
+        let follower = rig.follow("orders");
+        let text = format!("{error:?}");
+        rig.next().await.fail(error);
+        settle().await;
+        let told = timeout(Duration::from_millis(1), follower.refused()).await.is_ok();
+        assert_eq!(told, is_refusal, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_alone_is_answered_500_is_refused_after_a_second_try() {
+    let mut rig = Rig::new();
+    let (_good, _asked) = rig.follow_and_answer("good", list(7, &["a"])).await;
+    let bad = rig.follow("bad");
+    let since = Instant::now();
+    let refused = async {
+        loop {
+            let asked = rig.next().await;
+            if *asked.query.service == *"bad" {
+                let (request, text) = ("GET /".into(), "No path to datacenter".into());
+                asked.fail(Error::Refused { request, status: 500, text, hint: None });
+            }
+        }
+    };
+    tokio::select! {
+        () = bad.refused() => {}
+        () = refused => {}
+    }
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+}

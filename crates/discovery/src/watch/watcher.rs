@@ -323,6 +323,9 @@ impl Watcher {
         });
         let others = self.context.services.other_watches(&self.service);
         let scope = FailureScope::of(error, service, self.failures, others);
+        if is_answered_refusal(error, scope) {
+            self.service.refused.send_replace(true);
+        }
         let is_new = scope.is_some_and(|scope| self.failure_scope.replace(scope) != Some(scope));
         let is_logged = match scope {
             Some(FailureScope::Registry) if is_new => {
@@ -380,6 +383,23 @@ impl Watcher {
                 health.failures = 0;
             });
         }
+    }
+}
+
+/// Whether the error is the registry's answer for this service, which the next query will hardly change. A 5xx and a 429 are of
+/// the moment, unless the registry answers for other services.
+fn is_answered_refusal(error: &Error, scope: Option<FailureScope>) -> bool {
+    match error {
+        Error::Refused { status, .. } => {
+            (400..500).contains(status) && *status != 429 || scope == Some(FailureScope::Service)
+        }
+        Error::Malformed { .. } | Error::TooLarge { .. } => true,
+        Error::Connect { .. }
+        | Error::Timeout { .. }
+        | Error::Busy { .. }
+        | Error::ConnectionLimit { .. }
+        | Error::Exchange { .. }
+        | Error::File { .. } => false,
     }
 }
 

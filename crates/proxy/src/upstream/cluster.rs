@@ -313,10 +313,14 @@ impl Cluster {
         self.view.load().snapshot.knowledge != Knowledge::Unasked
     }
 
-    /// Resolves at the first answer. Call it with a time-out, because there may be none.
+    /// Resolves at the first answer; a refusal is one. Call it with a time-out, because there may be none.
     pub(crate) async fn wait_for_first_answer(&self) {
-        // The sender lives as long as self.
-        let _ = self.changed.subscribe().wait_for(|version| *version > 0).await;
+        let mut changed = self.changed.subscribe();
+        tokio::select! {
+            // The sender lives as long as self.
+            _ = changed.wait_for(|version| *version > 0) => {}
+            () = self.follower.refused() => {}
+        }
     }
 
     /// An endpoint that this request has not tried, or any usable one when it has tried all; none of `passed`, which another

@@ -11,9 +11,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 /// Most names that wait for a thread. More are refused.
 const MAX_WAITING: usize = 4096;
@@ -38,7 +39,13 @@ struct LookupState {
     threads: usize,
     waiting: VecDeque<Arc<str>>,
     /// Names that wait, and those that are being looked up.
-    pending: HashMap<Arc<str>, watch::Sender<Option<Addresses>>>,
+    pending: HashMap<Arc<str>, PendingLookup>,
+}
+
+struct PendingLookup {
+    answer: watch::Sender<Option<Addresses>>,
+    /// A caller has given it up.
+    is_late: bool,
 }
 
 impl Lookups {
@@ -71,6 +78,28 @@ impl Lookups {
     }
 }
 
+impl Lookups {
+    /// As [`Lookups::look_up`], for `longest` at most. `has_earlier`: the caller has addresses of an earlier look-up; then one that
+    /// was given up once is not waited for again while it goes on, so that a resolver that hangs holds up one caller alone.
+    /// `None`: it was not over in time.
+    pub async fn look_up_within(
+        &self,
+        name: &str,
+        longest: Duration,
+        has_earlier: bool,
+    ) -> Option<Addresses> {
+        let is_late = self.0.state().pending.get(name).is_some_and(|pending| pending.is_late);
+        let patience = if has_earlier && is_late { Duration::ZERO } else { longest };
+        let found = timeout(patience, self.look_up(name)).await.ok();
+        if found.is_none()
+            && let Some(pending) = self.0.state().pending.get_mut(name)
+        {
+            pending.is_late = true;
+        }
+        found
+    }
+}
+
 impl LookupShared {
     fn state(&self) -> MutexGuard<'_, LookupState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,7 +109,7 @@ impl LookupShared {
     fn join(self: &Arc<Self>, name: &str) -> Result<watch::Receiver<Option<Addresses>>, Arc<str>> {
         let mut state = self.state();
         if let Some(pending) = state.pending.get(name) {
-            return Ok(pending.subscribe());
+            return Ok(pending.answer.subscribe());
         }
         if state.waiting.len() >= MAX_WAITING {
             return Err("too many host names wait for the resolver".into());
@@ -98,7 +127,7 @@ impl LookupShared {
         }
         let (name, (answer, receiver)) = (Arc::<str>::from(name), watch::channel(None));
         state.waiting.push_back(name.clone());
-        state.pending.insert(name, answer);
+        state.pending.insert(name, PendingLookup { answer, is_late: false });
         Ok(receiver)
     }
 
@@ -109,9 +138,9 @@ impl LookupShared {
                 Ok(found) => found.map(each_once).map_err(|error| error.to_string().into()),
                 Err(_) => Err("the resolver panicked".into()),
             };
-            let answer = self.state().pending.remove(&name);
-            if let Some(answer) = answer {
-                answer.send_replace(Some(found));
+            let pending = self.state().pending.remove(&name);
+            if let Some(pending) = pending {
+                pending.answer.send_replace(Some(found));
             }
         }
     }
@@ -150,10 +179,8 @@ mod tests {
             atomic::{AtomicUsize, Ordering::SeqCst},
             mpsc,
         },
-        time::Duration,
+        time::Instant,
     };
-
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -216,6 +243,25 @@ mod tests {
             let found = lookups.look_up(name).await.unwrap();
             assert_eq!(*found, [IpAddr::from([10, 0, 0, u8::try_from(n + 1).unwrap()])]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_was_given_up_is_not_waited_for_again_until_it_has_ended() {
+        const LONG: Duration = Duration::from_secs(60);
+        let (lookups, go, _) = gated(1);
+        assert!(lookups.look_up_within("orders", Duration::from_millis(1), true).await.is_none());
+        let since = Instant::now();
+        assert!(lookups.look_up_within("orders", LONG, true).await.is_none());
+        assert!(since.elapsed() < LONG / 2);
+        // Without addresses of before there is nothing else to use.
+        assert!(lookups.look_up_within("orders", Duration::from_millis(1), false).await.is_none());
+        go.send(()).unwrap();
+        while !lookups.0.state().pending.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // The next one has its time, so that the addresses of before are not used for ever.
+        go.send(()).unwrap();
+        assert!(lookups.look_up_within("orders", LONG, true).await.is_some_and(|found| found.is_ok()));
     }
 
     #[tokio::test]

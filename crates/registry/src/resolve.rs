@@ -21,7 +21,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use outrigger_net::{Addresses, Lookups, parse_ip};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::{Instance, InstanceId, NamedHost, Unusable};
 
@@ -82,8 +82,6 @@ struct KnownName {
     asked_at: Instant,
     /// Why the last look-up failed.
     fault: Option<Arc<str>>,
-    /// The last look-up was not over in time: the next one is not waited for again.
-    is_late: bool,
 }
 
 impl KnownName {
@@ -154,15 +152,15 @@ impl Resolver {
     async fn look_up_one(&self, name: &Arc<str>, last: Instant) -> LookupResult {
         let now = Instant::now();
         let known = self.names.lock().get(name).cloned();
-        let patience = match &known {
-            Some(known) if now.duration_since(known.asked_at) < MIN_LOOKUP_INTERVAL && !known.is_late => {
-                return known.result(now);
-            }
-            Some(known) if known.is_late && known.usable(now).is_some() => Duration::ZERO,
-            _ => LOOKUP_TIMEOUT,
-        };
-        let found = timeout_at(last.min(now + patience), self.lookups.look_up(name)).await;
-        self.record(name, found.ok(), now)
+        if let Some(known) = &known
+            && now.duration_since(known.asked_at) < MIN_LOOKUP_INTERVAL
+        {
+            return known.result(now);
+        }
+        let has_earlier = known.is_some_and(|known| known.usable(now).is_some());
+        let longest = LOOKUP_TIMEOUT.min(last.saturating_duration_since(now));
+        let found = self.lookups.look_up_within(name, longest, has_earlier).await;
+        self.record(name, found, now)
     }
 
     /// Records the end of a look-up that began at `asked_at`; `None`: it was not over in time. Returns what is to be used.
@@ -170,13 +168,12 @@ impl Resolver {
         let now = Instant::now();
         let mut names = self.names.lock();
         let before = names.get(name).and_then(|known| known.usable(now)).cloned();
-        let is_late = found.is_none();
         let found = found.unwrap_or_else(|| Err("the resolver did not answer in time".into()));
         let found = found.and_then(|found| {
             let used = NameAddresses::choose(&found, before.as_deref());
             used.ok_or_else(|| "the name has no address".into())
         });
-        let mut known = KnownName { found: None, asked_at, fault: None, is_late };
+        let mut known = KnownName { found: None, asked_at, fault: None };
         match found {
             Ok(addresses) => known.found = Some((Arc::new(addresses), now)),
             Err(fault) => {

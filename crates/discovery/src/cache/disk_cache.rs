@@ -58,13 +58,21 @@ const MAX_SERVICES: usize = 10_000;
 /// The last good answers, on disk.
 #[derive(Debug)]
 pub struct DiskCache {
-    /// `None`: the file cannot be written; a warning was logged. Only a writer holds the lock for long.
-    file: Option<Arc<Mutex<StateFile>>>,
-    /// The file to open once the earlier process has ended.
-    awaited: Option<FilePlace>,
+    file: CacheFile,
     entries: Mutex<BTreeMap<Query, CacheEntry>>,
     changed: Notify,
     served: AtomicBool,
+}
+
+/// The file, and whether it can be written.
+#[derive(Debug)]
+enum CacheFile {
+    /// It is this process's. Only a writer holds the lock for long.
+    Own(Arc<Mutex<StateFile>>),
+    /// It is to be opened once the earlier process has ended.
+    Awaited(FilePlace),
+    /// It cannot be written; a warning was logged.
+    Unusable,
 }
 
 /// Which file.
@@ -119,27 +127,19 @@ impl DiskCache {
     fn open_as(folder: &Path, name: &str, registry: &str, after_another: bool) -> Self {
         let place =
             FilePlace { folder: folder.to_owned(), name: name.to_owned(), registry: registry.to_owned() };
-        let mut cache = Self {
-            file: None,
-            awaited: None,
-            entries: Mutex::default(),
-            changed: Notify::new(),
-            served: AtomicBool::new(false),
-        };
         let age = (unix_time(), MAX_AGE);
         let (file, mut records) = match place.open() {
             Ok(mut file) => {
                 let records = file.load(age.0, age.1);
-                (Some(file), records)
+                (CacheFile::Own(Arc::new(Mutex::new(file))), records)
             }
             Err(StateFileError::InUse { .. }) if after_another => {
-                cache.awaited = Some(place);
-                (None, StateFile::read_of_another(folder, name, registry, age))
+                (CacheFile::Awaited(place), StateFile::read_of_another(folder, name, registry, age))
             }
             Err(error) => {
                 let reason = error_chain(&error);
                 warn!(folder = %folder.display(), reason, "the last answers will not survive a restart; state_dir: off accepts that and ends this warning");
-                (None, StateFile::read_unlocked(folder, name, registry, &error, age))
+                (CacheFile::Unusable, StateFile::read_unlocked(folder, name, registry, &error, age))
             }
         };
         if !records.is_empty() {
@@ -150,14 +150,13 @@ impl DiskCache {
         for record in &mut records {
             is_settled |= record.estimate_age(age.0);
         }
+        let changed = Notify::new();
         if is_settled {
             // Before the next restart, which would estimate a later time.
-            cache.changed.notify_one();
+            changed.notify_one();
         }
         let known = records.into_iter().map(|record| (record.query.clone(), CacheEntry::Stored(record)));
-        cache.entries = Mutex::new(known.collect());
-        cache.file = file.map(|file| Arc::new(Mutex::new(file)));
-        cache
+        Self { file, entries: Mutex::new(known.collect()), changed, served: AtomicBool::new(false) }
     }
 
     /// The answer for `query` that was last confirmed before this watch.
@@ -213,7 +212,11 @@ impl DiskCache {
 
     /// The file, once the earlier process has ended. `None`: it cannot be written, or `stop` came first.
     async fn file_to_write(&self, stop: &CancellationToken) -> Option<Arc<Mutex<StateFile>>> {
-        let Some(place) = &self.awaited else { return self.file.clone() };
+        let place = match &self.file {
+            CacheFile::Own(file) => return Some(file.clone()),
+            CacheFile::Unusable => return None,
+            CacheFile::Awaited(place) => place,
+        };
         loop {
             stop.run_until_cancelled(sleep(AWAITED_INTERVAL)).await?;
             let place = place.clone();

@@ -13,7 +13,7 @@ use outrigger_net::{
     tls::{self, TlsError, TlsFault, TlsFiles},
 };
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::Error;
 
@@ -39,8 +39,6 @@ struct KnownAddresses {
     found: Arc<[IpAddr]>,
     /// The address of the last connection. It is tried first.
     last: Option<IpAddr>,
-    /// The last look-up was not over in time: the next one is not waited for again.
-    is_late: bool,
 }
 
 impl Dialer {
@@ -105,20 +103,16 @@ impl Dialer {
             let addr = listed.map_err(|error| self.connect_error(io::Error::other(error)))?;
             return Ok((addr, Vec::new()));
         }
-        let patience = {
-            let known = self.known.lock();
-            if known.is_late && !known.found.is_empty() { Duration::ZERO } else { LOOKUP_TIMEOUT }
-        };
-        let found = timeout(patience, self.lookups.look_up(host)).await;
+        let has_earlier = !self.known.lock().found.is_empty();
+        let found = self.lookups.look_up_within(host, LOOKUP_TIMEOUT, has_earlier).await;
         let mut known = self.known.lock();
-        known.is_late = found.is_err();
         let fault = match found {
-            Ok(Ok(found)) => {
+            Some(Ok(found)) => {
                 known.found = found;
                 "the name has no address".into()
             }
-            Ok(Err(reason)) => reason,
-            Err(_) => "the resolver did not answer in time".into(),
+            Some(Err(reason)) => reason,
+            None => "the resolver did not answer in time".into(),
         };
         let mut addrs: Vec<_> = known.found.iter().map(|ip| SocketAddr::new(*ip, *port)).collect();
         // A stable sort: the others keep the resolver's order.

@@ -144,7 +144,7 @@ async fn a_resolver_that_hangs_delays_one_answer_by_a_second_and_the_next_ones_n
     let found = Arc::new(NameAddresses { used: ips(&["10.0.0.1"]), fallback: Vec::new() });
     let now = Instant::now();
     let asked_at = now.checked_sub(MIN_LOOKUP_INTERVAL).unwrap();
-    let known = KnownName { found: Some((found, now)), asked_at, fault: None, is_late: false };
+    let known = KnownName { found: Some((found, now)), asked_at, fault: None };
     resolver.names.lock().insert("db.example".into(), known);
     let listed = || vec![unresolved("db", "db.example", 5432)];
     for (number, longest) in [(0, 3000), (1, 500), (2, 500)] {

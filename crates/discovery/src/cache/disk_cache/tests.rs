@@ -110,7 +110,7 @@ fn a_file_that_can_only_be_read_is_read() {
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
     let cache = DiskCache::open(place.folder.path(), "table", HERE);
-    assert!(cache.file.is_none());
+    assert!(matches!(cache.file, CacheFile::Unusable));
     let cached = cache.load_cached(&records[0].query, now()).expect("cached");
     assert_eq!(cached.instances, records[0].instances);
 
@@ -280,7 +280,7 @@ fn a_folder_in_which_others_may_replace_the_file_is_not_used() {
     for (mode, used) in [(0o755, true), (0o2775, true), (0o1777, true), (0o777, is_root_s)] {
         fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
         let cache = DiskCache::open(folder, "table", HERE);
-        assert_eq!(cache.file.is_some(), used, "{mode:o}");
+        assert_eq!(matches!(cache.file, CacheFile::Own(_)), used, "{mode:o}");
         assert_eq!(cache.entries.lock().len(), usize::from(used), "{mode:o}");
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
@@ -447,7 +447,7 @@ fn a_folder_that_cannot_be_created_is_an_empty_cache() {
     let place = TestFolder::new();
     fs::write(place.folder.path().join("file"), "").unwrap();
     let cache = DiskCache::open(&place.folder.path().join("file/below"), "table", HERE);
-    assert!(cache.file.is_none() && cache.entries.lock().is_empty());
+    assert!(matches!(cache.file, CacheFile::Unusable) && cache.entries.lock().is_empty());
 }
 
 fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {

@@ -3,7 +3,7 @@
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     client,
-    process::{self, Process},
+    process::Process,
     registry_proxy::{RegistryMode, RegistryProxy},
     wait,
 };
@@ -117,21 +117,20 @@ async fn a_declared_service_that_the_registry_refuses_delays_no_readiness() {
         .expect("a registry");
     let front = RegistryProxy::start(registry.addr()).await;
     front.set(RegistryMode::Status(403));
-    // The first use may build the program.
-    process::run_outrigger(&["--version"]).await;
-    let since = std::time::Instant::now();
     let process = Process::run(&format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\nupstreams: [{{service: payments}}]",
         front.addr()
     ))
     .await;
+    // From here, because the start of the program takes as long as the machine is slow.
+    let since = tokio::time::Instant::now();
     wait::until("it has learned", wait::TIMEOUT, async || {
         let page: Value = serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap();
         page["state"] == "ready"
     })
     .await;
     // Without an answer it learns for 5 s.
-    assert!(since.elapsed() < std::time::Duration::from_secs(4), "{:?}", since.elapsed());
+    assert!(since.elapsed() < std::time::Duration::from_secs(3), "{:?}", since.elapsed());
     // And a request is not held until discovery.first_answer.
     let response = client::get(process.outbound(), "others", "/").await;
     assert_eq!(response.reason(), "registry_unknown", "{response:?}");

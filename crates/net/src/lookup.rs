@@ -174,12 +174,9 @@ fn each_once(found: Vec<IpAddr>) -> Arc<[IpAddr]> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            atomic::{AtomicUsize, Ordering::SeqCst},
-            mpsc,
-        },
-        time::Instant,
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
     };
 
     use super::*;
@@ -250,7 +247,7 @@ mod tests {
         const LONG: Duration = Duration::from_secs(60);
         let (lookups, go, _) = gated(1);
         assert!(lookups.look_up_within("orders", Duration::from_millis(1), true).await.is_none());
-        let since = Instant::now();
+        let since = tokio::time::Instant::now();
         assert!(lookups.look_up_within("orders", LONG, true).await.is_none());
         assert!(since.elapsed() < LONG / 2);
         // Without addresses of before there is nothing else to use.

@@ -15,10 +15,11 @@ use axum::{
 };
 use outrigger_config::ListenHost;
 
-use super::routes::AdminBackend;
-
 /// The header that every change needs, and its value.
 pub(crate) const CHANGE_HEADER: (&str, &str) = ("x-outrigger-admin", "1");
+
+/// Reads `outbound.names`, which a reload changes.
+pub(crate) type OwnNames = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The hosts that count as this listener's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,11 +69,11 @@ pub(crate) enum AdminRefusal {
 
 /// The middleware.
 pub(crate) async fn check_request(
-    State((listen, backend)): State<(ListenHost, Arc<dyn AdminBackend>)>,
+    State((listen, own_names)): State<(ListenHost, OwnNames)>,
     request: Request,
     next: Next,
 ) -> Response {
-    let allowed = AllowedHosts { listen, names: backend.own_names() };
+    let allowed = AllowedHosts { listen, names: own_names() };
     match validate_request(&allowed, request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => (StatusCode::FORBIDDEN, format!("{refusal}\n")).into_response(),

@@ -26,7 +26,7 @@ use tower_http::{
 use tracing::{Level, error, info};
 
 use super::{
-    guard::check_request,
+    guard::{OwnNames, check_request},
     pages::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage},
     scrape::{ScrapeError, SharedScrape, gather},
 };
@@ -68,7 +68,8 @@ pub(crate) struct AdminState {
 
 /// All pages, for this machine, on a listener at `listen`.
 pub(crate) fn admin_router(state: AdminState, listen: ListenHost) -> Router {
-    let guarded_by = (listen, state.backend.clone());
+    let backend = state.backend.clone();
+    let own_names: OwnNames = Arc::new(move || backend.own_names());
     let router = common_routes()
         .route("/metrics", get(metrics))
         .route("/readyz", get(readyz))
@@ -78,7 +79,7 @@ pub(crate) fn admin_router(state: AdminState, listen: ListenHost) -> Router {
         .route("/maintenance", get(maintenance).post(set_maintenance))
         .route("/reload", post(reload))
         .route("/drain", get(drain).post(begin_drain))
-        .layer(middleware::from_fn_with_state(guarded_by, check_request));
+        .layer(middleware::from_fn_with_state((listen, own_names), check_request));
     with_layers(router).with_state(state)
 }
 

@@ -4,8 +4,8 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{Request, Response, response};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use outrigger_net::{DialStage, Fault};
 use tokio::time::timeout;
@@ -63,15 +63,39 @@ pub async fn exchange(
     request: Request<Full<Bytes>>,
     limit: Duration,
 ) -> Result<Response<Bytes>, Error> {
-    timeout(limit, connect_and_exchange(addr, request, limit))
+    timeout(limit, connect_and_exchange(addr, request, limit, LongBody::IsAnError))
         .await
         .unwrap_or(Err(Error::Timeout { addr, after: limit }))
+}
+
+/// As [`exchange`], where the status decides: of a body of more than 1 MiB the rest is not read. As Consul's own check, for which a
+/// long body is no fault.
+///
+/// # Errors
+/// When there is no answer within `limit`, or one that is cut or no HTTP.
+pub(crate) async fn exchange_for_status(
+    addr: SocketAddr,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<response::Parts, Error> {
+    let answer = timeout(limit, connect_and_exchange(addr, request, limit, LongBody::IsLeft))
+        .await
+        .unwrap_or(Err(Error::Timeout { addr, after: limit }))?;
+    Ok(answer.into_parts().0)
+}
+
+/// What a body of more than [`MAX_BODY`] is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LongBody {
+    IsAnError,
+    IsLeft,
 }
 
 async fn connect_and_exchange(
     addr: SocketAddr,
     request: Request<Full<Bytes>>,
     limit: Duration,
+    long: LongBody,
 ) -> Result<Response<Bytes>, Error> {
     let stream = outrigger_net::connect(addr, limit).await.map_err(|error| match error.stage {
         DialStage::TimedOut => Error::Timeout { addr, after: limit },
@@ -84,11 +108,12 @@ async fn connect_and_exchange(
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(exchange)?;
     let answer = async {
         let (head, body) = sender.send_request(request).await.map_err(exchange)?.into_parts();
-        let body = Limited::new(body, MAX_BODY)
-            .collect()
-            .await
-            .map_err(|error| Error::Body { addr, reason: error.to_string() })?;
-        Ok(Response::from_parts(head, body.to_bytes()))
+        let body = match Limited::new(body, MAX_BODY).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if long == LongBody::IsLeft && error.is::<LengthLimitError>() => Bytes::new(),
+            Err(error) => return Err(Error::Body { addr, reason: error.to_string() }),
+        };
+        Ok(Response::from_parts(head, body))
     };
     // Driven here and not in a task, so that dropping this future closes the connection.
     tokio::pin!(answer);

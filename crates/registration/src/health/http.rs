@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::Authority};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header, response, uri::Authority};
 use http_body_util::Full;
 use outrigger_config::Health;
 use outrigger_net::{Fault, has_address, is_caused_by_own_shortage};
@@ -47,7 +47,7 @@ pub(super) async fn probe(
             Ok(request) => request,
             Err(error) => return ill(ReasonKind::Broken, format!("cannot be sent: {error}")),
         };
-        let answer = match http_client::exchange(place.addr, request, settings.timeout).await {
+        let answer = match http_client::exchange_for_status(place.addr, request, settings.timeout).await {
             Ok(answer) => answer,
             Err(http_client::Error::Connect { addr, fault, source }) if followed == 0 => {
                 return Err(NoConnection::new(addr, fault, &source));
@@ -73,7 +73,7 @@ pub(super) async fn probe(
                 });
             }
         };
-        let status = answer.status();
+        let status = answer.status;
         if is_expected(settings, status) {
             return Ok(passing(&format!("{what} answered {status}")));
         }
@@ -138,6 +138,10 @@ fn build_request(
     for (name, value) in &given {
         request = request.header(name, value);
     }
+    // RFC 9110 §8.6: a method whose content has a meaning states its length, also 0; without it servers answer 411.
+    if matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        request = request.header(header::CONTENT_LENGTH, 0);
+    }
     request.header(header::CONNECTION, "close").body(Full::default())
 }
 
@@ -149,9 +153,9 @@ fn is_expected(settings: &Health, status: StatusCode) -> bool {
 }
 
 /// The `Location` of a redirect.
-fn redirect_of(answer: &Response<Bytes>) -> Option<&[u8]> {
-    let redirects = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
-    answer.headers().get(header::LOCATION).filter(|_| redirects).map(header::HeaderValue::as_bytes)
+fn redirect_of(answer: &response::Parts) -> Option<&[u8]> {
+    let redirects = matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308);
+    answer.headers.get(header::LOCATION).filter(|_| redirects).map(header::HeaderValue::as_bytes)
 }
 
 /// The place to which `location` points from `place`: on the host of `first`, which may have another port. Else why it is not asked.

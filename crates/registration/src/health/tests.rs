@@ -117,6 +117,30 @@ async fn redirects_are_followed_at_most_ten_times_with_the_fields_that_are_confi
 }
 
 #[tokio::test]
+async fn a_long_body_is_no_fault_and_a_method_with_content_states_its_length() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut head = [0; 1024];
+            let read = socket.read(&mut head).await.unwrap_or(0);
+            let head = String::from_utf8_lossy(&head[..read]).to_ascii_lowercase();
+            let has_length = head.contains("content-length: 0\r\n");
+            let status = if has_length == head.starts_with("get ") { 411 } else { 200 };
+            let body = vec![b'x'; 2 * 1024 * 1024];
+            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = socket.write_all(answer.as_bytes()).await;
+            let _ = socket.write_all(&body).await;
+        }
+    });
+    for method in ["GET", "POST", "PUT", "PATCH"] {
+        let health = Health { method: method.into(), ..settings(Probe::Http("/".into())) };
+        let finding = probe(&health, port).await;
+        assert_eq!(finding.health, Some(ReportedHealth::Passing), "{method}: {finding:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_app_on_one_of_the_two_loopback_addresses_is_found() {
     for (ip, other) in [("127.0.0.1", "::1"), ("::1", "127.0.0.1")] {
         // The machine may have no IPv6.

@@ -78,10 +78,11 @@ pub(crate) fn read_new_credentials(
 /// Puts in place what needs no restart.
 pub(crate) fn apply_settings(
     opened: &OpenedRegistry,
-    settings: &config::Registry,
+    config: &config::Config,
     credentials: Option<NewCredentials>,
 ) {
-    if let (Some(consul), config::Registry::Consul(settings)) = (&opened.consul, settings) {
+    if let (Some(consul), config::Registry::Consul(settings)) = (&opened.consul, &config.registry) {
+        consul.keep_connection_for_calls(!config.services.is_empty());
         consul.apply_settings(settings.wait, credentials);
     }
 }

@@ -89,7 +89,7 @@ impl Running {
         {
             logs.set_level(&config.log.level);
         }
-        registry::apply_settings(&components.registry, &config.registry, credentials);
+        registry::apply_settings(&components.registry, config, credentials);
         components.discovery.apply_settings(config.discovery);
         components.proxy.apply_settings(proxy).await;
         components.lifecycle.apply_settings(components.registration_plans(config), config.drain);

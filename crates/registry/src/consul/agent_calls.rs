@@ -106,6 +106,8 @@ impl AgentApi for Consul {
                 longest = wait + wait / 16 + AGENT_CALL_TIMEOUT;
             }
             let ask = ApiRequest::get("held", target, longest);
+            // It is answered at once, and the registration waits for it.
+            let ask = if longest == AGENT_CALL_TIMEOUT { ask.urgent() } else { ask };
             let request = ask.method_and_path();
             self.send_to_agent(ask, |reply| {
                 if reply.status == StatusCode::NOT_FOUND {

@@ -4,7 +4,8 @@
 //! **An agent that takes no more connections of this address** closes a new one without a byte, or with status 429. A call
 //! that cannot wait takes the next connection that any other question of this process gives back; a watch gives its slot up.
 //! A connection of a process with several is replaced after [`RENEW_AFTER`], the new one first: so a process that has its
-//! connections notices that others have none, and gives some up ([`pressure`](super::pressure)).
+//! connections notices that others have none, and gives some up ([`pressure`](super::pressure)). Where the app is registered, the
+//! first connection is opened for the calls, before the watches take all that the agent allows.
 
 use std::{fmt, io, time::Duration};
 
@@ -14,7 +15,10 @@ use http_body_util::Full;
 use outrigger_config as config;
 use outrigger_net::format_host_port;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 use tracing::warn;
 
 use super::{
@@ -39,6 +43,8 @@ const URGENT_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 const URGENT_WAIT: Duration = Duration::from_secs(12);
 /// Age of a connection that is replaced by a new one.
 const RENEW_AFTER: Duration = Duration::from_secs(30);
+/// Least time between two attempts to open the connection for calls.
+const RESERVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A process with fewer connections replaces none: it has none to give up.
 const RENEW_FROM: usize = 6;
 
@@ -89,6 +95,8 @@ pub(super) struct ApiClient {
     pub(super) pool: ConnectionPool,
     /// The slots of the watches, which get fewer while the agent takes no more connections.
     pub(super) watches: ConnectionLimit,
+    /// When the connection for calls was opened or could not be.
+    reserved_at: Mutex<Option<Instant>>,
     max_body: usize,
 }
 
@@ -113,6 +121,7 @@ impl ApiClient {
             observer,
             pool: ConnectionPool::default(),
             watches: ConnectionLimit::yielding(watches),
+            reserved_at: Mutex::new(None),
             max_body: MAX_BODY,
         })
     }
@@ -166,6 +175,9 @@ impl ApiClient {
                 other => return other.map_err(|broken| self.exchange_error(ask, broken)),
             }
         }
+        if ask.can_wait {
+            self.open_for_calls().await;
+        }
         if let Some(reply) = self.exchange_on_new(slot, ask, &request).await? {
             return Ok(reply);
         }
@@ -200,6 +212,24 @@ impl ApiClient {
             }
         }
         Ok(None)
+    }
+
+    /// Opens the connection that stays for calls, if the app is registered and no connection is open. A question that can wait, which is
+    /// about to open one, waits for that.
+    async fn open_for_calls(&self) {
+        let is_due = || self.pool.keeps_one() && self.pool.open() == 0;
+        if !is_due() {
+            return;
+        }
+        let mut reserved_at = self.reserved_at.lock().await;
+        let was_tried = reserved_at.is_some_and(|at| at.elapsed() < RESERVE_INTERVAL);
+        if is_due() && !was_tried {
+            // The question that waits has the same error.
+            if let Ok(Some(conn)) = self.connect().await {
+                self.pool.give_back(conn);
+            }
+            *reserved_at = Some(Instant::now());
+        }
     }
 
     /// An exchange on the next connection that another question of this process gives back, or on a new one. `None`: there was

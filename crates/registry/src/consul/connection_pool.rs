@@ -1,12 +1,13 @@
 //! The open connections to the agent, which all questions share.
 //!
 //! Idle connections are taken newest first. While a question that cannot wait (a report, a registration) waits for a
-//! connection, every connection that is given back is its own.
+//! connection, every connection that is given back is its own. Where the app is registered, one connection stays for such questions
+//! while others are open, because watches keep theirs for up to a minute.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -26,6 +27,7 @@ pub(super) struct ConnectionPool {
     /// Questions that wait for [`ConnectionPool::wait_for_idle`].
     urgent: AtomicUsize,
     given_back: Notify,
+    keeps_one: AtomicBool,
     // Locked for a push or a pop, never over an await.
     idle: Mutex<Vec<AgentConnection>>,
 }
@@ -41,13 +43,28 @@ impl ConnectionPool {
         OpenGuard::new(self.open.clone())
     }
 
+    /// Whether one connection stays for questions that cannot wait.
+    pub(super) fn keep_one(&self, keeps_one: bool) {
+        self.keeps_one.store(keeps_one, Relaxed);
+    }
+
+    /// Whether one connection stays for questions that cannot wait.
+    pub(super) fn keeps_one(&self) -> bool {
+        self.keeps_one.load(Relaxed)
+    }
+
     /// The newest idle connection that can be used. Connections that cannot be used are closed.
     pub(super) async fn pop_idle(&self, is_urgent: bool) -> Option<AgentConnection> {
         if !is_urgent && self.is_awaited() {
             return None;
         }
         loop {
-            let mut conn = self.idle.lock().pop()?;
+            // The only connection is for all questions: watches would never have one.
+            let kept = usize::from(!is_urgent && self.keeps_one() && self.open() > 1);
+            let mut conn = {
+                let mut idle = self.idle.lock();
+                if idle.len() <= kept { None } else { idle.pop() }
+            }?;
             if conn.is_reusable().await {
                 return Some(conn);
             }

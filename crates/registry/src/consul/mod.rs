@@ -135,6 +135,11 @@ impl Consul {
         }
     }
 
+    /// Whether one connection stays for registration and reports, because an app is registered. It is opened before those of watches.
+    pub fn keep_connection_for_calls(&self, keeps_one: bool) {
+        self.api.pool.keep_one(keeps_one);
+    }
+
     /// Reads the token that other settings name. A file that cannot be used is [`Error::File`].
     pub fn read_credentials(token: Option<&config::Token>) -> Result<NewCredentials, Error> {
         TokenSource::new(token).map(NewCredentials)

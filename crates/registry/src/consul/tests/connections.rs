@@ -192,6 +192,41 @@ async fn a_report_comes_before_watches_where_connections_are_few() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn registration_and_reports_of_three_processes_that_start_at_once_wait_for_no_watch() {
+    for beyond in [Beyond::Closes, Beyond::Says429] {
+        let (addr, refused) = agent_with_limit(9, beyond).await;
+        let processes = [(); 3].map(|()| client_of(addr));
+        let mut watching = tokio::task::JoinSet::new();
+        for consul in &processes {
+            consul.keep_connection_for_calls(true);
+            let consul = consul.clone();
+            watching.spawn(async move { watch_many(&consul, 8, Duration::from_secs(60)).await });
+        }
+        while refused.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for _ in 0..4 {
+            let before = Instant::now();
+            for consul in &processes {
+                let held = consul.agent_service("orders-1", None, LONG).await;
+                // This agent answers it with the list of a service.
+                assert_eq!(held.unwrap_err().label(), "malformed", "{beyond:?}");
+                consul.update_check("orders-1", ReportedHealth::Passing, "well").await.unwrap();
+            }
+            assert!(before.elapsed() < Duration::from_secs(1), "{beyond:?}: {:?}", before.elapsed());
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        watching.abort_all();
+    }
+    // One connection is for all questions.
+    let (addr, _) = agent_with_limit(1, Beyond::Closes).await;
+    let consul = client_of(addr);
+    consul.keep_connection_for_calls(true);
+    consul.update_check("orders-1", ReportedHealth::Passing, "well").await.unwrap();
+    assert_eq!(watch_many(&consul, 1, Duration::from_secs(5)).await, (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_with_many_connections_leaves_room_for_one_that_has_none() {
     let (addr, refused) = agent_with_limit(10, Beyond::Closes).await;
     let (first, second) = (client_of(addr), client_of(addr));

@@ -98,6 +98,15 @@ impl Keeper {
             healthy = self.health.wait_for(|health| is_healthy(*health)) => return healthy.ok().map(|_| AnnounceReason::First),
             () = wait_until_held(&self.registrar, &registration, &mut self.seen) => {}
         }
+        if self.seen.is_elsewhere {
+            // A process that still runs renews it, or it expires with its TTL: an app that is down takes it from no other one.
+            info!(
+                service = registration.name,
+                id = registration.id,
+                "the id is registered for another address: the app is registered once it is healthy"
+            );
+            return health.wait_for(|health| is_healthy(*health)).await.ok().map(|_| AnnounceReason::First);
+        }
         // From now on a drain withdraws the app.
         self.state.record_sent();
         info!(

@@ -93,6 +93,8 @@ pub struct Seen {
     pub is_contested: bool,
     /// After an answer that only looked: another process announced what the registry holds, and this one has not replaced it.
     pub is_others: bool,
+    /// The same, and for another address than the registration: perhaps the app of a process that still runs.
+    pub is_elsewhere: bool,
     /// The number of the credentials of the last announcement. Absent: nothing was announced.
     pub(crate) credentials: Option<watch::Receiver<u64>>,
     pub(crate) at_once: bool,

@@ -260,6 +260,38 @@ async fn the_later_process_leaves_the_registration_of_the_first_one_whenever_it_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_app_that_is_down_takes_the_id_from_no_other_address() {
+    let start_down = |agent: &Arc<FakeAgent>, address: &str| {
+        let registration = Registration { address: Some(address.into()), ..test_registration() };
+        let down = Some(ReportedHealth::Critical);
+        start_registrant_on(agent.clone(), registration, down, MaintenanceFile::default(), None)
+    };
+    let agent = Arc::new(FakeAgent::default());
+    let first = start_at(&agent, "10.0.0.1");
+    sleep(SETTLED).await;
+    let later = start_down(&agent, "10.0.0.2");
+    sleep(SETTLED).await;
+    assert_eq!((agent.register_calls(), held_health(&agent)), (1, PASSING));
+    assert_eq!(held_address(&agent).as_deref(), Some("10.0.0.1"));
+    assert_eq!(later.state.current().phase, RegistrationPhase::AwaitingApp);
+    // Once it is up, both see the conflict.
+    later.health.send_replace(PASSING);
+    sleep(SETTLED).await;
+    assert_eq!(held_address(&agent).as_deref(), Some("10.0.0.1"));
+    assert_eq!(later.state.current().phase, RegistrationPhase::Conflict);
+    assert!(first.state.current().conflict().is_some());
+
+    // At its own address it is what a crashed run left.
+    let agent = Arc::new(FakeAgent::default());
+    let crashed = start_at(&agent, "10.0.0.1");
+    sleep(SETTLED).await;
+    drop(crashed.registrant);
+    let _next = start_down(&agent, "10.0.0.1");
+    sleep(SETTLED).await;
+    assert_eq!(held_health(&agent), Some(ReportedHealth::Critical));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_crashed_run_left_is_taken_over_without_an_alarm_and_withdrawn() {
     let folder = tempfile::tempdir().unwrap();
     let place = || Some(ClaimPlace::new(folder.path(), "orders-1", "http://127.0.0.1:8500"));

@@ -66,7 +66,7 @@ pub(super) async fn ask<A: AgentApi>(
     let (known, claim) = (seen.maintenance.clone(), seen.claim);
     let announced = seen.credentials.clone().filter(|_| !std::mem::take(&mut seen.only_look));
     let Some(mut credentials) = announced else {
-        return look(&*agent, &registration.id, seen).await;
+        return look(&*agent, registration, seen).await;
     };
     let at_once = std::mem::take(&mut seen.at_once);
     let AgentMemory { copy, catalog, stale, rivals } = seen.memory();
@@ -92,12 +92,16 @@ pub(super) async fn ask<A: AgentApi>(
 }
 
 /// The answer that corrects nothing.
-async fn look(agent: &impl AgentApi, id: &str, seen: &mut Seen) -> Result<Drift, Error> {
-    let claim = seen.claim;
+async fn look(agent: &impl AgentApi, registration: &Registration, seen: &mut Seen) -> Result<Drift, Error> {
+    let (id, claim) = (&registration.id, seen.claim);
     let held = agent.agent_service(id, None, MAX_QUERY_WAIT).await?;
     let rivals = &mut seen.memory::<AgentMemory>().rivals;
     let is_others = rivals.is_of_other(held.as_ref(), &claim);
     let is_contested = rivals.is_contested(&claim);
+    let is_here = |held: &AgentService| {
+        held.port == i64::from(registration.port) && held.has_address(registration.address.as_deref())
+    };
+    seen.is_elsewhere = is_others && !held.as_ref().is_some_and(is_here);
     (seen.is_others, seen.is_contested) = (is_others, is_contested);
     if held.is_none() {
         return Ok(Drift::Forgotten);

@@ -138,7 +138,7 @@ fn build_request(
     for (name, value) in &given {
         request = request.header(name, value);
     }
-    // RFC 9110 §8.6: a method whose content has a meaning states its length, also 0; without it servers answer 411.
+    // RFC 9110 §8.6: a method that gives its content a meaning states the length, also 0; without it servers answer 411.
     if matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
         request = request.header(header::CONTENT_LENGTH, 0);
     }

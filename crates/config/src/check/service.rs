@@ -60,11 +60,12 @@ pub(super) fn read_services(r: &mut Reader<'_>, root: &Section<'_>) -> Vec<Servi
     out
 }
 
-/// Whether both have one id; without an id of its own, a service has one that is made of its name and port.
+/// Whether both have one id; without an id of its own, a service has one that is made of its name and port. Consul's servers do not
+/// tell upper from lower case in ids, so of two that the agent holds they list one (seen on 1.8.7).
 fn is_same(a: &Service, b: &Service) -> bool {
     match (&a.id, &b.id) {
-        (Some(a), Some(b)) => a == b,
-        (None, None) => a.name == b.name && a.port == b.port,
+        (Some(a), Some(b)) => a.eq_ignore_ascii_case(b),
+        (None, None) => a.name.eq_ignore_ascii_case(&b.name) && a.port == b.port,
         (Some(_), None) | (None, Some(_)) => false,
     }
 }

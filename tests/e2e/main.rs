@@ -11,6 +11,7 @@ mod bulkhead;
 mod chaos;
 mod cluster;
 mod connection_limit;
+mod consul_locks;
 mod contact;
 mod deadlines;
 mod demo;

@@ -1,8 +1,9 @@
 //! Asks a registry one question at a time. The crate spawns no tasks and remembers no answers, except the last good
 //! content of the file registry, and what a caller keeps for it ([`Cursor`], [`Seen`]).
 //!
-//! [`Registry`] is the source of instances; [`Registrar`] is where the local app is registered.
-//! [`consul::Consul`] is both; [`file::FileRegistry`] is a registry of static instances. Asking again,
+//! [`Registry`] is the source of instances; [`Registrar`] is where the local app is registered; [`Kv`] stores keys and values, and
+//! [`Locks`] keeps locks.
+//! [`consul::Consul`] is all of them; [`file::FileRegistry`] is a registry of static instances. Asking again,
 //! backing off and keeping the last good answer belong to the `discovery` crate; announcing again to the
 //! `registration` crate. [`name`] reads the names of services in hosts.
 
@@ -10,6 +11,8 @@ pub mod consul;
 mod error;
 pub mod file;
 mod file_version;
+mod kv;
+mod locks;
 mod model;
 pub mod name;
 mod registrar;
@@ -20,6 +23,11 @@ mod self_lookup;
 pub mod testing;
 
 pub use error::Error;
+pub use kv::{Kv, KvAnswer, KvEntry, KvScope};
+pub use locks::{
+    KnownLock, LockAnswer, LockAttempt, LockHolder, LockKind, LockPlace, Locks, NewSession, SessionId,
+    SessionInfo,
+};
 pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, NamedHost, Unusable};
 pub use registrar::{Claim, Drift, Registrar, Registration, Report, ReportedHealth, Rival, Seen};
 pub use registry::{AnswerFuture, Consistency, Cursor, LookupFuture, Query, Registry, WatchAnswer};

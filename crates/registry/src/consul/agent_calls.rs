@@ -40,7 +40,7 @@ impl AgentApi for Consul {
                     // body than the answer it is a refusal.
                     (200 | 429 | 503, Ok(checks)) => Ok(checks),
                     (200, Err(error)) => Err(malformed(&request, &error)),
-                    _ => expect_ok(reply, &request).map(|_| ServiceChecks::default()),
+                    _ => expect_ok(&reply, &request).map(|_| ServiceChecks::default()),
                 }
             })
             .await
@@ -113,7 +113,7 @@ impl AgentApi for Consul {
                 if reply.status == StatusCode::NOT_FOUND {
                     return Ok(None);
                 }
-                let reply = expect_ok(reply, &request)?;
+                expect_ok(&reply, &request)?;
                 wire::parse_agent_service(&reply.body).map(Some).map_err(|error| malformed(&request, &error))
             })
             .await

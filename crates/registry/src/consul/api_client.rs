@@ -49,7 +49,7 @@ const RESERVE_INTERVAL: Duration = Duration::from_secs(1);
 const RENEW_FROM: usize = 6;
 
 /// Every character that must be escaped in a path segment or a query value.
-const RESERVED: &AsciiSet =
+pub(super) const RESERVED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
 
 /// One request to the agent.
@@ -170,7 +170,8 @@ impl ApiClient {
             let conn = self.renew(conn).await;
             match self.exchange_on(conn, slot, request.clone()).await {
                 // The agent closed the connection while the request was in transit. Every request of this
-                // client may be repeated: reads, and writes that state a desired content.
+                // client may be repeated: reads, and writes that state a desired content. A repeated write under a
+                // condition may find it broken by the first one: its caller reads the key.
                 Err(ExchangeFailure::Unanswered(_)) => {}
                 other => return other.map_err(|broken| self.exchange_error(ask, broken)),
             }

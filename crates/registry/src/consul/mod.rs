@@ -22,6 +22,8 @@ mod connection_pool;
 mod cursor;
 mod dial;
 mod drift;
+mod kv;
+mod locks;
 mod observe;
 mod pressure;
 mod refusal;
@@ -193,7 +195,8 @@ impl Consul {
         let ask = ApiRequest { operation, method, target, body, can_wait: false, timeout };
         let request = ask.method_and_path();
         self.send_to_agent(ask, |reply| {
-            read(&expect_ok(reply, &request)?.body).map_err(|error| malformed(&request, &error))
+            expect_ok(&reply, &request)?;
+            read(&reply.body).map_err(|error| malformed(&request, &error))
         })
         .await
     }
@@ -232,9 +235,9 @@ fn split_connections(max_connections: usize) -> (usize, usize) {
     (all - reads, reads)
 }
 
-fn expect_ok(reply: ApiResponse, request: &str) -> Result<ApiResponse, Error> {
+fn expect_ok(reply: &ApiResponse, request: &str) -> Result<(), Error> {
     if reply.status == StatusCode::OK {
-        return Ok(reply);
+        return Ok(());
     }
     Err(refusal::refused_error(request.to_owned(), reply.status.as_u16(), &reply.body))
 }

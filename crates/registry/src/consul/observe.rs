@@ -9,7 +9,8 @@ use tokio::time::Instant;
 pub struct Observation {
     /// The operation, a closed list: `watch` (a blocking query), `read` (a query that is answered at once),
     /// `register`, `checks`, `remove_check`, `deregister`, `report`, `maintenance`, `held`, `listed`,
-    /// `all_held`.
+    /// `all_held`; `kv_put`, `kv_delete`; `session_create`, `session_renew`, `session_destroy`, `session_info`, `lock_read`, `lock`,
+    /// `unlock`.
     pub operation: &'static str,
     /// `ok`, a label of [`crate::Error::label`], or `cancelled` when the caller dropped the future.
     pub outcome: &'static str,

@@ -8,6 +8,13 @@ use crate::Error;
 /// Most characters of Consul's text that are kept.
 const MAX_TEXT: usize = 300;
 
+/// What a token needs for keys and locks, by the path of the request.
+const POLICY_HINTS: &[(&str, &str)] = &[
+    ("/v1/kv/", "the token's policy must allow key_prefix: read to read, write to write"),
+    ("/v1/txn", "the token's policy must allow key_prefix: write for the prefix of the locks"),
+    ("/v1/session/", "the token's policy must allow session:write for the node of the agent"),
+];
+
 /// A hint for each known text of Consul. The first entry with a contained text is used.
 const HINTS: &[(u16, &str, &str)] = &[
     (
@@ -43,8 +50,13 @@ const HINTS: &[(u16, &str, &str)] = &[
 /// Makes the error of an answer with `status` and `body`.
 pub(super) fn refused_error(request: String, status: u16, body: &[u8]) -> Error {
     let text = one_line(body);
-    let hint =
-        HINTS.iter().find(|(of, words, _)| *of == status && text.contains(words)).map(|(_, _, hint)| *hint);
+    let by_path = POLICY_HINTS.iter().find(|(path, _)| request.contains(path));
+    let by_text = HINTS.iter().find(|(of, words, _)| *of == status && text.contains(words));
+    let hint = match (by_text, by_path) {
+        // The entry without a text is about services.
+        (Some((403, "", _)), Some((_, hint))) => Some(*hint),
+        (by_text, _) => by_text.map(|(_, _, hint)| *hint),
+    };
     Error::Refused { request, status, text, hint }
 }
 
@@ -103,6 +115,21 @@ mod tests {
         assert_hint(429, "Your request is rate limited", Some("limits"));
         assert_hint(500, "something new", None);
         assert_hint(418, "", None);
+    }
+
+    #[test]
+    fn a_refused_key_or_session_names_the_rule_that_it_needs() {
+        for (request, rule) in [
+            ("GET /v1/kv/config/a", "key_prefix"),
+            ("PUT /v1/txn", "key_prefix"),
+            ("PUT /v1/session/create", "session:write"),
+            ("GET /v1/health/service/a", "service:read"),
+        ] {
+            let denied = refused_error(request.into(), 403, b"Permission denied").to_string();
+            assert!(denied.contains(rule), "{denied}");
+            let unknown = refused_error(request.into(), 403, b"ACL not found").to_string();
+            assert!(unknown.contains("token is unknown"), "{unknown}");
+        }
     }
 
     #[test]

@@ -31,15 +31,13 @@ impl Registry for Consul {
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
-            let (asked_at, wait) = (Instant::now(), wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
-            match self.ask_once(query, cursor, consistency, wait, false).await {
-                // The slot without a connection is gone: the watch waits for its turn on those that there are.
-                Err(Error::ConnectionLimit { open, .. }) if open > 0 => {
-                    let left = wait.saturating_sub(asked_at.elapsed()).max(SHORTEST_WAIT);
-                    self.ask_once(query, cursor, consistency, left, true).await
-                }
-                other => other,
-            }
+            let target = |from| self.health_target(query, consistency, from);
+            let (listed, watched) = self
+                .read_or_watch(cursor, wait, target, |reply, request| {
+                    parse_watch_answer(reply, cursor, consistency, request)
+                })
+                .await?;
+            Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
         })
     }
 
@@ -61,36 +59,49 @@ impl Registry for Consul {
 }
 
 impl Consul {
-    /// One query. `is_in_turn`: it waits for its turn with the blocking ones, also when it would be answered at once.
-    async fn ask_once(
+    /// One question for a watch. At [`Cursor::START`] it is a read, which is answered at once; from another cursor it waits
+    /// for a change. `target` makes path and query, with the cursor and the wait where it waits; `parse` reads the answer, of
+    /// status 200 or, for a key that does not exist, 404.
+    pub(super) async fn read_or_watch<T>(
         &self,
-        query: &Query,
         cursor: Cursor,
-        consistency: Consistency,
+        wait: Duration,
+        target: impl Fn(Option<(Cursor, Duration)>) -> String,
+        parse: impl Fn(&ApiResponse, &str) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (asked_at, wait) = (Instant::now(), wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
+        match self.ask_once(cursor, wait, false, &target, &parse).await {
+            // The slot without a connection is gone: the watch waits for its turn on those that there are.
+            Err(Error::ConnectionLimit { open, .. }) if open > 0 => {
+                let left = wait.saturating_sub(asked_at.elapsed()).max(SHORTEST_WAIT);
+                self.ask_once(cursor, left, true, &target, &parse).await
+            }
+            other => other,
+        }
+    }
+
+    /// One query. `is_in_turn`: it waits for its turn with the blocking ones, also when it would be answered at once.
+    async fn ask_once<T>(
+        &self,
+        cursor: Cursor,
         wait: Duration,
         is_in_turn: bool,
-    ) -> Result<WatchAnswer, Error> {
+        target: impl Fn(Option<(Cursor, Duration)>) -> String,
+        parse: impl Fn(&ApiResponse, &str) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let (ask, slot) = if cursor == Cursor::START {
-            let ask = ApiRequest::get("read", self.health_target(query, consistency, None), READ_TIMEOUT);
+            let ask = ApiRequest::get("read", target(None), READ_TIMEOUT);
             let reads = self.read_connections.as_ref().filter(|_| !is_in_turn);
             let slot = self.acquire_slot(reads.unwrap_or(&self.api.watches), &ask, wait).await?;
             (ask, slot)
         } else {
-            let blocking = |wait| {
-                let target = self.health_target(query, consistency, Some((cursor, wait)));
-                ApiRequest::get("watch", target, blocking_timeout(wait))
-            };
+            let blocking =
+                |wait| ApiRequest::get("watch", target(Some((cursor, wait))), blocking_timeout(wait));
             let slot = self.acquire_slot(&self.api.watches, &blocking(wait), wait).await?;
             (blocking(slot.fair_wait(wait).max(SHORTEST_WAIT)), slot)
         };
         let request = ask.method_and_path();
-        let (listed, watched) = self
-            .api
-            .send(slot, ask, |reply| {
-                parse_watch_answer(&expect_ok(reply, &request)?, cursor, consistency, &request)
-            })
-            .await?;
-        Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
+        self.api.send(slot, ask, |reply| parse(&reply, &request)).await
     }
 
     /// Only entries with this id are sent: the answers to all sidecars of a service would otherwise grow
@@ -111,8 +122,7 @@ impl Consul {
         let target = health_path(&registration.name, &options);
         let ask = ApiRequest::get("listed", target, longest);
         let request = ask.method_and_path();
-        let judge =
-            |reply| parse_watch_answer(&expect_ok(reply, &request)?, cursor, Consistency::Default, &request);
+        let judge = |reply: ApiResponse| parse_watch_answer(&reply, cursor, Consistency::Default, &request);
         let (listed, watched) = self.send_to_agent(ask, judge).await?;
         // A resolver must not hold up what keeps the registration.
         let instances = listed.into_iter().map(UnresolvedInstance::without_look_up).collect();
@@ -132,11 +142,7 @@ impl Consul {
         if let Some(datacenter) = query.datacenter.as_deref().or(self.datacenter.as_deref()) {
             options.push(format!("dc={}", percent_encode(datacenter)));
         }
-        match consistency {
-            Consistency::Default => {}
-            Consistency::Stale => options.push("stale".into()),
-            Consistency::Consistent => options.push("consistent".into()),
-        }
+        options.extend(consistency_param(consistency).map(str::to_owned));
         health_path(&query.service, &options)
     }
 }
@@ -151,7 +157,16 @@ fn blocking_timeout(wait: Duration) -> Duration {
     wait + wait / 16 + WAIT_MARGIN
 }
 
-fn blocking_params(cursor: Cursor, wait: Duration) -> [String; 2] {
+/// The parameter of a read that asks for `consistency`.
+pub(super) fn consistency_param(consistency: Consistency) -> Option<&'static str> {
+    match consistency {
+        Consistency::Default => None,
+        Consistency::Stale => Some("stale"),
+        Consistency::Consistent => Some("consistent"),
+    }
+}
+
+pub(super) fn blocking_params(cursor: Cursor, wait: Duration) -> [String; 2] {
     [format!("index={}", cursor.index()), format!("wait={}", go_duration(wait))]
 }
 
@@ -169,25 +184,41 @@ fn parse_watch_answer(
     consistency: Consistency,
     request: &str,
 ) -> Result<(Vec<UnresolvedInstance>, WatchAnswer), Error> {
+    expect_ok(reply, request)?;
     let listed = wire::parse_health_service(&reply.body).map_err(|error| malformed(request, &error))?;
-    let (cursor, index_went_back) = cursor::next_cursor(sent, header_text(&reply.headers, "x-consul-index"));
-    // An agent of Consul 1.10 and later answers many questions from what its server streams to it, and then states a last
-    // contact of 0 and no leader, however healthy all is. So the two say something only in an answer that a server has made.
-    let is_streamed = header_text(&reply.headers, "x-consul-query-backend")
-        .is_some_and(|backend| backend.eq_ignore_ascii_case("streaming"));
-    let of_server = |name| header_text(&reply.headers, name).filter(|_| !is_streamed);
-    let age = of_server("x-consul-lastcontact").and_then(|text| text.parse().ok());
-    let watched = WatchAnswer {
-        instances: Vec::new(),
-        cursor,
-        index_went_back,
-        // The answers of the leader itself carry a meaningless 0.
-        age: age.filter(|_| consistency == Consistency::Stale).map(Duration::from_millis),
-        // Only the leader answers a default read: without one it is refused (500).
-        known_leader: consistency == Consistency::Default
-            || of_server("x-consul-knownleader") != Some("false"),
-    };
-    Ok((listed, watched))
+    let Freshness { cursor, index_went_back, age, known_leader } =
+        Freshness::read(&reply.headers, sent, consistency);
+    Ok((listed, WatchAnswer { instances: Vec::new(), cursor, index_went_back, age, known_leader }))
+}
+
+/// What the header fields of an answer say of its place and its age.
+pub(super) struct Freshness {
+    pub(super) cursor: Cursor,
+    pub(super) index_went_back: bool,
+    pub(super) age: Option<Duration>,
+    pub(super) known_leader: bool,
+}
+
+impl Freshness {
+    /// Reads the fields of the answer to a question that was sent with the cursor `sent`.
+    pub(super) fn read(headers: &HeaderMap, sent: Cursor, consistency: Consistency) -> Self {
+        let (cursor, index_went_back) = cursor::next_cursor(sent, header_text(headers, "x-consul-index"));
+        // An agent of Consul 1.10 and later answers many questions from what its server streams to it, and then states a last
+        // contact of 0 and no leader, however healthy all is. So the two say something only in an answer that a server has made.
+        let is_streamed = header_text(headers, "x-consul-query-backend")
+            .is_some_and(|backend| backend.eq_ignore_ascii_case("streaming"));
+        let of_server = |name| header_text(headers, name).filter(|_| !is_streamed);
+        let age = of_server("x-consul-lastcontact").and_then(|text| text.parse().ok());
+        Self {
+            cursor,
+            index_went_back,
+            // The answers of the leader itself carry a meaningless 0.
+            age: age.filter(|_| consistency == Consistency::Stale).map(Duration::from_millis),
+            // Only the leader answers a default read: without one it is refused (500).
+            known_leader: consistency == Consistency::Default
+                || of_server("x-consul-knownleader") != Some("false"),
+        }
+    }
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

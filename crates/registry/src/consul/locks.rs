@@ -1,0 +1,562 @@
+//! Consul's sessions and locks, with the keys, flags and contents of `consul lock` and of Consul's Go client, so that
+//! programs of both kinds exclude each other.
+//!
+//! A mutex is the key `PATH/.lock` that a session holds. A semaphore is a key of the same name that lists its holders, written
+//! under a condition, and one key `PATH/SESSION` for each of them, held by its session: a holder that has a free key is gone.
+//!
+//! **Why a transaction.** `PUT /v1/kv/KEY?acquire=` answers `false` both where the lock is held and where its lock-delay is not
+//! over, and does not say the index of the write. A transaction says all three, in one round trip. It also holds the condition that the
+//! key is what was read last: the verb `lock` would write over any value, a semaphore's list among them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ::http::{Method, StatusCode};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    AGENT_CALL_TIMEOUT, Consul,
+    agent::go_duration,
+    api_client::{ApiRequest, percent_encode},
+    connection::ApiResponse,
+    expect_ok,
+    kv::{self, RawEntry},
+    malformed, refusal,
+};
+use crate::{
+    AnswerFuture, Consistency, Cursor, Error, KnownLock, Kv, KvEntry, KvScope, LockAnswer, LockAttempt,
+    LockHolder, LockKind, LockPlace, Locks, NewSession, SessionId, SessionInfo,
+};
+
+/// The flags of a mutex (Consul's Go client, `api/lock.go`).
+const MUTEX_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
+/// The flags of a semaphore and of its contenders (`api/semaphore.go`).
+const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
+/// The last part of the key of both.
+const LOCK_KEY: &str = ".lock";
+/// How often one attempt reads the key again, because another client wrote it in between.
+const MAX_ROUNDS: usize = 8;
+
+/// The list of a semaphore.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SemaphoreList {
+    limit: u32,
+    #[serde(default)]
+    holders: BTreeMap<String, bool>,
+}
+
+/// What stands at a place.
+struct Read {
+    kind: LockKind,
+    /// 0: there is no key.
+    written_at: u64,
+    holders: Vec<LockHolder>,
+}
+
+/// The end of a transaction.
+enum Transaction {
+    /// Every operation was made; the entry of each that has one.
+    Done(Vec<KvEntry>),
+    /// None was made.
+    Refused(TransactionRefusal),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TransactionRefusal {
+    Held,
+    Delayed,
+    NotHeld,
+    SessionLost,
+    /// The key is not what was read, or Consul's text is not known: it is to be read again.
+    Changed,
+}
+
+impl Locks for Consul {
+    fn open_session<'a>(&'a self, session: NewSession<'a>) -> AnswerFuture<'a, SessionId> {
+        Box::pin(async move {
+            // `NodeChecks` since 1.7, `Checks` before it. Without either a session has the check of the node.
+            let checks: &[&str] = if session.ends_with_node { &["serfHealth"] } else { &[] };
+            let body = json!({
+                "Name": session.name,
+                "TTL": go_duration(session.ttl),
+                "LockDelay": lock_delay_text(session.lock_delay),
+                "Behavior": if session.removes_keys { "delete" } else { "release" },
+                "NodeChecks": checks,
+                "Checks": checks,
+            });
+            let id: RawSessionId = self
+                .call_agent(
+                    "session_create",
+                    Method::PUT,
+                    "/v1/session/create".into(),
+                    body.to_string().into(),
+                    |body| serde_json::from_slice(body),
+                )
+                .await?;
+            Ok(SessionId(id.id))
+        })
+    }
+
+    fn renew_session<'a>(&'a self, session: &'a SessionId) -> AnswerFuture<'a, bool> {
+        Box::pin(async move {
+            let ask = ApiRequest {
+                operation: "session_renew",
+                method: Method::PUT,
+                target: format!("/v1/session/renew/{}", percent_encode(&session.0)),
+                body: Bytes::new(),
+                can_wait: false,
+                timeout: AGENT_CALL_TIMEOUT,
+            };
+            let request = ask.method_and_path();
+            self.send_to_agent(ask, |reply| {
+                if is_unknown_session(&reply) {
+                    return Ok(false);
+                }
+                expect_ok(&reply, &request).map(|()| true)
+            })
+            .await
+        })
+    }
+
+    fn close_session<'a>(&'a self, session: &'a SessionId) -> AnswerFuture<'a, ()> {
+        let target = format!("/v1/session/destroy/{}", percent_encode(&session.0));
+        Box::pin(self.put("session_destroy", target, Bytes::new()))
+    }
+
+    fn session_info<'a>(&'a self, session: &'a SessionId) -> AnswerFuture<'a, Option<SessionInfo>> {
+        Box::pin(async move {
+            let target = format!("/v1/session/info/{}", percent_encode(&session.0));
+            let listed: Vec<RawSessionInfo> = self
+                .call_agent("session_info", Method::GET, target, Bytes::new(), |body| {
+                    serde_json::from_slice::<Option<_>>(body).map(Option::unwrap_or_default)
+                })
+                .await?;
+            Ok(listed.into_iter().next().map(|RawSessionInfo { name, node }| SessionInfo { name, node }))
+        })
+    }
+
+    fn try_lock<'a>(
+        &'a self,
+        place: &'a LockPlace,
+        session: &'a SessionId,
+        value: &'a [u8],
+        known: &'a mut KnownLock,
+    ) -> AnswerFuture<'a, LockAttempt> {
+        Box::pin(async move {
+            if place.limit == 1 {
+                self.try_mutex(place, session, value, known).await
+            } else {
+                self.try_semaphore(place, session, value).await
+            }
+        })
+    }
+
+    fn unlock<'a>(
+        &'a self,
+        place: &'a LockPlace,
+        session: &'a SessionId,
+        known: &'a mut KnownLock,
+    ) -> AnswerFuture<'a, bool> {
+        Box::pin(async move {
+            if place.limit == 1 {
+                self.release_mutex(place, session, known).await
+            } else {
+                self.release_semaphore(place, session).await
+            }
+        })
+    }
+
+    fn watch_lock<'a>(
+        &'a self,
+        place: &'a LockPlace,
+        cursor: Cursor,
+        wait: Duration,
+    ) -> AnswerFuture<'a, LockAnswer> {
+        Box::pin(async move {
+            let (key, prefix) = (lock_key(place), format!("{}/", place.path));
+            let scope = if place.limit == 1 { KvScope::Key(&key) } else { KvScope::Prefix(&prefix) };
+            let answer = self.watch_kv(scope, cursor, Consistency::Consistent, wait).await?;
+            let Read { kind, written_at, holders } = judge(place, &answer.entries);
+            Ok(LockAnswer { kind, holders, last_write: written_at, cursor: answer.cursor })
+        })
+    }
+}
+
+impl Consul {
+    async fn try_mutex(
+        &self,
+        place: &LockPlace,
+        session: &SessionId,
+        value: &[u8],
+        known: &mut KnownLock,
+    ) -> Result<LockAttempt, Error> {
+        let key = lock_key(place);
+        for _ in 0..MAX_ROUNDS {
+            let written_at = match known.written_at {
+                Some(written_at) => written_at,
+                None => {
+                    let read = self.read_place(place, KvScope::Key(&key)).await?;
+                    match read.kind {
+                        LockKind::Unused | LockKind::Mutex => {}
+                        other => return Ok(LockAttempt::OtherKind(other)),
+                    }
+                    match read.holders.first() {
+                        // Held by this session: it was acquired, and the answer was lost.
+                        Some(holder) if holder.session == *session => {}
+                        Some(_) => return Ok(LockAttempt::Held),
+                        None => {}
+                    }
+                    read.written_at
+                }
+            };
+            let lock = json!({"KV": {
+                "Verb": "lock", "Key": key, "Value": BASE64.encode(value), "Flags": MUTEX_FLAGS, "Session": session.0,
+            }});
+            let operations = [unchanged(&key, written_at), lock];
+            match self.transact("lock", &operations).await? {
+                Transaction::Done(entries) => {
+                    let token = entries.last().map_or(0, |entry| entry.modify_index);
+                    known.written_at = Some(token).filter(|token| *token > 0);
+                    return Ok(LockAttempt::Acquired { token });
+                }
+                Transaction::Refused(refusal) => {
+                    known.written_at = None;
+                    match refusal {
+                        TransactionRefusal::Held => return Ok(LockAttempt::Held),
+                        TransactionRefusal::Delayed => return Ok(LockAttempt::Delayed),
+                        TransactionRefusal::SessionLost => return Ok(LockAttempt::SessionLost),
+                        TransactionRefusal::Changed | TransactionRefusal::NotHeld => {}
+                    }
+                }
+            }
+        }
+        // Others write the key faster than it can be read: they acquire and release it.
+        Ok(LockAttempt::Held)
+    }
+
+    async fn release_mutex(
+        &self,
+        place: &LockPlace,
+        session: &SessionId,
+        known: &mut KnownLock,
+    ) -> Result<bool, Error> {
+        let key = lock_key(place);
+        // The value described the holder.
+        let unlock = json!({"KV": {
+            "Verb": "unlock", "Key": key, "Value": "", "Flags": MUTEX_FLAGS, "Session": session.0,
+        }});
+        known.written_at = None;
+        match self.transact("unlock", &[unlock]).await? {
+            Transaction::Done(entries) => {
+                known.written_at = entries.last().map(|entry| entry.modify_index);
+                Ok(true)
+            }
+            // A connection that broke repeats the request, which is refused then; both mean that the session no longer holds it.
+            Transaction::Refused(_) => Ok(false),
+        }
+    }
+
+    async fn try_semaphore(
+        &self,
+        place: &LockPlace,
+        session: &SessionId,
+        value: &[u8],
+    ) -> Result<LockAttempt, Error> {
+        let (key, contender, prefix) =
+            (lock_key(place), contender_key(place, session), format!("{}/", place.path));
+        for _ in 0..MAX_ROUNDS {
+            let read = self.read_place(place, KvScope::Prefix(&prefix)).await?;
+            match read.kind {
+                LockKind::Unused => {}
+                LockKind::Semaphore { limit } if limit == place.limit => {}
+                LockKind::Semaphore { limit } => return Ok(LockAttempt::OtherLimit(limit)),
+                other => return Ok(LockAttempt::OtherKind(other)),
+            }
+            if read.holders.iter().any(|holder| holder.session == *session) {
+                return Ok(LockAttempt::Acquired { token: read.written_at });
+            }
+            if read.holders.len() >= usize::try_from(place.limit).unwrap_or(usize::MAX) {
+                return Ok(LockAttempt::Held);
+            }
+            let holders = read.holders.into_iter().map(|holder| holder.session.0).chain([session.0.clone()]);
+            let list = list_text(place, holders);
+            let operations = [
+                json!({"KV": {
+                    "Verb": "lock", "Key": contender, "Value": BASE64.encode(value), "Flags": SEMAPHORE_FLAGS,
+                    "Session": session.0,
+                }}),
+                replace_list(&key, &list, read.written_at),
+            ];
+            match self.transact("lock", &operations).await? {
+                Transaction::Done(entries) => {
+                    let token = entries.last().map_or(0, |entry| entry.modify_index);
+                    return Ok(LockAttempt::Acquired { token });
+                }
+                Transaction::Refused(TransactionRefusal::SessionLost) => return Ok(LockAttempt::SessionLost),
+                Transaction::Refused(TransactionRefusal::Delayed) => return Ok(LockAttempt::Delayed),
+                Transaction::Refused(_) => {}
+            }
+        }
+        Ok(LockAttempt::Held)
+    }
+
+    async fn release_semaphore(&self, place: &LockPlace, session: &SessionId) -> Result<bool, Error> {
+        let (key, contender, prefix) =
+            (lock_key(place), contender_key(place, session), format!("{}/", place.path));
+        let remove = json!({"KV": {"Verb": "delete", "Key": contender}});
+        for _ in 0..MAX_ROUNDS {
+            let read = self.read_place(place, KvScope::Prefix(&prefix)).await?;
+            let held = read.holders.iter().any(|holder| holder.session == *session);
+            if !held {
+                self.transact("unlock", &[remove]).await?;
+                return Ok(false);
+            }
+            let others =
+                read.holders.into_iter().map(|holder| holder.session.0).filter(|id| *id != session.0);
+            let list = list_text(place, others);
+            let operations = [replace_list(&key, &list, read.written_at), remove.clone()];
+            if let Transaction::Done(_) = self.transact("unlock", &operations).await? {
+                return Ok(true);
+            }
+        }
+        let request = format!("release of {key}");
+        Err(Error::Busy { request, limit: MAX_ROUNDS, after: Duration::ZERO })
+    }
+
+    /// Reads before all that can wait: a lock that is to be given back must not wait for watches.
+    async fn read_place(&self, place: &LockPlace, scope: KvScope<'_>) -> Result<Read, Error> {
+        let target = kv::target(scope, Consistency::Default, None);
+        let ask = ApiRequest::get("lock_read", target, AGENT_CALL_TIMEOUT).urgent();
+        let request = ask.method_and_path();
+        let answer = self
+            .send_to_agent(ask, |reply| {
+                kv::parse_answer(&reply, Cursor::START, Consistency::Default, &request)
+            })
+            .await?;
+        Ok(judge(place, &answer.entries))
+    }
+
+    async fn transact(&self, operation: &'static str, operations: &[Value]) -> Result<Transaction, Error> {
+        let body = Value::from(operations).to_string();
+        let ask = ApiRequest {
+            operation,
+            method: Method::PUT,
+            target: "/v1/txn".into(),
+            body: body.into(),
+            can_wait: false,
+            timeout: AGENT_CALL_TIMEOUT,
+        };
+        let request = ask.method_and_path();
+        self.send_to_agent(ask, |reply| parse_transaction(&reply, &request)).await
+    }
+}
+
+#[derive(Deserialize)]
+struct RawSessionId {
+    #[serde(rename = "ID")]
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawSessionInfo {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    node: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawTransaction {
+    results: Option<Vec<RawResult>>,
+    errors: Option<Vec<RawRefusal>>,
+}
+
+#[derive(Deserialize)]
+struct RawResult {
+    #[serde(rename = "KV")]
+    kv: Option<RawEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawRefusal {
+    what: String,
+}
+
+fn parse_transaction(reply: &ApiResponse, request: &str) -> Result<Transaction, Error> {
+    let refused = reply.status == StatusCode::CONFLICT;
+    if !refused {
+        expect_ok(reply, request)?;
+    }
+    let raw: RawTransaction =
+        serde_json::from_slice(&reply.body).map_err(|error| malformed(request, &error))?;
+    if !refused {
+        let entries = raw.results.unwrap_or_default().into_iter().filter_map(|result| result.kv);
+        let entries: Result<Vec<_>, _> = entries.map(RawEntry::decode).collect();
+        let unreadable = |error: base64::DecodeError| Error::Malformed {
+            request: request.into(),
+            reason: error.to_string(),
+        };
+        return entries.map(Transaction::Done).map_err(unreadable);
+    }
+    let what = raw.errors.unwrap_or_default().into_iter().next().map(|first| first.what).unwrap_or_default();
+    if what.contains("Permission denied") || what.contains("ACL not found") {
+        return Err(refusal::refused_error(request.to_owned(), 403, what.as_bytes()));
+    }
+    Ok(Transaction::Refused(judge_refusal(&what)))
+}
+
+/// The meaning of Consul's text (1.8.7: `agent/consul/txn_endpoint.go`, `state/txn.go`, `state/kvs.go`).
+fn judge_refusal(what: &str) -> TransactionRefusal {
+    const TEXTS: [(&str, TransactionRefusal); 5] = [
+        ("due to lock delay", TransactionRefusal::Delayed),
+        ("lock is already held", TransactionRefusal::Held),
+        ("lock isn't held", TransactionRefusal::NotHeld),
+        ("invalid session", TransactionRefusal::SessionLost),
+        ("failed session lookup", TransactionRefusal::SessionLost),
+    ];
+    TEXTS
+        .iter()
+        .find(|(text, _)| what.contains(text))
+        .map_or(TransactionRefusal::Changed, |(_, refusal)| *refusal)
+}
+
+/// The condition that a key was last written at `written_at`; 0: that there is none.
+fn unchanged(key: &str, written_at: u64) -> Value {
+    match written_at {
+        0 => json!({"KV": {"Verb": "check-not-exists", "Key": key}}),
+        index => json!({"KV": {"Verb": "check-index", "Key": key, "Index": index}}),
+    }
+}
+
+fn replace_list(key: &str, list: &str, written_at: u64) -> Value {
+    json!({"KV": {
+        "Verb": "cas", "Key": key, "Value": BASE64.encode(list), "Flags": SEMAPHORE_FLAGS, "Index": written_at,
+    }})
+}
+
+fn list_text(place: &LockPlace, holders: impl Iterator<Item = String>) -> String {
+    json!({"Limit": place.limit, "Holders": holders.map(|id| (id, true)).collect::<BTreeMap<_, _>>()})
+        .to_string()
+}
+
+/// What the entries at a place say. `entries`: the key of the lock, or all keys below the path.
+fn judge(place: &LockPlace, entries: &[KvEntry]) -> Read {
+    let key = lock_key(place);
+    let Some(lock) = entries.iter().find(|entry| entry.key == key) else {
+        return Read { kind: LockKind::Unused, written_at: 0, holders: Vec::new() };
+    };
+    let written_at = lock.modify_index;
+    if lock.flags == MUTEX_FLAGS {
+        let holder =
+            lock.session.clone().map(|id| LockHolder { session: SessionId(id), value: lock.value.clone() });
+        return Read { kind: LockKind::Mutex, written_at, holders: holder.into_iter().collect() };
+    }
+    if lock.flags == SEMAPHORE_FLAGS
+        && let Ok(list) = serde_json::from_slice::<SemaphoreList>(&lock.value)
+    {
+        let holders = list.holders.into_iter().filter(|(_, holds)| *holds).filter_map(|(id, _)| {
+            let contender = format!("{}/{id}", place.path);
+            let entry = entries.iter().find(|entry| entry.key == contender)?;
+            let holds = entry.session.as_deref() == Some(id.as_str());
+            holds.then(|| LockHolder { session: SessionId(id), value: entry.value.clone() })
+        });
+        let kind = LockKind::Semaphore { limit: list.limit };
+        return Read { kind, written_at, holders: holders.collect() };
+    }
+    Read { kind: LockKind::Foreign, written_at, holders: Vec::new() }
+}
+
+fn lock_key(place: &LockPlace) -> String {
+    format!("{}/{LOCK_KEY}", place.path)
+}
+
+fn contender_key(place: &LockPlace, session: &SessionId) -> String {
+    format!("{}/{}", place.path, session.0)
+}
+
+/// Unlike [`go_duration`], no delay at all can be written.
+fn lock_delay_text(delay: Duration) -> String {
+    if delay.is_zero() { "0s".into() } else { go_duration(delay) }
+}
+
+fn is_unknown_session(reply: &ApiResponse) -> bool {
+    reply.status == StatusCode::NOT_FOUND && refusal::one_line(&reply.body).contains("not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, flags: u64, value: &str, session: Option<&str>) -> KvEntry {
+        KvEntry {
+            key: key.into(),
+            value: value.into(),
+            flags,
+            session: session.map(str::to_owned),
+            lock_index: 1,
+            create_index: 3,
+            modify_index: 9,
+        }
+    }
+
+    #[test]
+    fn the_texts_of_a_refused_transaction_are_told_apart() {
+        for (what, meaning) in [
+            (r#"failed to lock key "locks/a/.lock", lock is already held"#, TransactionRefusal::Held),
+            (r#"failed to lock key "locks/a/.lock" due to lock delay"#, TransactionRefusal::Delayed),
+            (
+                r#"failed to unlock key "a", lock isn't held, or is held by another session"#,
+                TransactionRefusal::NotHeld,
+            ),
+            (r#"invalid session "11111111-1111-1111-1111-111111111111""#, TransactionRefusal::SessionLost),
+            (r#"failed index check for key "a", current modify index 406 != 1"#, TransactionRefusal::Changed),
+            ("a text of a newer version", TransactionRefusal::Changed),
+        ] {
+            assert_eq!(judge_refusal(what), meaning, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_holder_of_a_semaphore_whose_own_key_is_free_is_gone() {
+        let place = LockPlace { path: "p".into(), limit: 3 };
+        let list = r#"{"Limit":3,"Holders":{"a":true,"b":true,"c":true,"d":false}}"#;
+        let entries = [
+            entry("p/.lock", SEMAPHORE_FLAGS, list, None),
+            entry("p/a", SEMAPHORE_FLAGS, "first", Some("a")),
+            entry("p/b", SEMAPHORE_FLAGS, "", None),
+            entry("p/d", SEMAPHORE_FLAGS, "", Some("d")),
+            entry("p/nested/.lock", MUTEX_FLAGS, "", Some("e")),
+        ];
+        let read = judge(&place, &entries);
+        assert_eq!((read.kind, read.written_at), (LockKind::Semaphore { limit: 3 }, 9));
+        assert_eq!(read.holders, [LockHolder { session: SessionId("a".into()), value: b"first".into() }]);
+    }
+
+    #[test]
+    fn what_is_no_lock_is_foreign() {
+        let place = LockPlace { path: "p".into(), limit: 1 };
+        assert_eq!(judge(&place, &[]).kind, LockKind::Unused);
+        for (flags, value) in [(0, "x"), (SEMAPHORE_FLAGS, "no list"), (SEMAPHORE_FLAGS, r#"{"Limit":-1}"#)] {
+            assert_eq!(
+                judge(&place, &[entry("p/.lock", flags, value, None)]).kind,
+                LockKind::Foreign,
+                "{value}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_list_of_a_semaphore_panics(value: Vec<u8>) {
+            let place = LockPlace { path: "p".into(), limit: 2 };
+            let lock = KvEntry { value, ..entry("p/.lock", SEMAPHORE_FLAGS, "", None) };
+            judge(&place, &[lock]);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Keys, sessions and locks of a registry, by the calls of crate `registry`; `consul lock` is the other client.
+
+use std::{process::Stdio, time::Duration};
+
+use outrigger_config as config;
+use outrigger_registry::{
+    Consistency, Cursor, KnownLock, Kv, KvScope, LockAttempt, LockKind, LockPlace, Locks, NewSession,
+    SessionId, consul::Consul,
+};
+use outrigger_tests::consul;
+use tokio::time::timeout;
+
+const LONG: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(30);
+
+fn client_of(addr: std::net::SocketAddr) -> Consul {
+    let address = config::ConsulAddress { tls: false, host: addr.ip().to_string(), port: addr.port() };
+    Consul::new(&config::ConsulSettings { address, ..config::ConsulSettings::default() }).unwrap()
+}
+
+fn place(path: &str, limit: u32) -> LockPlace {
+    LockPlace { path: path.into(), limit }
+}
+
+async fn session(consul: &Consul, lock_delay: Duration) -> SessionId {
+    let ttl = Duration::from_secs(10);
+    let session = NewSession { name: "a test", ttl, lock_delay, removes_keys: false, ends_with_node: false };
+    consul.open_session(session).await.unwrap()
+}
+
+/// One attempt with nothing known.
+async fn attempt(consul: &Consul, place: &LockPlace, session: &SessionId) -> LockAttempt {
+    consul.try_lock(place, session, b"held by a test", &mut KnownLock::default()).await.unwrap()
+}
+
+fn token(attempt: &LockAttempt) -> u64 {
+    match attempt {
+        LockAttempt::Acquired { token } => *token,
+        other => panic!("{other:?}"),
+    }
+}
+
+macro_rules! on_consul {
+    ($($name:ident: $test:path;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            if consul::available(concat!("locks on Consul: ", stringify!($name))) {
+                let server = consul::Consul::server().await.expect("a server");
+                timeout(LONG * 2, $test(&client_of(server.http_addr()), &server.url())).await.expect("in time");
+            }
+        }
+    )*};
+}
+
+on_consul! {
+    values_are_written_read_watched_and_removed_on_consul: values_are_written_read_watched_and_removed;
+    a_mutex_has_one_holder_with_a_growing_token_on_consul: a_mutex_has_one_holder_with_a_growing_token;
+    a_semaphore_has_as_many_holders_as_its_limit_on_consul: a_semaphore_has_as_many_holders_as_its_limit;
+    a_closed_session_frees_its_lock_after_the_lock_delay_on_consul: a_closed_session_frees_its_lock_after_the_lock_delay;
+    a_key_with_another_use_is_not_written_over_on_consul: a_key_with_another_use_is_not_written_over;
+    a_mutex_excludes_consul_lock_and_is_excluded_on_consul: a_mutex_excludes_consul_lock_and_is_excluded;
+    a_semaphore_counts_consul_lock_and_is_counted_on_consul: a_semaphore_counts_consul_lock_and_is_counted;
+}
+
+async fn values_are_written_read_watched_and_removed(consul: &Consul, _: &str) {
+    let read = async |scope| {
+        consul.watch_kv(scope, Cursor::START, Consistency::Default, WAIT).await.unwrap().entries
+    };
+    let (key, value) = ("conf/a b/é?&=%.yaml", [0, 255, b'x']);
+    assert!(consul.put_kv(key, &value, 7, None).await.unwrap());
+    let entries = read(KvScope::Key(key)).await;
+    assert_eq!((&*entries[0].key, &*entries[0].value, entries[0].flags), (key, &value[..], 7));
+    assert!(consul.put_kv("conf/empty", b"", 0, Some(0)).await.unwrap(), "only where there is none");
+    assert!(!consul.put_kv("conf/empty", b"2", 0, Some(0)).await.unwrap());
+    assert_eq!(read(KvScope::Prefix("conf/")).await.len(), 2);
+    assert_eq!(read(KvScope::Key("conf/none")).await, []);
+
+    let first =
+        consul.watch_kv(KvScope::Prefix("conf/"), Cursor::START, Consistency::Default, WAIT).await.unwrap();
+    let watch = consul.watch_kv(KvScope::Prefix("conf/"), first.cursor, Consistency::Default, WAIT);
+    let write = consul.put_kv(key, b"new", 0, Some(entries[0].modify_index));
+    let (seen, written) = tokio::join!(watch, write);
+    assert!(written.unwrap());
+    let seen = seen.unwrap();
+    assert!(seen.entries.iter().any(|entry| entry.value == b"new"), "{seen:?}");
+    assert!(seen.cursor.index() > first.cursor.index());
+
+    assert!(!consul.delete_kv(key, Some(entries[0].modify_index)).await.unwrap(), "written since");
+    assert!(consul.delete_kv(key, None).await.unwrap() && consul.delete_kv(key, None).await.unwrap());
+    assert_eq!(read(KvScope::Key(key)).await, []);
+}
+
+async fn a_mutex_has_one_holder_with_a_growing_token(consul: &Consul, _: &str) {
+    let (place, mut known) = (place("locks/jobs", 1), KnownLock::default());
+    let (a, b) = (session(consul, Duration::ZERO).await, session(consul, Duration::ZERO).await);
+    assert!(consul.renew_session(&a).await.unwrap());
+    assert_eq!(consul.session_info(&a).await.unwrap().unwrap().name, "a test");
+    let first = token(&consul.try_lock(&place, &a, b"a", &mut known).await.unwrap());
+    assert_eq!(attempt(consul, &place, &b).await, LockAttempt::Held);
+    let again = token(&consul.try_lock(&place, &a, b"a", &mut known).await.unwrap());
+    assert!(again >= first, "the answer to the first attempt may have been lost");
+    let state = consul.watch_lock(&place, Cursor::START, WAIT).await.unwrap();
+    assert_eq!((state.kind, state.holders.len()), (LockKind::Mutex, 1));
+    assert_eq!((&state.holders[0].session, &*state.holders[0].value), (&a, &b"a"[..]));
+
+    let watch = consul.watch_lock(&place, state.cursor, WAIT);
+    let release = async { consul.unlock(&place, &a, &mut known).await };
+    let (freed, released) = tokio::join!(watch, release);
+    assert!(released.unwrap() && freed.unwrap().holders.is_empty());
+    assert!(!consul.unlock(&place, &a, &mut known).await.unwrap(), "not held any more");
+    // No lock-delay after a release.
+    let second = token(&attempt(consul, &place, &b).await);
+    assert!(second > again, "{second} after {again}");
+    // What is known is out of date: the key is read again.
+    assert_eq!(consul.try_lock(&place, &a, b"a", &mut known).await.unwrap(), LockAttempt::Held);
+    let gone = SessionId::recorded("11111111-1111-1111-1111-111111111111");
+    assert!(!consul.renew_session(&gone).await.unwrap());
+    assert_eq!(consul.session_info(&gone).await.unwrap(), None);
+    consul.unlock(&place, &b, &mut known).await.unwrap();
+    assert_eq!(attempt(consul, &place, &gone).await, LockAttempt::SessionLost);
+}
+
+async fn a_semaphore_has_as_many_holders_as_its_limit(consul: &Consul, _: &str) {
+    let place = place("locks/pool", 2);
+    let (a, b, c) = (
+        session(consul, Duration::ZERO).await,
+        session(consul, Duration::ZERO).await,
+        session(consul, Duration::ZERO).await,
+    );
+    let first = token(&attempt(consul, &place, &a).await);
+    let second = token(&attempt(consul, &place, &b).await);
+    assert!(second > first);
+    assert_eq!(attempt(consul, &place, &c).await, LockAttempt::Held);
+    let other = LockPlace { limit: 3, ..place.clone() };
+    assert_eq!(attempt(consul, &other, &c).await, LockAttempt::OtherLimit(2));
+    let state = consul.watch_lock(&place, Cursor::START, WAIT).await.unwrap();
+    assert_eq!((state.kind, state.holders.len()), (LockKind::Semaphore { limit: 2 }, 2));
+    assert!(consul.unlock(&place, &a, &mut KnownLock::default()).await.unwrap());
+    assert!(!consul.unlock(&place, &a, &mut KnownLock::default()).await.unwrap());
+    assert!(token(&attempt(consul, &place, &c).await) > second);
+    // A holder without a session counts no longer.
+    consul.close_session(&b).await.unwrap();
+    token(&attempt(consul, &place, &a).await);
+}
+
+async fn a_closed_session_frees_its_lock_after_the_lock_delay(consul: &Consul, _: &str) {
+    let place = place("locks/delayed", 1);
+    let (a, b) = (session(consul, Duration::from_secs(2)).await, session(consul, Duration::ZERO).await);
+    token(&attempt(consul, &place, &a).await);
+    consul.close_session(&a).await.unwrap();
+    assert_eq!(attempt(consul, &place, &b).await, LockAttempt::Delayed);
+    let acquired = async {
+        loop {
+            if let LockAttempt::Acquired { token } = attempt(consul, &place, &b).await {
+                return token;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(LONG, acquired).await.expect("the lock-delay ends");
+}
+
+async fn a_key_with_another_use_is_not_written_over(consul: &Consul, _: &str) {
+    let owner = session(consul, Duration::ZERO).await;
+    assert!(consul.put_kv("locks/text/.lock", b"text", 0, None).await.unwrap());
+    for limit in [1, 2] {
+        let foreign = attempt(consul, &place("locks/text", limit), &owner).await;
+        assert_eq!(foreign, LockAttempt::OtherKind(LockKind::Foreign));
+    }
+    token(&attempt(consul, &place("locks/one", 1), &owner).await);
+    assert_eq!(
+        attempt(consul, &place("locks/one", 2), &owner).await,
+        LockAttempt::OtherKind(LockKind::Mutex)
+    );
+    token(&attempt(consul, &place("locks/two", 2), &owner).await);
+    let semaphore = LockKind::Semaphore { limit: 2 };
+    assert_eq!(attempt(consul, &place("locks/two", 1), &owner).await, LockAttempt::OtherKind(semaphore));
+}
+
+/// `consul lock` with a child that writes to its stdout when it holds the lock, and ends when its stdin is closed.
+fn consul_lock(url: &str, path: &str, limit: &str) -> tokio::process::Child {
+    tokio::process::Command::new(consul::Consul::find().unwrap())
+        .args(["lock", "-http-addr", url, "-pass-stdin", "-n", limit, path, "echo held; cat >/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// Resolves when the child of `consul lock` runs.
+async fn wait_until_held(child: &mut tokio::process::Child) {
+    use tokio::io::AsyncReadExt as _;
+    let mut said = [0; 5];
+    child.stdout.as_mut().unwrap().read_exact(&mut said).await.unwrap();
+}
+
+async fn wait_until_acquired(consul: &Consul, place: &LockPlace, session: &SessionId) {
+    while attempt(consul, place, session).await == LockAttempt::Held {
+        let state = consul.watch_lock(place, Cursor::START, WAIT).await.unwrap();
+        if state.holders.len() >= place.limit as usize {
+            consul.watch_lock(place, state.cursor, WAIT).await.unwrap();
+        }
+    }
+}
+
+async fn a_mutex_excludes_consul_lock_and_is_excluded(consul: &Consul, url: &str) {
+    let place = place("locks/both", 1);
+    let own = session(consul, Duration::ZERO).await;
+    let mut other = consul_lock(url, "locks/both", "1");
+    wait_until_held(&mut other).await;
+    assert_eq!(attempt(consul, &place, &own).await, LockAttempt::Held);
+    drop(other.stdin.take());
+    wait_until_acquired(consul, &place, &own).await;
+    other.wait().await.unwrap();
+
+    let mut other = consul_lock(url, "locks/both", "1");
+    // It waits: the key stays ours until it is given back.
+    let state = consul.watch_lock(&place, Cursor::START, WAIT).await.unwrap();
+    assert_eq!(state.holders[0].session, own);
+    let held = timeout(Duration::from_millis(500), wait_until_held(&mut other)).await;
+    assert!(held.is_err(), "`consul lock` did not wait");
+    assert!(consul.unlock(&place, &own, &mut KnownLock::default()).await.unwrap());
+    wait_until_held(&mut other).await;
+    drop(other.stdin.take());
+    other.wait().await.unwrap();
+}
+
+async fn a_semaphore_counts_consul_lock_and_is_counted(consul: &Consul, url: &str) {
+    let place = place("locks/three", 3);
+    let own = [session(consul, Duration::ZERO).await, session(consul, Duration::ZERO).await];
+    let mut first = consul_lock(url, "locks/three", "3");
+    wait_until_held(&mut first).await;
+    token(&attempt(consul, &place, &own[0]).await);
+    let mut second = consul_lock(url, "locks/three", "3");
+    wait_until_held(&mut second).await;
+    assert_eq!(attempt(consul, &place, &own[1]).await, LockAttempt::Held);
+    drop(first.stdin.take());
+    wait_until_acquired(consul, &place, &own[1]).await;
+    first.wait().await.unwrap();
+    let mut third = consul_lock(url, "locks/three", "3");
+    assert!(timeout(Duration::from_millis(500), wait_until_held(&mut third)).await.is_err());
+    assert!(consul.unlock(&place, &own[0], &mut KnownLock::default()).await.unwrap());
+    wait_until_held(&mut third).await;
+    for mut child in [second, third] {
+        drop(child.stdin.take());
+        child.wait().await.unwrap();
+    }
+}

@@ -1,0 +1,325 @@
+//! One hold: its session is renewed, its lock is watched, and its loss is told before another can hold it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use outrigger_config::error_chain;
+use outrigger_policy::backoff::Backoff;
+use outrigger_registry::{KnownLock, LockPlace, Locks, SessionId};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{BootClock, LockName, validity::Validity, view::View};
+
+/// How long the end of a session is tried: after twice its time to live, the registry has ended it.
+const CLOSE_FOR: Duration = Duration::from_secs(60);
+/// Longest time of one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pauses between two tries of what ends a hold.
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
+
+/// Why a lock is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LossReason {
+    /// The session was not renewed in time: the registry did not answer, or this machine was suspended.
+    SessionExpired {
+        /// The error of the last renewal.
+        error: Option<Arc<str>>,
+    },
+    /// The registry has ended the session: an operator did, or the check of the node failed.
+    SessionInvalidated,
+    /// The session lives, but it no longer holds the key: an operator freed or deleted it.
+    KeyFreed,
+    /// The app has not renewed its lease in time.
+    LeaseExpired,
+    /// The sidecar stops, and its wait for the app is over.
+    Drained,
+}
+
+impl LossReason {
+    /// The name of the reason: a closed list.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::SessionExpired { .. } => "session_expired",
+            Self::SessionInvalidated => "session_invalidated",
+            Self::KeyFreed => "key_freed",
+            Self::LeaseExpired => "lease_expired",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SessionExpired { error: None } => f.write_str("its session was not renewed in time"),
+            Self::SessionExpired { error: Some(error) } => {
+                write!(f, "its session could not be renewed in time: {error}")
+            }
+            Self::SessionInvalidated => f.write_str("the registry has ended its session"),
+            Self::KeyFreed => f.write_str("its key was freed or deleted by another client"),
+            Self::LeaseExpired => f.write_str("the lease was not renewed in time"),
+            Self::Drained => f.write_str("the sidecar stops"),
+        }
+    }
+}
+
+/// The state of a hold. It begins as held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldState {
+    /// The lock is held.
+    Held,
+    /// It is held no longer, for this reason.
+    Lost(LossReason),
+    /// It was given back.
+    Released,
+}
+
+/// How a lock was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// The registry has freed it.
+    Now,
+    /// The registry does not answer: it is freed when it answers again, or when the session expires.
+    Later,
+}
+
+/// What is known of a hold.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    /// Unique in this process and, for a lease, hard to guess.
+    pub(crate) id: String,
+    pub(crate) name: LockName,
+    pub(crate) place: LockPlace,
+    pub(crate) session: SessionId,
+    pub(crate) token: u64,
+    pub(crate) value: Vec<u8>,
+    /// Absent: it is held by a connection.
+    pub(crate) lease: Option<LeaseTerms>,
+    pub(crate) state: watch::Sender<HoldState>,
+    end: Mutex<End>,
+    wake: Notify,
+}
+
+/// The terms of a lease.
+#[derive(Debug)]
+pub(crate) struct LeaseTerms {
+    pub(crate) owner: Option<String>,
+    pub(crate) ttl: Duration,
+    /// On the clock that counts while the machine is suspended.
+    pub(crate) until: Mutex<Duration>,
+}
+
+/// The end that was asked for.
+#[derive(Debug, Default)]
+enum End {
+    #[default]
+    No,
+    Release(Vec<oneshot::Sender<Released>>),
+    Lose(LossReason),
+    /// It has ended: no answer comes any more.
+    Over,
+}
+
+impl Hold {
+    pub(crate) fn new(
+        id: String,
+        name: LockName,
+        place: LockPlace,
+        session: SessionId,
+        token: u64,
+        value: Vec<u8>,
+        lease: Option<LeaseTerms>,
+    ) -> Self {
+        let (state, end) = (watch::Sender::new(HoldState::Held), Mutex::default());
+        Self { id, name, place, session, token, value, lease, state, end, wake: Notify::new() }
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        *self.state.borrow() == HoldState::Held
+    }
+
+    /// Asks for the lock to be given back. The answer comes when it was, or cannot be now; an error where it is lost.
+    pub(crate) fn release(&self) -> oneshot::Receiver<Released> {
+        let (sender, released) = oneshot::channel();
+        let mut end = self.end.lock();
+        match &mut *end {
+            End::No => *end = End::Release(vec![sender]),
+            End::Release(waiting) => waiting.push(sender),
+            End::Lose(_) | End::Over => {}
+        }
+        self.wake.notify_one();
+        released
+    }
+
+    /// Ends the hold as lost.
+    pub(crate) fn lose(&self, reason: LossReason) {
+        let mut end = self.end.lock();
+        if matches!(*end, End::No) {
+            *end = End::Lose(reason);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Lets the lease begin again.
+    pub(crate) fn extend(&self, now: Duration) {
+        if let Some(lease) = &self.lease {
+            *lease.until.lock() = now + lease.ttl;
+            self.wake.notify_one();
+        }
+    }
+
+    fn lease_until(&self) -> Duration {
+        self.lease.as_ref().map_or(Duration::MAX, |lease| *lease.until.lock())
+    }
+
+    /// Keeps the hold until it ends, tells the end, and then ends its session.
+    pub(crate) async fn keep(
+        &self,
+        registry: &dyn Locks,
+        clock: BootClock,
+        validity: Validity,
+        view: View,
+        known: &mut KnownLock,
+    ) {
+        let (reason, validity) = self.keep_alive(registry, clock, validity, view).await;
+        match reason {
+            Some(reason) => {
+                warn!(lock = %self.name, token = self.token, %reason, "the lock is lost");
+                self.state.send_replace(HoldState::Lost(reason));
+                *self.end.lock() = End::Over;
+            }
+            None => {
+                self.state.send_replace(HoldState::Released);
+                let released = self.give_back(registry, clock, validity, known).await;
+                info!(lock = %self.name, token = self.token, now = released == Released::Now, "gave the lock back");
+                if let End::Release(waiting) = std::mem::replace(&mut *self.end.lock(), End::Over) {
+                    for sender in waiting {
+                        let _ = sender.send(released);
+                    }
+                }
+            }
+        }
+        close_session(registry, &self.session).await;
+    }
+
+    /// Returns why the lock is lost; `None`: it is to be given back.
+    async fn keep_alive(
+        &self,
+        registry: &dyn Locks,
+        clock: BootClock,
+        mut validity: Validity,
+        mut view: View,
+    ) -> (Option<LossReason>, Validity) {
+        let mut renewal = None;
+        let mut last_error: Option<Arc<str>> = None;
+        let has_lost = |seen: &crate::view::SeenLock| seen.has_lost(&self.session, self.token);
+        // The view may be older than the hold.
+        let mut is_freed = view.last().as_ref().is_some_and(has_lost);
+        loop {
+            let now = clock.now();
+            match &*self.end.lock() {
+                End::No | End::Over => {}
+                End::Release(_) => return (None, validity),
+                End::Lose(reason) => return (Some(reason.clone()), validity),
+            }
+            if !validity.holds(now) {
+                return (Some(LossReason::SessionExpired { error: last_error }), validity);
+            }
+            if is_freed {
+                return (Some(LossReason::KeyFreed), validity);
+            }
+            let lease_until = self.lease_until();
+            if lease_until <= now {
+                return (Some(LossReason::LeaseExpired), validity);
+            }
+            let mut wake_at = validity.ends_at().min(lease_until);
+            if renewal.is_none() {
+                if validity.next_renewal() <= now {
+                    let call = timeout(CALL_TIMEOUT, registry.renew_session(&self.session));
+                    renewal = Some((now, Box::pin(call)));
+                } else {
+                    wake_at = wake_at.min(validity.next_renewal());
+                }
+            }
+            tokio::select! {
+                () = clock.sleep_until(wake_at) => {}
+                () = self.wake.notified() => {}
+                seen = view.changed() => is_freed = seen.as_ref().is_some_and(has_lost),
+                (sent_at, answer) = answer_to(&mut renewal) => {
+                    renewal = None;
+                    match answer {
+                        Ok(Ok(true)) => {
+                            validity.record_success(sent_at);
+                            last_error = None;
+                        }
+                        Ok(Ok(false)) => return (Some(LossReason::SessionInvalidated), validity),
+                        Ok(Err(error)) => {
+                            validity.record_failure(clock.now());
+                            last_error = Some(error_chain(&error).into());
+                        }
+                        Err(_) => {
+                            validity.record_failure(clock.now());
+                            last_error = Some(format!("no answer within {CALL_TIMEOUT:?}").into());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Frees the lock at the registry, without a lock-delay.
+    async fn give_back(
+        &self,
+        registry: &dyn Locks,
+        clock: BootClock,
+        validity: Validity,
+        known: &mut KnownLock,
+    ) -> Released {
+        let mut failures = 0;
+        while validity.holds(clock.now()) {
+            match timeout(CALL_TIMEOUT, registry.unlock(&self.place, &self.session, known)).await {
+                Ok(Ok(_)) => return Released::Now,
+                Ok(Err(_)) | Err(_) => failures += 1,
+            }
+            if failures == 2 {
+                // Not longer: the app waits for the answer.
+                if let End::Release(waiting) = &mut *self.end.lock() {
+                    for sender in waiting.drain(..) {
+                        let _ = sender.send(Released::Later);
+                    }
+                }
+            }
+            sleep(BACKOFF.pause(failures, fastrand::u64(..))).await;
+        }
+        Released::Later
+    }
+}
+
+type Renewal<F> = Option<(Duration, std::pin::Pin<Box<F>>)>;
+
+/// The answer to a renewal that was sent; never where none was sent.
+async fn answer_to<F: Future>(renewal: &mut Renewal<F>) -> (Duration, F::Output) {
+    match renewal {
+        Some((sent_at, call)) => (*sent_at, call.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends a session at the registry, which ends it by itself otherwise.
+pub(crate) async fn close_session(registry: &dyn Locks, session: &SessionId) {
+    let close = async {
+        for failures in 0.. {
+            match timeout(CALL_TIMEOUT, registry.close_session(session)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(_)) | Err(_) => sleep(BACKOFF.pause(failures, fastrand::u64(..))).await,
+            }
+        }
+    };
+    if timeout(CLOSE_FOR, close).await.is_err() {
+        warn!(%session, "cannot end the session of a lock, the registry ends it when its time is over");
+    }
+}

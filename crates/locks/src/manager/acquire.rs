@@ -1,0 +1,265 @@
+//! How a lock is acquired: the requests of this process take turns, and each tries until its wait is over.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use outrigger_registry::{Error as RegistryError, KnownLock, LockAttempt, LockPlace, NewSession, SessionId};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{Acquire, BACKOFF, Queue, Shared, bounded, random_id};
+use crate::{
+    AcquireError,
+    hold::{Hold, LeaseTerms, close_session},
+    validity::Validity,
+    view::View,
+};
+
+/// Shortest time to live of a session that Consul takes.
+const MIN_SESSION_TTL: Duration = Duration::from_secs(10);
+/// Longest one.
+const MAX_SESSION_TTL: Duration = Duration::from_secs(86_400);
+/// Least time between two attempts of one request.
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest time between two attempts: where the watch of the lock says nothing.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+/// Time between two attempts while the registry keeps the lock closed.
+const DELAY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A session that is not used by a hold yet.
+struct OpenSession {
+    id: SessionId,
+    ttl: Duration,
+    validity: Validity,
+}
+
+impl Shared {
+    /// Acquires a lock within the wait of the request, and starts to keep it.
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        request: Acquire,
+        lease: Option<(Option<String>, Duration)>,
+        given_up: &CancellationToken,
+    ) -> Result<Arc<Hold>, AcquireError> {
+        let place = self.place(&request.name, request.limit);
+        let until = Instant::now() + request.wait;
+        if self.draining.is_cancelled() {
+            return Err(AcquireError::Draining);
+        }
+        let waiters = self.settings.max_waiters;
+        let waiting = self.waiters.clone().try_acquire_owned();
+        let _waiting = waiting.map_err(|_| AcquireError::TooManyWaiters { limit: waiters })?;
+        let queue = self.queue(&place);
+        let turn = async {
+            if request.wait.is_zero() {
+                return queue.turn.try_lock().ok();
+            }
+            tokio::select! {
+                turn = timeout_at(until, queue.turn.lock()) => turn.ok(),
+                () = self.draining.cancelled() => None,
+                () = given_up.cancelled() => None,
+            }
+        };
+        let Some(_turn) = turn.await else {
+            // Another request of this process holds or awaits it.
+            return Err(self.waited_in_vain(&place));
+        };
+        if let Some((owner, _)) = &lease
+            && let Some(hold) = self.lease_of(&place, owner.as_deref())
+        {
+            hold.extend(self.clock.now());
+            return Ok(hold);
+        }
+        let held = self.settings.max_held;
+        let slot = self.slots.clone().try_acquire_owned();
+        let slot = slot.map_err(|_| AcquireError::TooManyHeld { limit: held })?;
+        let (mut session, mut known) = (None, self.known.lock().remove(&place).unwrap_or_default());
+        let attempted = self.attempt_until(&request, &place, &mut known, &mut session, until, given_up).await;
+        let acquired = match (attempted, session.take()) {
+            (Ok((token, view)), Some(open)) => match self.record.note_token(request.name.as_str(), token) {
+                Ok(()) => Ok((token, view, open)),
+                Err(seen) => {
+                    let _ = self.registry.unlock(&place, &open.id, &mut known).await;
+                    Err((AcquireError::TokenRegressed { token, seen }, Some(open)))
+                }
+            },
+            (Ok(_), None) => Err((AcquireError::Draining, None)),
+            (Err(error), open) => Err((error, open)),
+        };
+        let (token, view, open) = match acquired {
+            Ok(acquired) => acquired,
+            Err((error, open)) => {
+                if let Some(open) = open {
+                    self.discard(open, place);
+                }
+                return Err(error);
+            }
+        };
+        let lease =
+            lease.map(|(owner, ttl)| LeaseTerms { owner, ttl, until: Mutex::new(self.clock.now() + ttl) });
+        let id = random_id();
+        let hold = Hold::new(id, request.name, place, open.id, token, request.value, lease);
+        let hold = self.keep(hold, open.ttl, open.validity, view, slot, known);
+        self.save().await;
+        debug!(lock = %hold.name, token, "acquired the lock");
+        Ok(hold)
+    }
+
+    /// The token, and the watch of the lock.
+    async fn attempt_until(
+        &self,
+        request: &Acquire,
+        place: &LockPlace,
+        known: &mut KnownLock,
+        session: &mut Option<OpenSession>,
+        until: Instant,
+        given_up: &CancellationToken,
+    ) -> Result<(u64, View), AcquireError> {
+        let mut view: Option<View> = None;
+        let mut failures = 0;
+        loop {
+            let attempt = self.attempt(request, place, known, session).await;
+            let at_end = Instant::now() >= until || given_up.is_cancelled() || self.draining.is_cancelled();
+            let (pause, error) = match attempt {
+                Ok(LockAttempt::Acquired { token }) => {
+                    return Ok((token, view.unwrap_or_else(|| self.views.open(place))));
+                }
+                Ok(LockAttempt::Held) => (RETRY_INTERVAL, self.waited_in_vain(place)),
+                Ok(LockAttempt::Delayed) => {
+                    (DELAY_INTERVAL, AcquireError::LockDelay { longest: self.settings.lock_delay })
+                }
+                Ok(LockAttempt::OtherLimit(limit)) => return Err(AcquireError::LimitMismatch { limit }),
+                Ok(LockAttempt::OtherKind(kind)) => return Err(AcquireError::KindMismatch { kind }),
+                Ok(LockAttempt::SessionLost) => {
+                    *session = None;
+                    failures += 1;
+                    let ended = RegistryError::Malformed {
+                        request: "a lock".into(),
+                        reason: "the registry ended the session that it had just opened".into(),
+                    };
+                    // Once at once: a session that was kept for long while this request waited may have ended.
+                    if failures == 1 {
+                        continue;
+                    }
+                    (BACKOFF.pause(failures, fastrand::u64(..)), AcquireError::Registry(ended))
+                }
+                Err(error) => {
+                    failures += 1;
+                    (BACKOFF.pause(failures, fastrand::u64(..)), AcquireError::Registry(error))
+                }
+            };
+            if at_end {
+                return Err(if self.draining.is_cancelled() { AcquireError::Draining } else { error });
+            }
+            let is_held = matches!(error, AcquireError::Held { .. });
+            let watch = async {
+                if !is_held {
+                    return std::future::pending().await;
+                }
+                let view = view.get_or_insert_with(|| self.views.open(place));
+                sleep(ATTEMPT_INTERVAL).await;
+                while !view.last().is_some_and(|seen| seen.is_open(place)) {
+                    view.changed().await;
+                }
+            };
+            tokio::select! {
+                () = watch => {}
+                () = sleep(pause) => {}
+                // One more attempt at the end of the wait.
+                () = tokio::time::sleep_until(until) => {}
+                () = given_up.cancelled() => return Err(error),
+                () = self.draining.cancelled() => return Err(AcquireError::Draining),
+            }
+        }
+    }
+
+    /// One attempt, with a session that is certain before and after it.
+    async fn attempt(
+        &self,
+        request: &Acquire,
+        place: &LockPlace,
+        known: &mut KnownLock,
+        session: &mut Option<OpenSession>,
+    ) -> Result<LockAttempt, RegistryError> {
+        if let Some(open) = session
+            && open.validity.next_renewal() <= self.clock.now()
+            && !self.renew_session(open).await?
+        {
+            *session = None;
+        }
+        let open = match session {
+            Some(open) => open,
+            None => session.insert(self.open_session(request, place).await?),
+        };
+        let locked = self.registry.try_lock(place, &open.id, &request.value, known);
+        let attempt = bounded("a lock", locked).await?;
+        // The answer took long: the lock may have been lost again.
+        if matches!(attempt, LockAttempt::Acquired { .. })
+            && !open.validity.holds(self.clock.now())
+            && !self.renew_session(open).await?
+        {
+            return Ok(LockAttempt::SessionLost);
+        }
+        Ok(attempt)
+    }
+
+    async fn open_session(&self, request: &Acquire, place: &LockPlace) -> Result<OpenSession, RegistryError> {
+        let ttl = request.session_ttl.clamp(MIN_SESSION_TTL, MAX_SESSION_TTL);
+        let name = format!("outrigger: lock {} of {}", request.name, self.holder);
+        let sent_at = self.clock.now();
+        let new = NewSession {
+            name: &name,
+            ttl,
+            lock_delay: self.settings.lock_delay,
+            removes_keys: place.limit > 1,
+            ends_with_node: self.settings.ends_with_node,
+        };
+        let id = bounded("a new session", self.registry.open_session(new)).await?;
+        Ok(OpenSession { id, ttl, validity: Validity::new(ttl, sent_at) })
+    }
+
+    /// `false`: the registry has ended it.
+    async fn renew_session(&self, open: &mut OpenSession) -> Result<bool, RegistryError> {
+        let sent_at = self.clock.now();
+        let is_alive = bounded("the renewal of a session", self.registry.renew_session(&open.id)).await?;
+        if is_alive {
+            open.validity.record_success(sent_at);
+        }
+        Ok(is_alive)
+    }
+
+    /// Ends a session that no hold uses. Whether it has acquired the lock is not known after an error; then the lock is given back first,
+    /// so that it is not closed for the lock-delay.
+    fn discard(self: &Arc<Self>, open: OpenSession, place: LockPlace) {
+        let shared = self.clone();
+        // Contained: a session without a hold, which the registry ends otherwise.
+        tokio::spawn(async move {
+            let mut known = KnownLock::default();
+            let _ = bounded("a release", shared.registry.unlock(&place, &open.id, &mut known)).await;
+            close_session(&*shared.registry, &open.id).await;
+        });
+    }
+
+    fn waited_in_vain(&self, place: &LockPlace) -> AcquireError {
+        if self.draining.is_cancelled() {
+            return AcquireError::Draining;
+        }
+        let holders = self.views.peek(place).map(|seen| seen.holders).unwrap_or_default();
+        AcquireError::Held { holders }
+    }
+
+    fn queue(&self, place: &LockPlace) -> Arc<Queue> {
+        let mut queues = self.queues.lock();
+        if let Some(queue) = queues.get(place).and_then(Weak::upgrade) {
+            return queue;
+        }
+        queues.retain(|_, queue| queue.strong_count() > 0);
+        let queue = Arc::new(Queue::default());
+        queues.insert(place.clone(), Arc::downgrade(&queue));
+        queue
+    }
+}

@@ -1,0 +1,270 @@
+//! What outlives the process: the highest token of each name, the leases, and the sessions that a next process is to end.
+//!
+//! A write replaces the file as a whole or not at all. It is not forced to the disk: what a crash of the machine loses, the registry ends by
+//! itself.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use outrigger_config::{SmallFile, check_own_folder, create_own_folder};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::{clock, hold::Hold};
+
+/// Largest file that is read.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Most names with a token. Beyond it, those that were used least lately are forgotten.
+const MAX_NAMES: usize = 4096;
+/// Only this user may read and write it: a lease can be used by its id.
+const FILE_MODE: u32 = 0o600;
+/// The name of the file in the folder.
+const FILE_NAME: &str = "locks.json";
+
+/// The content of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recorded {
+    /// The start of the machine that the times count from.
+    boot: String,
+    /// By name: the highest token, and the number of its use, which orders the names.
+    #[serde(default)]
+    tokens: BTreeMap<String, (u64, u64)>,
+    #[serde(default)]
+    holds: Vec<RecordedHold>,
+}
+
+/// A hold of a process that may have ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RecordedHold {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) limit: u32,
+    pub(crate) session: String,
+    pub(crate) session_ttl_ms: u64,
+    pub(crate) token: u64,
+    /// Base64.
+    pub(crate) value: String,
+    /// Absent: it was held by a connection, which has ended with its process.
+    pub(crate) lease: Option<RecordedLease>,
+}
+
+/// The terms of a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RecordedLease {
+    pub(crate) owner: Option<String>,
+    pub(crate) ttl_ms: u64,
+    pub(crate) until_ms: u64,
+}
+
+/// The file, or the same in memory alone.
+#[derive(Debug)]
+pub(crate) struct Record {
+    path: Option<PathBuf>,
+    recorded: Mutex<Recorded>,
+    /// Writes one after the other, the newest content last.
+    writing: Arc<tokio::sync::Mutex<bool>>,
+}
+
+impl Record {
+    /// A record in `folder`, and the holds that an earlier process left there. Without a folder it is kept in memory. A file that
+    /// cannot be used is an empty one, with a warning. Blocks.
+    pub(crate) fn open(folder: Option<&Path>) -> (Self, Vec<RecordedHold>) {
+        let path = folder.map(|folder| folder.join(FILE_NAME));
+        let mut recorded = path.as_deref().map(read_or_warn).unwrap_or_default();
+        let boot = clock::boot_id();
+        let mut left = std::mem::take(&mut recorded.holds);
+        if recorded.boot != boot || boot.is_empty() {
+            // Its times say nothing.
+            for hold in &mut left {
+                hold.lease = None;
+            }
+        }
+        recorded.boot = boot;
+        let writing = Arc::new(tokio::sync::Mutex::new(false));
+        (Self { path, recorded: Mutex::new(recorded), writing }, left)
+    }
+
+    /// Notes the token of a new holder.
+    ///
+    /// # Errors
+    /// The highest token before, where that is higher.
+    pub(crate) fn note_token(&self, name: &str, token: u64) -> Result<(), u64> {
+        let mut recorded = self.recorded.lock();
+        let next_use = recorded.tokens.values().map(|(_, used)| *used).max().unwrap_or_default() + 1;
+        let (highest, used) = recorded.tokens.entry(name.to_owned()).or_default();
+        if *highest > token {
+            return Err(*highest);
+        }
+        (*highest, *used) = (token, next_use);
+        if recorded.tokens.len() > MAX_NAMES {
+            let oldest = recorded.tokens.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                recorded.tokens.remove(&oldest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the holds, and writes the file. A failure is logged, once until a write succeeds.
+    pub(crate) async fn save_holds(&self, holds: impl Fn() -> Vec<RecordedHold>) {
+        let Some(path) = self.path.clone() else { return };
+        let mut failing = self.writing.clone().lock_owned().await;
+        // Under the lock, so that the last writer has the newest.
+        let content = {
+            let mut recorded = self.recorded.lock();
+            recorded.holds = holds();
+            serde_json::to_vec(&*recorded)
+        };
+        let written = tokio::task::spawn_blocking(move || {
+            let result = content.map_err(io::Error::from).and_then(|content| write(&path, &content));
+            if let Err(error) = &result
+                && !*failing
+            {
+                warn!(file = %path.display(), %error, "cannot save the locks that are held: a restart of this process loses them");
+            }
+            *failing = result.is_err();
+        });
+        // A panic of the writer was reported.
+        let _ = written.await;
+    }
+}
+
+impl RecordedHold {
+    /// What is to be written of a hold, with the time to live of its session.
+    pub(crate) fn of(hold: &Hold, session_ttl: Duration) -> Self {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            id: hold.id.clone(),
+            name: hold.name.as_str().to_owned(),
+            path: hold.place.path.clone(),
+            limit: hold.place.limit,
+            session: hold.session.as_str().to_owned(),
+            session_ttl_ms: millis(session_ttl),
+            token: hold.token,
+            value: BASE64.encode(&hold.value),
+            lease: hold.lease.as_ref().map(|lease| RecordedLease {
+                owner: lease.owner.clone(),
+                ttl_ms: millis(lease.ttl),
+                until_ms: millis(*lease.until.lock()),
+            }),
+        }
+    }
+
+    /// The value that the holder wrote.
+    pub(crate) fn decode_value(&self) -> Vec<u8> {
+        BASE64.decode(&self.value).unwrap_or_default()
+    }
+}
+
+/// The holds to be written, by their ids.
+pub(crate) type HoldTable = HashMap<String, (Arc<Hold>, Duration)>;
+
+fn read_or_warn(path: &Path) -> Recorded {
+    match read(path) {
+        Ok(recorded) => recorded,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Recorded::default(),
+        Err(error) => {
+            warn!(
+                file = %path.display(),
+                %error,
+                "cannot read which locks an earlier process held: they are free when their sessions expire, and lower fencing tokens \
+                 are not noticed"
+            );
+            Recorded::default()
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Recorded> {
+    let file = SmallFile::read_own(path, MAX_BYTES)?;
+    if let Some(folder) = path.parent() {
+        check_own_folder(folder)?;
+    }
+    serde_json::from_slice(&file.bytes).map_err(io::Error::from)
+}
+
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        create_own_folder(folder)?;
+        check_own_folder(folder)?;
+    }
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
+    file.write_all(content)?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(lease: bool) -> RecordedHold {
+        RecordedHold {
+            id: "1".into(),
+            name: "jobs".into(),
+            path: "locks/jobs".into(),
+            limit: 1,
+            session: "s".into(),
+            session_ttl_ms: 15_000,
+            token: 7,
+            value: BASE64.encode([0, 255]),
+            lease: lease.then_some(RecordedLease { owner: None, ttl_ms: 10, until_ms: 20 }),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_saved_is_read_by_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let (record, left) = Record::open(Some(folder.path()));
+        assert_eq!(left, []);
+        record.note_token("jobs", 7).unwrap();
+        record.save_holds(|| vec![hold(true)]).await;
+        let (next, left) = Record::open(Some(folder.path()));
+        assert_eq!(left, [hold(true)]);
+        assert_eq!(left[0].decode_value(), [0, 255]);
+        assert_eq!(next.note_token("jobs", 6), Err(7));
+        assert_eq!(next.note_token("jobs", 7), Ok(()), "the same holder again");
+        assert_eq!(next.note_token("other", 1), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_lease_of_before_the_last_start_of_the_machine_is_a_session_to_be_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let (record, _) = Record::open(Some(folder.path()));
+        record.recorded.lock().boot = "another start".into();
+        record.save_holds(|| vec![hold(true)]).await;
+        assert_eq!(Record::open(Some(folder.path())).1, [hold(false)]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        for content in ["", "{", "[]", r#"{"boot": 1}"#] {
+            let path = folder.path().join(FILE_NAME);
+            write(&path, content.as_bytes()).unwrap();
+            assert_eq!(Record::open(Some(folder.path())).1, [], "{content}");
+        }
+    }
+
+    #[test]
+    fn the_names_that_were_used_least_lately_are_forgotten() {
+        let (record, _) = Record::open(None);
+        for number in 0..=MAX_NAMES {
+            record.note_token(&format!("lock-{number}"), 9).unwrap();
+            record.note_token("often", 9).unwrap();
+        }
+        assert_eq!(record.note_token("lock-0", 1), Ok(()), "forgotten");
+        assert_eq!(record.note_token("often", 1), Err(9));
+        assert!(record.recorded.lock().tokens.len() <= MAX_NAMES + 1);
+    }
+}

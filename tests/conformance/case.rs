@@ -42,6 +42,11 @@ pub(crate) enum Action {
         path: &'static str,
         pointer: &'static str,
     },
+    /// The rows that a filter keeps, or the error.
+    Filtered {
+        path: String,
+        expression: String,
+    },
     /// The names of the answer's headers, with case and order.
     HeaderNames {
         method: &'static str,
@@ -96,6 +101,11 @@ pub(crate) fn deregister(id: &str) -> Step {
 
 pub(crate) fn until(path: &str, has: &'static str) -> Step {
     step(Action::Until { path: path.to_owned(), has })
+}
+
+/// A list, with a filter expression.
+pub(crate) fn filtered(path: &str, expression: &str) -> Step {
+    step(Action::Filtered { path: path.to_owned(), expression: expression.to_owned() })
 }
 
 pub(crate) fn part(path: &'static str, pointer: &'static str) -> Step {

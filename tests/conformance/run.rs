@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     case::{Action, Case, Step},
     cases, mask,
-    target::Target,
+    target::{Target, escape},
 };
 
 /// How long a watch blocks when nothing wakes it.
@@ -116,6 +116,14 @@ async fn run_step(target: &Target, step: &Step, background: &mut Option<Backgrou
             }
             sleep(Duration::from_millis(20)).await;
         },
+        Action::Filtered { path, expression } => {
+            let answer = ask(target, "GET", &format!("{path}?filter={}", escape(expression)), "").await;
+            let answer = match answer.status().is_success() {
+                true => answer.map(|body| name_rows(&body).into()),
+                false => answer,
+            };
+            format!("FILTER {path} {expression:?}\n{}", format_answer(target, &answer))
+        }
         Action::Part { path, pointer } => {
             let answer = ask(target, "GET", path, "").await;
             let json: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
@@ -195,6 +203,22 @@ fn format_answer(target: &Target, answer: &Response<Bytes>) -> String {
     // An empty line ends a step in a recording.
     let body = body.replace("\n\n", "\n~\n");
     format!("{} [{}]\n{body}", answer.status().as_u16(), headers.join("; ")).trim_end().to_owned()
+}
+
+/// The names of the rows of a list.
+fn name_rows(body: &[u8]) -> String {
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap();
+    let rows = json.get("Services").unwrap_or(&json);
+    if let Some(rows) = rows.as_object() {
+        return rows.keys().map(String::as_str).collect::<Vec<_>>().join(" ");
+    }
+    let Some(rows) = rows.as_array() else { return rows.to_string() };
+    let names = ["/CheckID", "/Service/ID", "/ServiceID", "/Node", "/ID"];
+    let name = |row: &serde_json::Value| {
+        let named = names.iter().find_map(|name| row.pointer(name)?.as_str());
+        named.unwrap_or_default().to_owned()
+    };
+    format!("[{}]", rows.iter().map(name).collect::<Vec<_>>().join(" "))
 }
 
 /// Consul gives the tags of a service's name in any order.

@@ -87,7 +87,7 @@ impl Target {
 }
 
 /// Percent-escapes all but letters, digits, `-` and `_`.
-fn escape(id: &str) -> String {
+pub(crate) fn escape(id: &str) -> String {
     id.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(byte).to_string(),

@@ -5,12 +5,13 @@
 //! restart, as with a Consul dev agent.
 //!
 //! Unsupported endpoints answer 501 with a text: KV, sessions, events, prepared queries,
-//! transactions, ACLs, Connect, several datacenters, filter expressions (except one on a service's id), script
-//! and gRPC checks.
+//! transactions, ACLs, Connect, several datacenters, script and gRPC checks.
 //! There is no DNS, and no cluster: the one node always leads.
 
 mod blocking;
 mod checks;
+mod filter;
+mod golang;
 mod http;
 mod options;
 mod server;

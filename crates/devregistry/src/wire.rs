@@ -3,6 +3,7 @@
 
 pub(crate) mod decode;
 pub(crate) mod duration;
+pub(crate) mod fields;
 pub(crate) mod request;
 pub(crate) mod response;
 

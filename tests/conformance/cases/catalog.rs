@@ -33,8 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 get("/v1/health/service/api?tag=v1&token=abc&bogusparam=1"),
                 get("/v1/health/service/api?pretty&tag=v1"),
                 get("/v1/health/service/api?cached&tag=v1").differs("ignores ?cached and sends no X-Cache"),
-                get("/v1/health/service/api?filter=Service.Port==2")
-                    .differs("evaluates only one form of filter expression"),
+                get("/v1/health/service/api?filter=Service.Port==2"),
                 get("/v1/health/service/api?filter=Service.ID+%3D%3D+%22api-2%22"),
                 get("/v1/health/service/api?filter=Service.ID==%22api-2%22&passing"),
                 get("/v1/health/service/api?filter=Service.ID==%22nope%22"),
@@ -96,6 +95,10 @@ pub(crate) fn cases() -> Vec<Case> {
                     r#"{"Node":"ext1","Address":"127.0.0.50","Service":{"Service":"ext2"}}"#,
                 ),
                 get("/v1/catalog/service/ext2"),
+                put(
+                    "/v1/catalog/register",
+                    r#"{"Node":"ext2","Address":"127.0.0.50","Service":{"ID":"e","Service":"ext","Meta":{"a.b":""}}}"#,
+                ),
                 put("/v1/catalog/register", r#"{"Node":"ext1"}"#),
                 put("/v1/catalog/register", r#"{"Address":"127.0.0.1"}"#),
                 put("/v1/catalog/register", "{"),

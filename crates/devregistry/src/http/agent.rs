@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
     blocking,
+    filter::Filter,
     options::CONSUL_VERSION,
     store::{self, Status, Store},
     wire::{
-        request,
+        fields, request,
         response::{AgentService, CheckJson},
     },
 };
@@ -66,10 +67,13 @@ fn member_json(context: &HttpContext, store: &Store) -> Value {
 
 /// `agent/services`, by id.
 pub(super) fn services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    read::reject_filter(call)?;
+    let filter = read::parse_filter(call, &fields::SERVICE).map_err(|why| Reply::internal_error(&why))?;
     Ok(context.store.read(|store| {
-        let services: BTreeMap<&str, &store::Service> =
-            store.agent_services().map(|service| (service.id.as_str(), service)).collect();
+        let services: BTreeMap<&str, &store::Service> = store
+            .agent_services()
+            .filter(|service| filter.keeps(service))
+            .map(|service| (service.id.as_str(), service))
+            .collect();
         Reply::json(&services, call)
     }))
 }
@@ -105,15 +109,22 @@ fn content_hash(service: &store::Service) -> String {
 
 /// `agent/checks`, by id.
 pub(super) fn checks(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    read::reject_filter(call)?;
-    Ok(context.store.read(|store| {
+    let failed = |why: String| Reply::internal_error(&why);
+    let expression = read::parse_filter_expression(call).map_err(failed)?;
+    context.store.read(|store| {
         let held: Vec<store::Check> = store.agent_checks().collect();
+        // Here alone Consul checks the fields with the first row, and not without one.
+        let filter = match expression.filter(|_| !held.is_empty()) {
+            Some(expression) => expression.bind(&fields::CHECK).map_err(failed)?,
+            None => Filter::default(),
+        };
         let checks: BTreeMap<&str, CheckJson<'_>> = held
             .iter()
             .map(|check| (check.id.as_str(), CheckJson::from_check(&store.own_node, check)))
+            .filter(|(_, check)| filter.keeps(check))
             .collect();
-        Reply::json(&checks, call)
-    }))
+        Ok(Reply::json(&checks, call))
+    })
 }
 
 /// `agent/service/register`

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{context::HttpContext, health, read, reply::Reply, request::ApiRequest};
 use crate::{
+    filter::Filter,
     store::{self, SERVER_PORT, Store, Topic},
     wire::{
+        fields,
         request::{self, Refusal},
         response,
     },
@@ -19,39 +21,48 @@ pub(super) fn datacenters(context: &HttpContext, call: &ApiRequest) -> Result<Re
 /// `catalog/nodes`
 pub(super) async fn nodes(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let datacenter = &context.options.datacenter;
-    let show = |store: &Store| {
+    let show = |store: &Store, filter: &Filter| {
         let fitting = store.nodes().filter(|node| read::matches_node_meta(call, node));
-        let nodes: Vec<_> = fitting.map(|node| response::NodeJson::new(node, datacenter)).collect();
-        Reply::json(&nodes, call)
+        let nodes = fitting.map(|node| response::NodeJson::new(node, datacenter));
+        Reply::json(&nodes.filter(|node| filter.keeps(node)).collect::<Vec<_>>(), call)
     };
-    read::blocking_read(context, call, Topic::Nodes, show).await
+    read::filtered_read(context, call, Topic::Nodes, &fields::NODE, show).await
 }
 
 /// `catalog/node/NAME`: a node with its services, by id.
 pub(super) async fn node(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
-    let show = |store: &Store| {
+    let show = |store: &Store, filter: &Filter| {
         let found = store.node(name).map(|node| response::NodeServices {
             node: response::NodeJson::new(node, &context.options.datacenter),
-            services: node.services.iter().map(|(id, row)| (id.as_str(), row.into())).collect(),
+            services: services_of(node, filter).map(|(id, service)| (id.as_str(), service)).collect(),
         });
         Reply::json(&found, call)
     };
-    read::blocking_read(context, call, Topic::Node(name.to_owned()), show).await
+    read::filtered_read(context, call, Topic::Node(name.to_owned()), &fields::SERVICE, show).await
 }
 
 /// `catalog/node-services/NAME`: a node with its services, as a list.
 pub(super) async fn node_services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
-    let show = |store: &Store| {
+    let show = |store: &Store, filter: &Filter| {
         let node = store.node(name);
         let found = response::NodeServiceList {
             node: node.map(|node| response::NodeJson::new(node, &context.options.datacenter)),
-            services: node.map(|node| node.services.values().map(response::NodeService::from).collect()),
+            services: node.map(|node| services_of(node, filter).map(|(_, service)| service).collect()),
         };
         Reply::json(&found, call)
     };
-    read::blocking_read(context, call, Topic::Node(name.to_owned()), show).await
+    read::filtered_read(context, call, Topic::Node(name.to_owned()), &fields::SERVICE, show).await
+}
+
+/// The services of a node that the filter keeps, by id.
+fn services_of<'a>(
+    node: &'a store::Node,
+    filter: &Filter,
+) -> impl Iterator<Item = (&'a String, response::NodeService<'a>)> {
+    let services = node.services.iter().map(|(id, row)| (id, response::NodeService::from(row)));
+    services.filter(|(_, service)| filter.keeps(service))
 }
 
 /// `catalog/services`: names, each with all its instances' tags.
@@ -73,15 +84,17 @@ pub(super) async fn services(context: &HttpContext, call: &ApiRequest) -> Result
 pub(super) async fn instances(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing service name")?;
     let datacenter = &context.options.datacenter;
-    let show = |store: &Store| {
+    let show = |store: &Store, filter: &Filter| {
         let entries: Vec<_> = store
             .instances(name)
             .filter(|(node, row)| read::matches_node_meta(call, node) && health::has_tags(call, &row.value))
             .map(|(node, row)| response::CatalogServiceEntry::new(node, row, datacenter))
+            .filter(|entry| filter.keeps(entry))
             .collect();
         Reply::json(&entries, call)
     };
-    read::blocking_read(context, call, Topic::Instances(name.to_owned()), show).await
+    let topic = Topic::Instances(name.to_owned());
+    read::filtered_read(context, call, topic, &fields::CATALOG_SERVICE, show).await
 }
 
 /// `catalog/register`: nodes without an agent.

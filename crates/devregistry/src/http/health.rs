@@ -2,8 +2,9 @@
 
 use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
+    filter::Filter,
     store::{self, Check, Row, Service, Status, Store, Topic},
-    wire::response,
+    wire::{fields, response},
 };
 use http::StatusCode;
 
@@ -16,32 +17,30 @@ pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
         Some(_) => return Err(Reply::text(StatusCode::BAD_REQUEST, "Invalid value for ?passing")),
     };
-    let wanted = read::parse_id_filter(call)?;
     let datacenter = &context.options.datacenter;
-    let show = |store: &Store| {
-        let mut found: Vec<_> = store
+    let show = |store: &Store, filter: &Filter| {
+        let fitting = store
             .instances(name)
-            .filter(|(node, row)| read::matches_node_meta(call, node) && has_tags(call, &row.value))
-            .filter(|(_, row)| wanted.is_none_or(|id| row.value.id == id))
-            .map(|(node, row)| (node, row, checks_of(node, &row.value.id)))
-            .collect();
-        if passing {
-            retain_passing(&mut found);
-        }
-        let entries: Vec<response::HealthEntry<'_>> = found
-            .into_iter()
-            .map(|(node, row, checks)| response::HealthEntry {
+            .filter(|(node, row)| read::matches_node_meta(call, node) && has_tags(call, &row.value));
+        let entries = fitting.map(|(node, row)| {
+            let checks = checks_of(node, &row.value.id);
+            let entry = response::HealthEntry {
                 node: response::NodeJson::new(node, datacenter),
                 service: row.into(),
                 checks: checks
                     .iter()
                     .map(|row| response::CheckJson::from_row(&node.info.name, row))
                     .collect(),
-            })
-            .collect();
-        Reply::json(&entries, call)
+            };
+            (checks.iter().all(|row| row.value.status == Status::Passing), entry)
+        });
+        let mut entries: Vec<_> = entries.filter(|(_, entry)| filter.keeps(entry)).collect();
+        if passing {
+            retain_passing(&mut entries);
+        }
+        Reply::json(&entries.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>(), call)
     };
-    read::blocking_read(context, call, Topic::Health(name.to_owned()), show).await
+    read::filtered_read(context, call, Topic::Health(name.to_owned()), &fields::HEALTH, show).await
 }
 
 /// `health/checks/NAME`: the checks of a service.
@@ -60,14 +59,14 @@ pub(super) async fn state(context: &HttpContext, call: &ApiRequest) -> Result<Re
 /// `health/node/NAME`: the checks of a node, its services' included.
 pub(super) async fn node(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
-    let show = |store: &Store| {
+    let show = |store: &Store, filter: &Filter| {
         let node = store.node(name);
         let checks = node.into_iter().flat_map(|node| {
             node.checks.values().map(|row| response::CheckJson::from_row(&node.info.name, row))
         });
-        Reply::json(&checks.collect::<Vec<_>>(), call)
+        Reply::json(&checks.filter(|check| filter.keeps(check)).collect::<Vec<_>>(), call)
     };
-    read::blocking_read(context, call, Topic::Checks, show).await
+    read::filtered_read(context, call, Topic::Checks, &fields::CHECK, show).await
 }
 
 /// The checks of every node that `fits`.
@@ -77,25 +76,22 @@ async fn list_checks(
     topic: Topic,
     fits: impl Fn(&Check) -> bool,
 ) -> Result<Reply, Reply> {
-    let show = |store: &Store| {
+    let show = |store: &Store, filter: &Filter| {
         let nodes = store.nodes().filter(|node| read::matches_node_meta(call, node));
         let checks = nodes.flat_map(|node| {
             let rows = node.checks.values().filter(|row| fits(&row.value));
             rows.map(|row| response::CheckJson::from_row(&node.info.name, row))
         });
-        Reply::json(&checks.collect::<Vec<_>>(), call)
+        Reply::json(&checks.filter(|check| filter.keeps(check)).collect::<Vec<_>>(), call)
     };
-    read::blocking_read(context, call, topic, show).await
+    read::filtered_read(context, call, topic, &fields::CHECK, show).await
 }
 
-/// An instance: its node, its row, its checks.
-type InstanceRows<'a> = (&'a store::Node, &'a Row<Service>, Vec<&'a Row<Check>>);
-
 /// Drops the instances that do not pass. The last entry replaces a dropped one, which gives Consul's order.
-fn retain_passing(entries: &mut Vec<InstanceRows<'_>>) {
+fn retain_passing<T>(entries: &mut Vec<(bool, T)>) {
     let mut at = 0;
-    while let Some((.., checks)) = entries.get(at) {
-        if checks.iter().all(|row| row.value.status == Status::Passing) {
+    while let Some((passes, _)) = entries.get(at) {
+        if *passes {
             at += 1;
         } else {
             entries.swap_remove(at);

@@ -6,6 +6,7 @@ use tokio::sync::SemaphorePermit;
 use super::{context::HttpContext, reply::Reply, request::ApiRequest};
 use crate::{
     blocking,
+    filter::{FieldType, Filter, FilterExpression},
     store::{Node, Store, Topic},
     wire::duration::{self, GoDuration},
 };
@@ -25,10 +26,35 @@ pub(super) async fn blocking_read<F>(
 where
     F: Fn(&Store) -> Reply,
 {
-    let (consistency, index, wait) = parse_read_params(context, call)?;
-    if !matches!(topic, Topic::Health(_)) {
-        reject_filter(call)?;
-    }
+    let params = parse_read_params(context, call)?;
+    block_and_show(context, params, topic, show).await
+}
+
+/// As [`blocking_read`], for a list of rows with these fields, of which `show` leaves out what the filter drops.
+pub(super) async fn filtered_read<F>(
+    context: &HttpContext,
+    call: &ApiRequest,
+    topic: Topic,
+    row: &'static FieldType,
+    show: F,
+) -> Result<Reply, Reply>
+where
+    F: Fn(&Store, &Filter) -> Reply,
+{
+    let params = parse_read_params(context, call)?;
+    let filter = parse_filter(call, row).map_err(Reply::failed_read)?;
+    block_and_show(context, params, topic, |store| show(store, &filter)).await
+}
+
+async fn block_and_show<F>(
+    context: &HttpContext,
+    (consistency, index, wait): (&'static str, u64, Option<GoDuration>),
+    topic: Topic,
+    show: F,
+) -> Result<Reply, Reply>
+where
+    F: Fn(&Store) -> Reply,
+{
     let _slot = match index {
         0 => None,
         _ => Some(acquire_blocking_slot(context)?),
@@ -40,6 +66,16 @@ where
         .with_header(INDEX, &at.index.max(1).to_string())
         .with_header(KNOWN_LEADER, "true")
         .with_header(LAST_CONTACT, "0"))
+}
+
+impl Reply {
+    /// A read failed within the servers. Clients must not keep its index.
+    pub(super) fn failed_read(why: String) -> Self {
+        Self::internal_error(&why)
+            .with_header(INDEX, "1")
+            .with_header(KNOWN_LEADER, "false")
+            .with_header(LAST_CONTACT, "0")
+    }
 }
 
 /// Takes a permit for a blocking query.
@@ -82,11 +118,7 @@ fn parse_read_params(
             .ok_or_else(|| bad("Invalid index"))?,
     };
     if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != context.options.datacenter) {
-        // Clients must not keep the index of a failed read.
-        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter")
-            .with_header(INDEX, "1")
-            .with_header(KNOWN_LEADER, "false")
-            .with_header(LAST_CONTACT, "0"));
+        return Err(Reply::failed_read("No path to datacenter".to_owned()));
     }
     Ok((consistency, index, wait))
 }
@@ -101,29 +133,33 @@ pub(super) fn parse_wait(call: &ApiRequest) -> Result<Option<GoDuration>, Reply>
     }
 }
 
-/// Refuses a filter expression, because an unfiltered answer would be wrong.
-pub(super) fn reject_filter(call: &ApiRequest) -> Result<(), Reply> {
-    filter_param(call).map_or(Ok(()), |_| Err(unsupported_filter()))
+/// The filter of rows with these fields; without one, that of every row.
+///
+/// # Errors
+/// Consul's text.
+pub(super) fn parse_filter(call: &ApiRequest, row: &'static FieldType) -> Result<Filter, String> {
+    match filter_param(call) {
+        None => Ok(Filter::default()),
+        Some(text) => {
+            FilterExpression::parse(text).and_then(|expression| expression.bind(row)).map_err(bad_filter)
+        }
+    }
 }
 
-/// The id in the one filter expression that is evaluated, `Service.ID == "ID"`. `None`: there is no filter.
-pub(super) fn parse_id_filter(call: &ApiRequest) -> Result<Option<&str>, Reply> {
-    let Some(filter) = filter_param(call) else { return Ok(None) };
-    let id = || {
-        let (selector, value) = filter.split_once("==")?;
-        let id = value.trim().strip_prefix('"')?.strip_suffix('"')?;
-        (selector.trim() == "Service.ID" && !id.contains(['"', '\\'])).then_some(id)
-    };
-    id().map(Some).ok_or_else(unsupported_filter)
+/// The filter expression, whatever the fields of the rows are.
+///
+/// # Errors
+/// Consul's text.
+pub(super) fn parse_filter_expression(call: &ApiRequest) -> Result<Option<FilterExpression>, String> {
+    filter_param(call).map(FilterExpression::parse).transpose().map_err(bad_filter)
 }
 
 fn filter_param(call: &ApiRequest) -> Option<&str> {
     call.query.first("filter").filter(|filter| !filter.is_empty())
 }
 
-fn unsupported_filter() -> Reply {
-    let text = "The dev registry evaluates no filter expressions but Service.ID == \"ID\" on health/service";
-    Reply::text(StatusCode::NOT_IMPLEMENTED, text)
+fn bad_filter(why: String) -> String {
+    format!("Failed to create boolean expression evaluator: {why}")
 }
 
 /// Whether a node has what `node-meta` parameters ask for.

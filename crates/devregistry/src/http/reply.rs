@@ -43,6 +43,11 @@ impl Reply {
         Self { status, headers: vec![VARY], is_plain_text: true, body }
     }
 
+    /// 500 with a text.
+    pub(super) fn internal_error(text: &str) -> Self {
+        Self::text(StatusCode::INTERNAL_SERVER_ERROR, text)
+    }
+
     /// One of the plain values of `agent/health`.
     pub(super) fn plain_value(value: &str) -> Self {
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

@@ -313,6 +313,14 @@ pub(crate) fn parse_catalog_registration(
         return Err(internal("Must provide address if SkipNodeUpdate is not set"));
     }
     let service = service.map(parse_catalog_service).transpose()?;
+    if let Some(service) = &service {
+        validate_meta(&service.meta).map_err(|why| {
+            let (node, id) = (&node.name, &service.id);
+            internal(&format!(
+                "failed inserting service: Invalid Service Meta for node {node} and serviceID {id}: {why}"
+            ))
+        })?;
+    }
     let checks = check.into_iter().chain(checks).map(parse_catalog_check).collect::<Result<_, _>>()?;
     Ok((node, service, checks))
 }

@@ -1,5 +1,7 @@
 //! The parts of a case.
 
+use std::time::Duration;
+
 /// A list of requests. All entries are removed from the registry after each case.
 pub(crate) struct Case {
     /// The name, also of its recording.
@@ -20,12 +22,16 @@ pub(crate) fn fresh_case(name: &'static str, steps: Vec<Step>) -> Case {
 }
 
 /// One action; its result is compared with the recording.
+#[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) action: Action,
+    /// Where in the JSON answer the value is that later requests of the case name as `{name}`, and its name.
+    pub(crate) saves: Option<(&'static str, &'static str)>,
     /// Why the dev registry answers differently.
     pub(crate) differs: Option<&'static str>,
 }
 
+#[derive(Clone)]
 pub(crate) enum Action {
     Request {
         method: &'static str,
@@ -59,6 +65,8 @@ pub(crate) enum Action {
     },
     /// The answer of the query in the background, and whether a change woke it or its wait ended.
     Outcome,
+    /// Lets time pass: what a registry does by its clock has no other sign.
+    Pause(Duration),
     /// Reads a service's hash, then starts a blocking query with it in the background.
     WatchHash {
         path: String,
@@ -66,6 +74,12 @@ pub(crate) enum Action {
 }
 
 impl Step {
+    /// Keeps the value at `pointer` of the JSON answer: in later requests of the case, `{name}` stands for it.
+    pub(crate) fn saving(mut self, pointer: &'static str, name: &'static str) -> Self {
+        self.saves = Some((pointer, name));
+        self
+    }
+
     /// Marks a step that the dev registry answers differently on purpose.
     pub(crate) fn differs(mut self, why: &'static str) -> Self {
         self.differs = Some(why);
@@ -74,7 +88,7 @@ impl Step {
 }
 
 fn step(what: Action) -> Step {
-    Step { action: what, differs: None }
+    Step { action: what, saves: None, differs: None }
 }
 
 pub(crate) fn get(path: &str) -> Step {
@@ -127,6 +141,10 @@ pub(crate) fn watch_ahead(path: &str) -> Step {
 
 pub(crate) fn watch_hash(path: &str) -> Step {
     step(Action::WatchHash { path: path.to_owned() })
+}
+
+pub(crate) fn pause(time: Duration) -> Step {
+    step(Action::Pause(time))
 }
 
 pub(crate) fn outcome() -> Step {

@@ -8,7 +8,10 @@ mod catalog;
 mod checks;
 mod filters;
 mod http;
+mod keys;
 mod refusals;
+mod sessions;
+mod transactions;
 
 pub(crate) fn all() -> Vec<Case> {
     [
@@ -19,6 +22,9 @@ pub(crate) fn all() -> Vec<Case> {
         blocking::cases(),
         refusals::cases(),
         http::cases(),
+        keys::cases(),
+        sessions::cases(),
+        transactions::cases(),
     ]
     .into_iter()
     .flatten()

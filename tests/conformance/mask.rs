@@ -10,6 +10,7 @@ pub(crate) fn body(text: &str, words: &[(String, &str)]) -> String {
     for field in ["CreateIndex", "ModifyIndex"] {
         text = field_value(&text, &format!("\"{field}\":"), |value| value != "0", INDEX);
     }
+    text = number_after(&text, "current modify index ");
     text = field_value(&text, "\"ContentHash\":", |_| true, "\"<hash>\"");
     for (word, mask) in words {
         text = text.replace(word, mask);
@@ -45,6 +46,15 @@ fn field_value(text: &str, key: &str, which: impl Fn(&str) -> bool, mask: &str) 
     out
 }
 
+/// Replaces the number that follows `words`.
+fn number_after(text: &str, words: &str) -> String {
+    let mut parts = text.split(words);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |out, part| {
+        out + words + INDEX + part.trim_start_matches(|char: char| char.is_ascii_digit())
+    })
+}
+
 fn uuids(text: &str) -> String {
     const LENGTH: usize = 36;
     let mut out = String::with_capacity(text.len());
@@ -72,6 +82,7 @@ fn is_uuid(text: &str) -> bool {
 #[test]
 fn only_what_cannot_be_the_same_twice_is_masked() {
     let seen = r#"{"ID":"b5d1f9bd-a9d4-1a20-5cc9-e6ec69a47211","Port":8300,"CreateIndex":5,"ModifyIndex":0,"ContentHash":"145c"}"#;
+    assert_eq!(body("current modify index 330 != 1", &[]), "current modify index # != 1");
     let masked = body(seen, &[("8300".to_owned(), "<port>")]);
     assert_eq!(
         masked,

@@ -91,23 +91,58 @@ struct BackgroundQuery {
     answer: JoinHandle<Response<Bytes>>,
 }
 
+/// What the steps of a case share.
+#[derive(Default)]
+struct CaseState {
+    background: Option<BackgroundQuery>,
+    /// Saved values, by `{name}`.
+    saved: Vec<(String, String)>,
+}
+
+impl CaseState {
+    /// `{name}` in a request becomes the saved value.
+    fn fill(&self, text: &str) -> String {
+        self.saved.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+    }
+
+    /// Masks a saved number where an answer compares with it.
+    fn mask(&self, text: String) -> String {
+        self.saved
+            .iter()
+            .fold(text, |text, (name, value)| text.replace(&format!("!= {value}\""), &format!("!= {name}\"")))
+    }
+
+    fn save(&mut self, (pointer, name): (&str, &str), answer: &Response<Bytes>) {
+        let json: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        let value =
+            json.pointer(pointer).map(|value| value.as_str().map_or(value.to_string(), str::to_owned));
+        let name = format!("{{{name}}}");
+        let value = value.unwrap_or_else(|| format!("no {name}"));
+        self.saved.retain(|(known, _)| *known != name);
+        self.saved.push((name, value));
+    }
+}
+
 async fn run_case(target: &Target, case: &Case) -> Vec<String> {
-    let mut background = None;
+    let mut state = CaseState::default();
     let mut seen = Vec::new();
     for step in &case.steps {
-        let done = timeout(TIMEOUT, run_step(target, step, &mut background)).await;
+        let done = timeout(TIMEOUT, run_step(target, step, &mut state)).await;
         let done = done.unwrap_or_else(|_| format!("nothing within {TIMEOUT:?}"));
         seen.push(done.trim_end().to_owned());
     }
     seen
 }
 
-async fn run_step(target: &Target, step: &Step, background: &mut Option<BackgroundQuery>) -> String {
+async fn run_step(target: &Target, step: &Step, state: &mut CaseState) -> String {
     match &step.action {
         Action::Request { method, path, body } => {
-            let answer = ask(target, method, path, body).await;
+            let answer = ask(target, method, &state.fill(path), &state.fill(body)).await;
+            if let Some(saves) = step.saves {
+                state.save(saves, &answer);
+            }
             let answer = if path.starts_with("/v1/catalog/services") { sort_tags(answer) } else { answer };
-            format!("{method} {path} {body}\n{}", format_answer(target, &answer))
+            format!("{method} {path} {body}\n{}", state.mask(format_answer(target, &answer)))
         }
         Action::Until { path, has } => loop {
             let answer = ask(target, "GET", path, "").await;
@@ -134,18 +169,24 @@ async fn run_step(target: &Target, step: &Step, background: &mut Option<Backgrou
             format!("{method} {path} header names\n{}", header_names(target, method, path).await)
         }
         Action::Watch { path, offset } => {
-            let index = index(&ask(target, "GET", path, "").await).saturating_add_signed(*offset);
-            *background = Some(start_background(target, path, &format!("index={index}"), index).await);
+            let filled = state.fill(path);
+            let index = index(&ask(target, "GET", &filled, "").await).saturating_add_signed(*offset);
+            let query = start_background(target, &filled, &format!("index={index}"), index).await;
+            state.background = Some(query);
             format!("WATCH {path} {offset:+}")
         }
         Action::WatchHash { path } => {
             let answer = ask(target, "GET", path, "").await;
             let hash = answer.headers()["x-consul-contenthash"].to_str().unwrap().to_owned();
-            *background = Some(start_background(target, path, &format!("hash={hash}"), 0).await);
+            state.background = Some(start_background(target, path, &format!("hash={hash}"), 0).await);
             format!("WATCH {path} by hash")
         }
+        Action::Pause(time) => {
+            sleep(*time).await;
+            format!("PAUSE {time:?}")
+        }
         Action::Outcome => {
-            let BackgroundQuery { index: sent, begun, answer } = background.take().unwrap();
+            let BackgroundQuery { index: sent, begun, answer } = state.background.take().unwrap();
             let answer = answer.await.unwrap();
             let slept = begun.elapsed() >= WAIT;
             let moved = match index(&answer) {
@@ -187,7 +228,8 @@ fn index(answer: &Response<Bytes>) -> u64 {
 /// Status, the headers that a client may look at, and the body.
 fn format_answer(target: &Target, answer: &Response<Bytes>) -> String {
     let counts = |name: &str| {
-        matches!(name, "allow" | "content-type" | "location" | "vary" | "x-cache")
+        matches!(name, "allow" | "content-security-policy" | "content-type" | "location" | "vary" | "x-cache")
+            || name == "x-content-type-options"
             || name.starts_with("x-consul-")
     };
     let mut headers: Vec<String> = answer

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use ::http::Method;
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     consul::{Consul, http},
@@ -10,6 +11,9 @@ use outrigger_tests::{
 
 /// Both call their node so.
 const NODE: &str = "lab1";
+
+/// Largest value of a key, bytes.
+const VALUE_MAX: usize = 512 * 1024;
 
 /// A registry to ask.
 pub(crate) struct Target {
@@ -49,10 +53,12 @@ impl Target {
         matches!(self.registry, TargetRegistry::Dev(_))
     }
 
-    /// `{http}`, `{open}` and `{closed}` in a request become the addresses of the checked servers.
+    /// `{http}`, `{open}` and `{closed}` in a request become the addresses of the checked servers, and `{too large}`
+    /// a value that is a byte too large for a key.
     pub(crate) fn fill_addresses(&self, text: &str) -> String {
         let addresses = self.check_targets.addresses();
-        addresses.iter().fold(text.to_owned(), |text, (addr, name)| text.replace(name, addr))
+        let text = addresses.iter().fold(text.to_owned(), |text, (addr, name)| text.replace(name, addr));
+        text.replace("{too large}", &"x".repeat(VALUE_MAX + 1))
     }
 
     /// What differs from run to run in this target's answers.
@@ -82,6 +88,13 @@ impl Target {
             let body = format!(r#"{{"Node":"{node}"}}"#);
             http::put(addr, "/v1/catalog/deregister", &body).await.unwrap();
         }
+        let sessions = http::get(addr, "/v1/session/list").await.unwrap();
+        let sessions: serde_json::Value = serde_json::from_slice(sessions.body()).unwrap();
+        for session in sessions.as_array().unwrap() {
+            let id = session["ID"].as_str().unwrap();
+            http::put(addr, &format!("/v1/session/destroy/{id}"), "").await.unwrap();
+        }
+        http::call(addr, Method::DELETE, "/v1/kv/?recurse", "").await.unwrap();
         assert_eq!(list("/v1/agent/services").await, [""; 0]);
     }
 }

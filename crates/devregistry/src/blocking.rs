@@ -46,7 +46,7 @@ pub(crate) async fn wait_past_index<T>(
             () = sleep_until(end) => break,
             changed = changes.changed() => if changed.is_err() { break },
         }
-        if store.read(|store| store.topic_index(topic).wake) != seen.1.wake {
+        if store.read(|store| store.topic_index(topic)).has_woken(seen.1) {
             seen = store.read(look);
         }
     }

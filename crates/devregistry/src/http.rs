@@ -2,9 +2,10 @@
 
 use std::convert::Infallible;
 
+use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use percent_encoding::percent_decode_str;
 
 mod agent;
@@ -12,11 +13,14 @@ mod agent_health;
 mod catalog;
 mod context;
 mod health;
+mod kv;
 mod query;
 mod read;
 mod reply;
 mod request;
 mod route;
+mod session;
+mod txn;
 
 pub(crate) use context::HttpContext;
 
@@ -48,7 +52,11 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
     if let Some(path) = route::add_missing_slash(&path) {
         return Err(Reply::moved_to(&path, &head.method));
     }
-    let Some(Route { handler, methods, rest }) = route::find_route(&path) else {
+    if !path.chars().all(route::is_printable) {
+        return Err(Reply::bare(StatusCode::BAD_REQUEST));
+    }
+    let Some(Route { handler, methods, rest, judges_size, takes_namespace }) = route::find_route(&path)
+    else {
         return Err(Reply::bare(StatusCode::NOT_FOUND));
     };
     if head.method == Method::OPTIONS {
@@ -60,12 +68,37 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
     }
     let query = QueryParams::parse(head.uri.query().unwrap_or_default())
         .ok_or_else(|| Reply::empty().with_status(StatusCode::INTERNAL_SERVER_ERROR))?;
-    if query.has("ns") {
+    if query.has("ns") && !takes_namespace {
         let text =
             "Bad request: Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature";
         return Err(Reply::text(StatusCode::BAD_REQUEST, text));
     }
-    let body = Limited::new(body, BODY_MAX).collect().await.map_err(|error| {
+    let declared_length = body.size_hint().exact();
+    let is_too_large = declared_length.is_some_and(|length| length > BODY_MAX as u64);
+    let body = if is_too_large && judges_size { Bytes::new() } else { read_body(body).await? };
+    let plain = head.headers.get(http::header::ACCEPT).is_some_and(|accept| accept == "text/plain");
+    let call = ApiRequest {
+        method: head.method,
+        path_rest: rest.to_owned(),
+        query,
+        body,
+        declared_length,
+        accepts_plain_text: plain,
+    };
+    let reply = match handler {
+        Handler::Plain(answer) => answer(context, &call),
+        // The futures of blocking queries are large; one allocation per request is cheap here.
+        Handler::Blocking(answer) => answer(context, &call).await,
+        Handler::Unsupported(what) => {
+            Err(Reply::text(StatusCode::NOT_IMPLEMENTED, &format!("The dev registry has no {what}")))
+        }
+    };
+    // The body was not read.
+    if is_too_large { Ok(reply.unwrap_or_else(|refusal| refusal).with_connection_close()) } else { reply }
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, Reply> {
+    let read = Limited::new(body, BODY_MAX).collect().await.map_err(|error| {
         if error.is::<http_body_util::LengthLimitError>() {
             let text = format!("The dev registry reads bodies of up to {BODY_MAX} bytes");
             Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text).with_connection_close()
@@ -73,15 +106,5 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
             Reply::text(StatusCode::BAD_REQUEST, "The body ended early").with_connection_close()
         }
     })?;
-    let plain = head.headers.get(http::header::ACCEPT).is_some_and(|accept| accept == "text/plain");
-    let call =
-        ApiRequest { path_rest: rest.to_owned(), query, body: body.to_bytes(), accepts_plain_text: plain };
-    match handler {
-        Handler::Plain(answer) => answer(context, &call),
-        // The futures of blocking queries are large; one allocation per request is cheap here.
-        Handler::Blocking(answer) => answer(context, &call).await,
-        Handler::Unsupported(what) => {
-            Err(Reply::text(StatusCode::NOT_IMPLEMENTED, &format!("The dev registry has no {what}")))
-        }
-    }
+    Ok(read.to_bytes())
 }

@@ -1,11 +1,14 @@
 //! Consul's JSON, in and out. Outrigger's Consul client does not share these types, because a mistake in a shared type
 //! would stay hidden.
 
+pub(crate) mod base64;
 pub(crate) mod decode;
 pub(crate) mod duration;
 pub(crate) mod fields;
+pub(crate) mod kv;
 pub(crate) mod request;
 pub(crate) mod response;
+pub(crate) mod session;
 
 use serde::Serialize;
 

@@ -51,11 +51,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case(
             "endpoints that the dev registry does not have",
             vec![
-                get("/v1/kv/a").differs(unsupported),
-                call("PUT", "/v1/session/create", "{}").differs(unsupported),
                 get("/v1/event/list").differs(unsupported),
                 get("/v1/query").differs(unsupported),
-                call("PUT", "/v1/txn", "[]").differs(unsupported),
                 get("/v1/acl/tokens").differs(unsupported),
                 get("/v1/health/connect/x").differs(unsupported),
                 get("/v1/operator/raft/configuration").differs(unsupported),

@@ -140,7 +140,7 @@ pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Rep
     if call.path_rest.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "ServiceID missing"));
     }
-    context.store.write(|store, _| store.deregister(&call.path_rest));
+    context.store.write(|store, now| store.deregister(&call.path_rest, now));
     Ok(Reply::empty())
 }
 
@@ -159,7 +159,7 @@ pub(super) fn deregister_check(context: &HttpContext, call: &ApiRequest) -> Resu
     if call.path_rest.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "CheckID missing"));
     }
-    context.store.write(|store, _| store.deregister_check(&call.path_rest));
+    context.store.write(|store, now| store.deregister_check(&call.path_rest, now));
     Ok(Reply::empty())
 }
 
@@ -193,7 +193,7 @@ pub(super) fn set_service_maintenance(context: &HttpContext, call: &ApiRequest) 
     let reason = parse_maintenance(call)?;
     context
         .store
-        .write(|store, _| store.set_service_maintenance(id, reason))
+        .write(|store, now| store.set_service_maintenance(id, reason, now))
         .map(|()| Reply::empty())
         .ok_or_else(|| Reply::text(StatusCode::NOT_FOUND, &format!("No service registered with ID {id:?}")))
 }
@@ -201,7 +201,7 @@ pub(super) fn set_service_maintenance(context: &HttpContext, call: &ApiRequest) 
 /// `agent/maintenance`
 pub(super) fn set_node_maintenance(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let reason = parse_maintenance(call)?;
-    context.store.write(|store, _| store.set_node_maintenance(reason));
+    context.store.write(|store, now| store.set_node_maintenance(reason, now));
     Ok(Reply::empty())
 }
 

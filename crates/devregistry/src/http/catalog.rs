@@ -100,9 +100,9 @@ pub(super) async fn instances(context: &HttpContext, call: &ApiRequest) -> Resul
 /// `catalog/register`: nodes without an agent.
 pub(super) fn register(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let (node, service, checks) = request::parse_catalog_registration(&call.body)?;
-    context.store.write(|store, _| {
+    context.store.write(|store, now| {
         reject_own_node(store, &node.name)?;
-        store.catalog_register(node, service, checks);
+        store.catalog_register(node, service, checks, now);
         Ok(Reply::json(&true, call))
     })
 }
@@ -110,9 +110,9 @@ pub(super) fn register(context: &HttpContext, call: &ApiRequest) -> Result<Reply
 /// `catalog/deregister`
 pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let (node, service, check) = request::parse_catalog_removal(&call.body)?;
-    context.store.write(|store, _| {
+    context.store.write(|store, now| {
         reject_own_node(store, &node)?;
-        store.catalog_deregister(&node, service.as_deref(), check.as_deref());
+        store.catalog_deregister(&node, service.as_deref(), check.as_deref(), now);
         Ok(Reply::json(&true, call))
     })
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 
 /// The parameters, in order.
 #[derive(Debug, Default)]
@@ -28,10 +28,26 @@ impl QueryParams {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// The parameters as Go writes them: by name, escaped.
+    pub(super) fn encode(&self) -> String {
+        let mut pairs: Vec<&(String, String)> = self.0.iter().collect();
+        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let pairs = pairs.into_iter().map(|(name, value)| format!("{}={}", escape(name), escape(value)));
+        pairs.collect::<Vec<_>>().join("&")
+    }
+
     /// Whether the parameter is present, with any value.
     pub(super) fn has(&self, name: &str) -> bool {
         self.first(name).is_some()
     }
+}
+
+/// The characters that Go escapes in a query, without the space.
+const QUERY: &AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
+
+fn escape(text: &str) -> String {
+    utf8_percent_encode(text, QUERY).to_string().replace(' ', "+")
 }
 
 fn decode(text: &str) -> Option<String> {
@@ -56,6 +72,7 @@ mod tests {
         assert_eq!(query.all("tag").collect::<Vec<_>>(), ["a", "b c/"]);
         assert_eq!(query.first("passing"), Some(""));
         assert!(query.has("e") && !query.has("PASSING"));
+        assert_eq!(query.encode(), "e=&passing=&tag=a&tag=b+c%2F");
         assert!(QueryParams::parse("a=%zz").is_none() && QueryParams::parse("a=%2").is_none());
     }
 }

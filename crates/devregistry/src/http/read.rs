@@ -26,8 +26,7 @@ pub(super) async fn blocking_read<F>(
 where
     F: Fn(&Store) -> Reply,
 {
-    let params = parse_read_params(context, call)?;
-    block_and_show(context, params, topic, show).await
+    blocking_read_with(context, call, topic, ReadHeaders::Catalog, show).await
 }
 
 /// As [`blocking_read`], for a list of rows with these fields, of which `show` leaves out what the filter drops.
@@ -41,15 +40,56 @@ pub(super) async fn filtered_read<F>(
 where
     F: Fn(&Store, &Filter) -> Reply,
 {
-    let params = parse_read_params(context, call)?;
+    let params = parse_local_read(context, call, ReadHeaders::Catalog)?;
     let filter = parse_filter(call, row).map_err(Reply::failed_read)?;
-    block_and_show(context, params, topic, |store| show(store, &filter)).await
+    block_and_show(context, params, topic, ReadHeaders::Catalog, |store| show(store, &filter)).await
+}
+
+/// Which headers the answers to a read have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadHeaders {
+    /// The consistency of the answer, and its index.
+    Catalog,
+    /// Its index.
+    Session,
+    /// Its index; none at all if the read failed.
+    Kv,
+}
+
+/// [`blocking_read`], with other headers.
+pub(super) async fn blocking_read_with<F>(
+    context: &HttpContext,
+    call: &ApiRequest,
+    topic: Topic,
+    headers: ReadHeaders,
+    show: F,
+) -> Result<Reply, Reply>
+where
+    F: Fn(&Store) -> Reply,
+{
+    let params = parse_local_read(context, call, headers)?;
+    block_and_show(context, params, topic, headers, show).await
+}
+
+/// The parameters of a read that is for this datacenter.
+fn parse_local_read(
+    context: &HttpContext,
+    call: &ApiRequest,
+    headers: ReadHeaders,
+) -> Result<ReadParams, Reply> {
+    let params = parse_read_params(call)?;
+    reject_other_datacenter(context, call).map_err(|refusal| match headers {
+        ReadHeaders::Catalog | ReadHeaders::Session => refusal.of_failed_read(),
+        ReadHeaders::Kv => refusal,
+    })?;
+    Ok(params)
 }
 
 async fn block_and_show<F>(
     context: &HttpContext,
-    (consistency, index, wait): (&'static str, u64, Option<GoDuration>),
+    ReadParams { consistency, index, wait }: ReadParams,
     topic: Topic,
+    headers: ReadHeaders,
     show: F,
 ) -> Result<Reply, Reply>
 where
@@ -61,20 +101,27 @@ where
     };
     let longest = blocking::block_time(wait);
     let (reply, at) = blocking::wait_past_index(&context.store, &topic, index, longest, show).await;
-    Ok(reply
-        .with_header(CONSISTENCY, consistency)
-        .with_header(INDEX, &at.index.max(1).to_string())
-        .with_header(KNOWN_LEADER, "true")
-        .with_header(LAST_CONTACT, "0"))
+    let reply = with_leader(reply).with_header(INDEX, &at.index.max(1).to_string());
+    Ok(match headers {
+        ReadHeaders::Catalog => reply.with_header(CONSISTENCY, consistency),
+        ReadHeaders::Session | ReadHeaders::Kv => reply,
+    })
+}
+
+/// The headers of an answer that a leader gave.
+pub(super) fn with_leader(reply: Reply) -> Reply {
+    reply.with_header(KNOWN_LEADER, "true").with_header(LAST_CONTACT, "0")
 }
 
 impl Reply {
-    /// A read failed within the servers. Clients must not keep its index.
+    /// A read failed within the servers.
     pub(super) fn failed_read(why: String) -> Self {
-        Self::internal_error(&why)
-            .with_header(INDEX, "1")
-            .with_header(KNOWN_LEADER, "false")
-            .with_header(LAST_CONTACT, "0")
+        Self::internal_error(&why).of_failed_read()
+    }
+
+    /// With the headers of a failed read. Clients must not keep its index.
+    pub(super) fn of_failed_read(self) -> Self {
+        self.with_header(INDEX, "1").with_header(KNOWN_LEADER, "false").with_header(LAST_CONTACT, "0")
     }
 }
 
@@ -86,11 +133,15 @@ pub(super) fn acquire_blocking_slot(context: &HttpContext) -> Result<SemaphorePe
     })
 }
 
-/// The validated parameters of a read: its consistency, `index` and `wait`.
-fn parse_read_params(
-    context: &HttpContext,
-    call: &ApiRequest,
-) -> Result<(&'static str, u64, Option<GoDuration>), Reply> {
+/// The parameters of a read.
+pub(super) struct ReadParams {
+    consistency: &'static str,
+    index: u64,
+    wait: Option<GoDuration>,
+}
+
+/// The validated parameters of a read.
+pub(super) fn parse_read_params(call: &ApiRequest) -> Result<ReadParams, Reply> {
     let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
     let query = &call.query;
     let consistency = match (query.has("stale"), query.has("consistent")) {
@@ -117,10 +168,17 @@ fn parse_read_params(
             .and_then(|index| index.parse().ok())
             .ok_or_else(|| bad("Invalid index"))?,
     };
-    if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != context.options.datacenter) {
-        return Err(Reply::failed_read("No path to datacenter".to_owned()));
+    Ok(ReadParams { consistency, index, wait })
+}
+
+/// Refuses the name of another datacenter: this one is the only one.
+pub(super) fn reject_other_datacenter(context: &HttpContext, call: &ApiRequest) -> Result<(), Reply> {
+    match call.query.first("dc") {
+        Some(dc) if !dc.is_empty() && dc != context.options.datacenter => {
+            Err(Reply::internal_error("No path to datacenter"))
+        }
+        _ => Ok(()),
     }
-    Ok((consistency, index, wait))
 }
 
 /// The `wait` parameter.
@@ -176,4 +234,14 @@ pub(super) fn require_name<'a>(call: &'a ApiRequest, missing: &str) -> Result<&'
         "" => Err(Reply::text(StatusCode::BAD_REQUEST, missing)),
         name => Ok(name),
     }
+}
+
+/// Refuses a body that is declared longer than Consul's `option` allows.
+pub(super) fn reject_large_body(call: &ApiRequest, max: u64, option: &str) -> Result<(), Reply> {
+    let Some(length) = call.declared_length.filter(|length| *length > max) else { return Ok(()) };
+    let text = format!(
+        "Request body({length} bytes) too large, max size: {max} bytes. See \
+         https://www.consul.io/docs/agent/options.html#{option}."
+    );
+    Err(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text))
 }

@@ -54,6 +54,12 @@ impl Reply {
         Self { headers: vec![kind, VARY], is_plain_text: false, ..Self::text(StatusCode::OK, value) }
     }
 
+    /// The raw value of a key.
+    pub(super) fn plain_bytes(body: Bytes) -> Self {
+        let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        Self { status: StatusCode::OK, headers: vec![kind, VARY], is_plain_text: false, body }
+    }
+
     /// 200 without a body.
     pub(super) fn empty() -> Self {
         Self { headers: vec![VARY], ..Self::bare(StatusCode::OK) }
@@ -108,7 +114,9 @@ impl Reply {
         self.with_header(header::CONNECTION, "close")
     }
 
-    pub(super) fn into_response(self) -> HttpResponse {
+    pub(super) fn into_response(mut self) -> HttpResponse {
+        // Go writes them in this order.
+        self.headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         let mut answer = Response::new(Full::new(self.body));
         *answer.status_mut() = self.status;
         for (name, value) in self.headers {

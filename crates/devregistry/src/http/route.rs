@@ -4,7 +4,10 @@ use std::pin::Pin;
 
 use Handler::{Blocking, Plain, Unsupported};
 
-use super::{agent, agent_health, catalog, context::HttpContext, health, reply::Reply, request::ApiRequest};
+use super::{
+    agent, agent_health, catalog, context::HttpContext, health, kv, reply::Reply, request::ApiRequest,
+    session, txn,
+};
 use crate::store::Status;
 
 /// What answers a call.
@@ -24,11 +27,18 @@ pub(super) struct Route<'a> {
     pub(super) methods: &'static [&'static str],
     /// What follows the endpoint's path.
     pub(super) rest: &'a str,
+    /// Whether the handler refuses a request that is too large; the body is not read then.
+    pub(super) judges_size: bool,
+    /// Whether the parameter `ns` is ignored, not refused.
+    pub(super) takes_namespace: bool,
 }
 
 const GET: &[&str] = &["GET"];
 const PUT: &[&str] = &["PUT"];
 const ANY: &[&str] = &["GET", "PUT", "POST", "DELETE"];
+
+const KV: &str = "/v1/kv/";
+const TXN: &str = "/v1/txn";
 
 /// A path that ends in `/` matches every path that begins with it.
 #[rustfmt::skip]
@@ -64,12 +74,17 @@ const PATHS: &[(&str, &[&str], Handler)] = &[
     ("/v1/health/node/", GET, Blocking(|c, r| Box::pin(health::node(c, r)))),
     ("/v1/status/leader", GET, Plain(catalog::leader)),
     ("/v1/status/peers", GET, Plain(catalog::peers)),
-    ("/v1/kv/", ANY, Unsupported("key-value store")),
-    ("/v1/session/", ANY, Unsupported("sessions")),
+    (KV, &["GET", "PUT", "DELETE"], Blocking(|c, r| Box::pin(kv::endpoint(c, r)))),
+    (TXN, PUT, Plain(txn::transact)),
+    ("/v1/session/create", PUT, Plain(session::create)),
+    ("/v1/session/renew/", PUT, Plain(session::renew)),
+    ("/v1/session/destroy/", PUT, Plain(session::destroy)),
+    ("/v1/session/info/", GET, Blocking(|c, r| Box::pin(session::info(c, r)))),
+    ("/v1/session/node/", GET, Blocking(|c, r| Box::pin(session::of_node(c, r)))),
+    ("/v1/session/list", GET, Blocking(|c, r| Box::pin(session::list(c, r)))),
     ("/v1/event/", ANY, Unsupported("events")),
     ("/v1/query", ANY, Unsupported("prepared queries")),
     ("/v1/query/", ANY, Unsupported("prepared queries")),
-    ("/v1/txn", ANY, Unsupported("transactions")),
     ("/v1/acl/", ANY, Unsupported("ACLs")),
     ("/v1/config", ANY, Unsupported("configuration entries")),
     ("/v1/config/", ANY, Unsupported("configuration entries")),
@@ -96,12 +111,26 @@ const PATHS: &[(&str, &[&str], Handler)] = &[
 /// The endpoint of a decoded path: the longest match.
 pub(super) fn find_route(path: &str) -> Option<Route<'_>> {
     if path == "/" {
-        return Some(Route { handler: Plain(|_, _| Ok(Reply::root())), methods: &["GET", "HEAD"], rest: "" });
+        let handler = Plain(|_, _| Ok(Reply::root()));
+        return Some(Route {
+            handler,
+            methods: &["GET", "HEAD"],
+            rest: "",
+            judges_size: false,
+            takes_namespace: true,
+        });
     }
     let fits = |known: &str| if known.ends_with('/') { path.starts_with(known) } else { path == known };
     let (known, methods, handler) =
         PATHS.iter().filter(|(known, ..)| fits(known)).max_by_key(|(known, ..)| known.len())?;
-    Some(Route { handler: *handler, methods, rest: path.strip_prefix(known).unwrap_or_default() })
+    let rest = path.strip_prefix(known).unwrap_or_default();
+    let (judges_size, takes_namespace) = ([KV, TXN].contains(known), *known == TXN);
+    Some(Route { handler: *handler, methods, rest, judges_size, takes_namespace })
+}
+
+/// Whether Consul takes this character in a path: no control characters, and no space but the common one.
+pub(super) fn is_printable(char: char) -> bool {
+    char == ' ' || !(char.is_control() || char.is_whitespace())
 }
 
 /// The path with a final `/`, if the path exists only with it.

@@ -105,9 +105,9 @@ async fn a_large_body_and_an_unsupported_endpoint_are_refused_with_a_text() {
         large.starts_with("HTTP/1.1 413 ") && large.contains("The dev registry reads bodies of"),
         "{large}"
     );
-    let absent = request(addr, "GET", "/v1/kv/a", "").await;
+    let absent = request(addr, "GET", "/v1/acl/tokens", "").await;
     assert!(absent.starts_with("HTTP/1.1 501 "), "{absent}");
-    assert!(absent.ends_with("The dev registry has no key-value store"), "{absent}");
+    assert!(absent.ends_with("The dev registry has no ACLs"), "{absent}");
     registry.shutdown().await;
 }
 

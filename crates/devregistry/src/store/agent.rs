@@ -68,17 +68,17 @@ impl Store {
             self.put_agent_check(id, check, Some(&service), at, now);
         }
         if replace {
-            self.remove_other_checks(&service.id, &kept);
+            self.remove_other_checks(&service.id, &kept, now);
         }
     }
 
-    fn remove_other_checks(&mut self, service: &str, kept: &BTreeSet<String>) {
+    fn remove_other_checks(&mut self, service: &str, kept: &BTreeSet<String>, now: Instant) {
         let others: Vec<String> = self
             .agent_checks()
             .filter(|check| check.service_id == service && !kept.contains(&check.id))
             .map(|check| check.id)
             .collect();
-        others.iter().for_each(|id| self.deregister_check(id));
+        others.iter().for_each(|id| self.deregister_check(id, now));
     }
 
     /// Starts a check. An earlier check with the same id, of any service, passes on its status and output.
@@ -119,11 +119,11 @@ impl Store {
         held.output = held_output.unwrap_or_default();
         held.deregister_after = new.deregister_after;
         self.agent.checks.insert(id, held);
-        self.put_check(&self.own_node.clone(), check, at);
+        self.put_check(&self.own_node.clone(), check, at, now);
     }
 
     /// Removes a service and its checks. An unknown id is no error.
-    pub(crate) fn deregister(&mut self, id: &str) {
+    pub(crate) fn deregister(&mut self, id: &str, now: Instant) {
         if !self.agent.services.remove(id) {
             return;
         }
@@ -133,7 +133,7 @@ impl Store {
         let with_checks = self.agent_checks().any(|check| check.service_id == id);
         if with_checks {
             let at = self.next_index();
-            for check in self.remove_checks_of(&own, id, at) {
+            for check in self.remove_checks_of(&own, id, at, now) {
                 self.agent.checks.remove(&check);
             }
         }
@@ -157,10 +157,10 @@ impl Store {
     }
 
     /// Stops a check. An unknown id is no error.
-    pub(crate) fn deregister_check(&mut self, id: &str) {
+    pub(crate) fn deregister_check(&mut self, id: &str, now: Instant) {
         if self.agent.checks.remove(id).is_some() {
             let at = self.next_index();
-            self.remove_check(&self.own_node.clone(), id, at);
+            self.remove_check(&self.own_node.clone(), id, at, now);
         }
     }
 
@@ -221,7 +221,7 @@ impl Store {
             held.output_sync_due = None;
             (listed.status, listed.output) = (status, output);
             let at = self.next_index();
-            self.put_check(&self.own_node.clone(), listed, at);
+            self.put_check(&self.own_node.clone(), listed, at, now);
         } else if listed.output == output {
             held.output_sync_due = None;
         } else {
@@ -230,30 +230,42 @@ impl Store {
     }
 
     /// Writes the newest output of a check to the catalog.
-    pub(super) fn sync_output(&mut self, id: &str) {
+    pub(super) fn sync_output(&mut self, id: &str, now: Instant) {
         let Some(held) = self.agent.checks.get_mut(id) else { return };
         held.output_sync_due = None;
         let output = held.output.clone();
         let Some(listed) = self.listed_check(id).cloned() else { return };
         let at = self.next_index();
-        self.put_check(&self.own_node.clone(), Check { output, ..listed }, at);
+        self.put_check(&self.own_node.clone(), Check { output, ..listed }, at, now);
     }
 
     /// Begins maintenance of a service with a reason, or ends it without one. `None`: no such service.
-    pub(crate) fn set_service_maintenance(&mut self, id: &str, reason: Option<&str>) -> Option<()> {
+    pub(crate) fn set_service_maintenance(
+        &mut self,
+        id: &str,
+        reason: Option<&str>,
+        now: Instant,
+    ) -> Option<()> {
         let service = self.agent_service(id).cloned()?;
         let check = format!("{SERVICE_MAINTENANCE}{id}");
-        self.set_maintenance(check, "service", Some(&service), reason);
+        self.set_maintenance(check, "service", Some(&service), reason, now);
         Some(())
     }
 
     /// Begins maintenance of the node with a reason, or ends it with `None`.
-    pub(crate) fn set_node_maintenance(&mut self, reason: Option<&str>) {
-        self.set_maintenance(NODE_MAINTENANCE.to_owned(), "node", None, reason);
+    pub(crate) fn set_node_maintenance(&mut self, reason: Option<&str>, now: Instant) {
+        self.set_maintenance(NODE_MAINTENANCE.to_owned(), "node", None, reason, now);
     }
 
-    fn set_maintenance(&mut self, id: String, what: &str, service: Option<&Service>, reason: Option<&str>) {
-        let Some(reason) = reason else { return self.deregister_check(&id) };
+    fn set_maintenance(
+        &mut self,
+        id: String,
+        what: &str,
+        service: Option<&Service>,
+        reason: Option<&str>,
+        now: Instant,
+    ) {
+        let Some(reason) = reason else { return self.deregister_check(&id, now) };
         // The first reason stays.
         if self.agent.checks.contains_key(&id) {
             return;
@@ -272,7 +284,7 @@ impl Store {
         };
         self.agent.checks.insert(id, AgentCheckState::new(&check, StatusSource::Maintenance));
         let at = self.next_index();
-        self.put_check(&self.own_node.clone(), check, at);
+        self.put_check(&self.own_node.clone(), check, at, now);
     }
 
     /// The probes that should run: check id, generation, probe.

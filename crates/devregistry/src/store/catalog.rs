@@ -1,11 +1,11 @@
 //! Writes and reads the rows of the catalog. Each write gets its index; a write that changes nothing leaves the
 //! indexes of the rows as they are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     index::{Topic, TopicIndex},
-    model::{Check, Node, NodeInfo, Row, Service},
+    model::{Check, Node, NodeInfo, Row, Service, Status},
     state::Store,
 };
 
@@ -39,19 +39,25 @@ impl Store {
     pub(crate) fn topic_index(&self, topic: &Topic) -> TopicIndex {
         let tables = &self.tables;
         match topic {
-            Topic::Nodes => TopicIndex { index: tables.nodes, wake: tables.nodes },
+            Topic::Nodes => TopicIndex::new(tables.nodes, tables.nodes),
             Topic::Node(name) => match self.node(name) {
-                Some(node) => TopicIndex {
-                    index: tables.nodes.max(tables.services),
-                    wake: node.modify_index.max(node.services_changed),
-                },
-                None => TopicIndex { index: 1, wake: 0 },
+                Some(node) => TopicIndex::new(
+                    tables.nodes.max(tables.services),
+                    node.modify_index.max(node.services_changed),
+                ),
+                // Grows with the removal of the node.
+                None => TopicIndex::new(1, tables.nodes),
             },
-            Topic::Services => TopicIndex { index: tables.services, wake: tables.services },
+            Topic::Services => TopicIndex::new(tables.services, tables.services),
             Topic::Instances(name) => tables.service_index(name, false),
             Topic::Health(name) => tables.service_index(name, true),
             Topic::ChecksOf(name) => tables.checks_index(name),
-            Topic::Checks => TopicIndex { index: tables.checks, wake: tables.checks },
+            Topic::Checks => TopicIndex::new(tables.checks, tables.checks),
+            Topic::Key(key) => self.kv.key_index(key),
+            Topic::Keys(prefix) => self.kv.prefix_index(prefix),
+            Topic::Sessions => self.sessions.table_index(),
+            Topic::Session(id) => self.sessions.session_index(id),
+            Topic::SessionsOf(node) => self.sessions.node_index(node),
         }
     }
 
@@ -116,7 +122,7 @@ impl Store {
         self.tables.instance_removed(&name, last, at);
     }
 
-    pub(super) fn put_check(&mut self, node: &str, check: Check, at: u64) {
+    pub(super) fn put_check(&mut self, node: &str, check: Check, at: u64, now: Instant) {
         let Some(node) = self.nodes.get_mut(node) else { return };
         let old = node.checks.get(&check.id);
         if old.is_some_and(|row| row.value == check) {
@@ -125,17 +131,22 @@ impl Store {
         let old_service = old.map(|row| row.value.service_name.clone());
         let create_index = old.map_or(at, |row| row.create_index);
         let (name, service) = (node.info.name.clone(), check.service_name.clone());
+        let ends_sessions = (check.status == Status::Critical).then(|| check.id.clone());
         node.checks.insert(check.id.clone(), Row { value: check, create_index, modify_index: at });
         self.check_changed(&name, &service, at);
         if let Some(old) = old_service.filter(|old| *old != service) {
             self.check_changed(&name, &old, at);
         }
+        if let Some(check) = ends_sessions {
+            self.end_sessions_with_check(&name, &check, at, now);
+        }
     }
 
-    pub(super) fn remove_check(&mut self, node: &str, id: &str, at: u64) {
+    pub(super) fn remove_check(&mut self, node: &str, id: &str, at: u64, now: Instant) {
         let Some(listed) = self.nodes.get_mut(node) else { return };
         let Some(row) = listed.checks.remove(id) else { return };
         self.check_changed(node, &row.value.service_name, at);
+        self.end_sessions_with_check(node, id, at, now);
     }
 
     /// A check of `service` on `node` changed; without a service, the health of every service of the node.
@@ -151,7 +162,13 @@ impl Store {
     }
 
     /// Registers what a client describes about a node without an agent.
-    pub(crate) fn catalog_register(&mut self, about: NodeInfo, service: Option<Service>, checks: Vec<Check>) {
+    pub(crate) fn catalog_register(
+        &mut self,
+        about: NodeInfo,
+        service: Option<Service>,
+        checks: Vec<Check>,
+        now: Instant,
+    ) {
         let at = self.next_index();
         let node = about.name.clone();
         self.put_node(about, at);
@@ -163,34 +180,47 @@ impl Store {
                 check.service_name = row.value.name.clone();
                 check.service_tags = row.value.tags.clone();
             }
-            self.put_check(&node, check, at);
+            self.put_check(&node, check, at, now);
         }
     }
 
     /// Removes a service, a check, or without either the whole node.
-    pub(crate) fn catalog_deregister(&mut self, node: &str, service: Option<&str>, check: Option<&str>) {
+    pub(crate) fn catalog_deregister(
+        &mut self,
+        node: &str,
+        service: Option<&str>,
+        check: Option<&str>,
+        now: Instant,
+    ) {
         let at = self.next_index();
         match (service, check) {
             (Some(service), _) => {
-                self.remove_checks_of(node, service, at);
+                self.remove_checks_of(node, service, at, now);
                 self.remove_service(node, service, at);
             }
-            (None, Some(check)) => self.remove_check(node, check, at),
-            (None, None) => self.remove_node(node, at),
+            (None, Some(check)) => self.remove_check(node, check, at, now),
+            (None, None) => self.remove_node(node, at, now),
         }
     }
 
-    fn remove_node(&mut self, name: &str, at: u64) {
+    fn remove_node(&mut self, name: &str, at: u64, now: Instant) {
         let Some(node) = self.nodes.get(name) else { return };
         let services: Vec<String> = node.services.keys().cloned().collect();
         let checks: Vec<String> = node.checks.keys().cloned().collect();
-        checks.iter().for_each(|id| self.remove_check(name, id, at));
+        checks.iter().for_each(|id| self.remove_check(name, id, at, now));
         services.iter().for_each(|id| self.remove_service(name, id, at));
         self.nodes.remove(name);
         self.tables.nodes = at;
+        self.end_sessions_of(name, at, now);
     }
 
-    pub(super) fn remove_checks_of(&mut self, node: &str, service: &str, at: u64) -> Vec<String> {
+    pub(super) fn remove_checks_of(
+        &mut self,
+        node: &str,
+        service: &str,
+        at: u64,
+        now: Instant,
+    ) -> Vec<String> {
         let Some(listed) = self.nodes.get(node) else { return Vec::new() };
         let ids: Vec<String> = listed
             .checks
@@ -198,7 +228,7 @@ impl Store {
             .filter(|row| row.value.service_id == service)
             .map(|row| row.value.id.clone())
             .collect();
-        ids.iter().for_each(|id| self.remove_check(node, id, at));
+        ids.iter().for_each(|id| self.remove_check(node, id, at, now));
         ids
     }
 }

@@ -1,4 +1,5 @@
-//! What happens without a command: TTLs expire, late outputs reach the catalog, services that stay critical are removed.
+//! What happens without a command: TTLs of checks and sessions expire, late outputs reach the catalog, services that
+//! stay critical and tombstones of keys are removed.
 //! Nothing here reads a clock: `now` is an argument, and `next_tick` gives the time of the next call.
 
 use std::time::Instant;
@@ -17,7 +18,9 @@ impl Store {
             [expires, held.output_sync_due]
         });
         let reaping = self.agent.checks.values().any(|held| held.deregister_after.is_some());
-        own.chain([reaping.then_some(self.next_reap)]).flatten().min()
+        let shared =
+            [reaping.then_some(self.next_reap), self.kv_timers.next_reap(), self.sessions.next_expiry()];
+        own.chain(shared).flatten().min()
     }
 
     /// Runs what is due.
@@ -25,6 +28,8 @@ impl Store {
         self.expire_ttls(now);
         self.sync_due_outputs(now);
         self.reap_critical_services(now);
+        self.expire_sessions(now);
+        self.reap_tombstones(now);
     }
 
     fn expire_ttls(&mut self, now: Instant) {
@@ -52,7 +57,7 @@ impl Store {
             .filter(|(_, held)| held.output_sync_due.is_some_and(|due| due <= now))
             .map(|(id, _)| id.clone())
             .collect();
-        due.iter().for_each(|id| self.sync_output(id));
+        due.iter().for_each(|id| self.sync_output(id, now));
     }
 
     /// Removes services with a check that was critical for too long, at a fixed interval.
@@ -73,7 +78,7 @@ impl Store {
         let services: Vec<String> =
             self.agent.checks.keys().filter_map(overdue).map(|check| check.service_id.clone()).collect();
         for id in services {
-            self.deregister(&id);
+            self.deregister(&id, now);
         }
     }
 }

@@ -47,6 +47,16 @@ pub(crate) enum Topic {
     ChecksOf(String),
     /// `health/state/…`, `health/node/N`
     Checks,
+    /// `kv/KEY`
+    Key(String),
+    /// `kv/PREFIX?recurse`, `kv/PREFIX?keys`
+    Keys(String),
+    /// `session/list`
+    Sessions,
+    /// `session/info/ID`
+    Session(String),
+    /// `session/node/N`
+    SessionsOf(String),
 }
 
 /// The index of a topic.
@@ -54,8 +64,28 @@ pub(crate) enum Topic {
 pub(crate) struct TopicIndex {
     /// The index in the answer's header.
     pub(crate) index: u64,
-    /// A blocked query reads again when this has changed.
-    pub(crate) wake: u64,
+    /// A blocked query reads again when this has grown,
+    pub(super) wake: u64,
+    /// or when this has changed: how much of the name of what does not exist does exist. Always the same for what
+    /// exists.
+    reach: usize,
+}
+
+impl TopicIndex {
+    /// The index of something that exists, or of names without structure.
+    pub(super) fn new(index: u64, wake: u64) -> Self {
+        Self { index, wake, reach: usize::MAX }
+    }
+
+    /// The index of something that does not exist: the watched prefix is `reach` bytes of its name.
+    pub(super) fn of_missing(index: u64, wake: u64, reach: usize) -> Self {
+        Self { index, wake, reach }
+    }
+
+    /// Whether a query that saw `seen` reads again now.
+    pub(crate) fn has_woken(self, seen: Self) -> bool {
+        self.wake > seen.wake || self.reach != seen.reach
+    }
 }
 
 impl TableIndexes {
@@ -91,20 +121,20 @@ impl TableIndexes {
 
     /// The index of `health/checks` of a service: the index of all checks, and the wake of the service.
     pub(super) fn checks_index(&self, name: &str) -> TopicIndex {
-        TopicIndex { index: self.checks, wake: self.checks_of.get(name).copied().unwrap_or_default() }
+        TopicIndex::new(self.checks, self.checks_of.get(name).copied().unwrap_or_default())
     }
 
     /// The index of `catalog/service` (or, with `health`, `health/service`) of `name`.
     pub(super) fn service_index(&self, name: &str, health: bool) -> TopicIndex {
         match (self.by_service.get(&name.to_lowercase()), self.last_extinction) {
-            (Some(changed), _) => TopicIndex {
-                index: changed.with_health,
-                wake: if health { changed.with_health } else { changed.instances },
-            },
-            (None, Some(extinction)) => TopicIndex { index: extinction, wake: extinction },
+            (Some(changed), _) => TopicIndex::new(
+                changed.with_health,
+                if health { changed.with_health } else { changed.instances },
+            ),
+            (None, Some(extinction)) => TopicIndex::new(extinction, extinction),
             (None, None) => {
                 let rows = self.nodes.max(self.services);
-                TopicIndex { index: if health { rows.max(self.checks) } else { rows }, wake: self.services }
+                TopicIndex::new(if health { rows.max(self.checks) } else { rows }, self.services)
             }
         }
     }

@@ -9,7 +9,9 @@ use std::{
 use super::{
     agent_state::Agent,
     index::TableIndexes,
+    kv_table::{KvTable, KvTimers},
     model::{Check, Node, NodeInfo, Service, Status, Weights},
+    session_table::SessionTable,
 };
 use crate::options::{CONSUL_VERSION, DevRegistryOptions};
 
@@ -26,6 +28,9 @@ pub(crate) struct Store {
     pub(super) nodes: BTreeMap<String, Node>,
     pub(super) tables: TableIndexes,
     pub(super) agent: Agent,
+    pub(super) kv: KvTable,
+    pub(super) kv_timers: KvTimers,
+    pub(super) sessions: SessionTable,
     pub(super) next_reap: Instant,
     pub(super) reap_interval: Duration,
     pub(super) deregister_after_min: Duration,
@@ -44,6 +49,9 @@ impl Store {
             nodes: BTreeMap::new(),
             tables: TableIndexes::default(),
             agent: Agent::default(),
+            kv: KvTable::default(),
+            kv_timers: KvTimers::new(options.kv_tombstone_ttl, now),
+            sessions: SessionTable::default(),
             next_reap: now + reap_interval,
             reap_interval,
             deregister_after_min: options.check_deregister_interval_min,
@@ -52,7 +60,7 @@ impl Store {
         let at = store.next_index();
         store.put_node(own_node_info(options, addr), at);
         store.put_service(&options.node_name, consul_service(), at);
-        store.put_check(&options.node_name, serf_health(), at);
+        store.put_check(&options.node_name, serf_health(), at, now);
         store
     }
 }
@@ -104,7 +112,8 @@ fn serf_health() -> Check {
     }
 }
 
-fn uuid() -> String {
+/// A random UUID.
+pub(super) fn uuid() -> String {
     let [a, b, c] = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
     format!(
         "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",

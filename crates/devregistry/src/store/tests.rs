@@ -11,6 +11,8 @@ use proptest::{collection::vec, prelude::*};
 use super::{index::TopicIndex, *};
 use crate::options::DevRegistryOptions;
 
+mod keys;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The start of the time that the tests count.
@@ -102,19 +104,19 @@ fn apply(store: &mut Store, command: &StoreCommand, now: &mut Instant) {
             let new = registration(name, &id(name, nth), port.into(), check.into_iter().collect());
             store.register(new, replace, *now);
         }
-        StoreCommand::Deregister { name, nth } => store.deregister(&id(name, nth)),
+        StoreCommand::Deregister { name, nth } => store.deregister(&id(name, nth), *now),
         StoreCommand::Report { name, nth, status, output } => {
             let _ = store.report(&format!("service:{}", id(name, nth)), status, output, *now);
         }
         StoreCommand::MaintainService { name, nth, on } => {
-            let _ = store.set_service_maintenance(&id(name, nth), on.then_some("why"));
+            let _ = store.set_service_maintenance(&id(name, nth), on.then_some("why"), *now);
         }
-        StoreCommand::MaintainNode { on } => store.set_node_maintenance(on.then_some("why")),
+        StoreCommand::MaintainNode { on } => store.set_node_maintenance(on.then_some("why"), *now),
         StoreCommand::NodeCheck { on: true } => {
             let check = NewCheck { name: "mem".to_owned(), ..ttl_check(20 * SECOND, None, None) };
             store.register_check(check, None, *now).unwrap();
         }
-        StoreCommand::NodeCheck { on: false } => store.deregister_check("mem"),
+        StoreCommand::NodeCheck { on: false } => store.deregister_check("mem", *now),
         StoreCommand::Wait { seconds } => {
             *now += Duration::from_secs(seconds.into());
             store.tick(*now);
@@ -127,10 +129,10 @@ fn apply(store: &mut Store, command: &StoreCommand, now: &mut Instant) {
                 tagged_addresses: None,
                 meta: BTreeMap::new(),
             };
-            store.catalog_register(about, Some(service(name, &id(name, 9), port.into())), Vec::new());
+            store.catalog_register(about, Some(service(name, &id(name, 9), port.into())), Vec::new(), *now);
         }
         StoreCommand::OtherNode { name, on: false, .. } => {
-            store.catalog_deregister("elsewhere", Some(&id(name, 9)), None);
+            store.catalog_deregister("elsewhere", Some(&id(name, 9)), None, *now);
         }
     }
 }
@@ -360,7 +362,7 @@ fn replacing_removes_the_other_checks_and_maintenance() {
     let mut store = store(now);
     let checks = vec![ttl_check(SECOND, None, None), ttl_check(SECOND, None, None)];
     store.register(registration("a", "a", 1, checks), false, now);
-    store.set_service_maintenance("a", Some("why")).unwrap();
+    store.set_service_maintenance("a", Some("why"), now).unwrap();
     store.register(registration("a", "a", 1, vec![ttl_check(SECOND, None, None)]), true, now);
     let ids: Vec<String> = store.agent_checks().map(|check| check.id).collect();
     assert_eq!(ids, ["service:a"]);

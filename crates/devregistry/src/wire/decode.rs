@@ -7,52 +7,106 @@ use serde_json::{Map, Value};
 
 use super::duration::{self, GoDuration};
 
-/// The body cannot be decoded; the error text for the client.
+/// The body cannot be decoded; Go's text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DecodeError(pub(crate) String);
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
+/// The first JSON value of `body`.
+fn first_value(body: &[u8]) -> Result<Value> {
+    match serde_json::Deserializer::from_slice(body).into_iter::<Value>().next() {
+        None => Err(decode_error("EOF")),
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) if error.is_eof() => Err(decode_error("unexpected EOF")),
+        Some(Err(error)) => Err(decode_error(&describe_syntax_error(body, &error))),
+    }
+}
+
 /// An object. Its fields are taken out one by one.
 #[derive(Debug, Default)]
-pub(crate) struct JsonFields(Map<String, Value>);
+pub(crate) struct JsonFields {
+    fields: Map<String, Value>,
+    /// The path of the object as Go's texts name it; empty for a struct without a name.
+    path: &'static str,
+}
 
 impl JsonFields {
     /// The first JSON value of `body`; `null` is an empty object.
     pub(crate) fn parse(body: &[u8]) -> Result<Self> {
-        let first = serde_json::Deserializer::from_slice(body).into_iter::<Value>().next();
-        match first {
-            None => Err(decode_error("EOF")),
-            Some(Ok(value)) => Self::from_value(value, || "Go value of type struct".to_owned()),
-            Some(Err(error)) if error.is_eof() => Err(decode_error("unexpected EOF")),
-            Some(Err(error)) => Err(decode_error(&describe_syntax_error(body, &error))),
-        }
+        Self::parse_as(body, "struct")
+    }
+
+    /// [`JsonFields::parse`] for a Go type of this name.
+    pub(crate) fn parse_as(body: &[u8], go_type: &str) -> Result<Self> {
+        Self::from_value(first_value(body)?, || format!("Go value of type {go_type}"))
+    }
+
+    /// The first JSON value of `body` as a list of objects, for Go types of these names; `null` is an empty list.
+    pub(crate) fn parse_list(body: &[u8], list_type: &str, item_type: &str) -> Result<Vec<Self>> {
+        let items = match first_value(body)? {
+            Value::Null => Vec::new(),
+            Value::Array(items) => items,
+            other => {
+                let shown = json_type(&other);
+                let text = format!("json: cannot unmarshal {shown} into Go value of type {list_type}");
+                return Err(decode_error(&text));
+            }
+        };
+        items
+            .into_iter()
+            .map(|item| Self::from_value(item, || format!("Go value of type {item_type}")))
+            .collect()
     }
 
     fn from_value(value: Value, into: impl Fn() -> String) -> Result<Self> {
         match value {
             Value::Null => Ok(Self::default()),
-            Value::Object(fields) => Ok(Self(fields)),
+            Value::Object(fields) => Ok(Self { fields, path: "" }),
             other => {
                 Err(decode_error(&format!("json: cannot unmarshal {} into {}", json_type(&other), into())))
             }
         }
     }
 
+    /// Names the path of the object in error texts.
+    pub(crate) fn at_path(mut self, path: &'static str) -> Self {
+        self.path = path;
+        self
+    }
+
     /// Takes the field of this name, in any case. `null` counts as absent.
     fn take(&mut self, name: &str) -> Option<Value> {
-        let key = match self.0.contains_key(name) {
+        let key = match self.fields.contains_key(name) {
             true => name.to_owned(),
-            false => self.0.keys().find(|key| key.eq_ignore_ascii_case(name))?.clone(),
+            false => self.fields.keys().find(|key| key.eq_ignore_ascii_case(name))?.clone(),
         };
-        self.0.remove(&key).filter(|value| !value.is_null())
+        self.fields.remove(&key).filter(|value| !value.is_null())
+    }
+
+    /// A field that may be `null`. `None`: there is no such field; `Some(None)`: it is `null`.
+    pub(crate) fn nullable<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&mut Self, &str) -> Result<T>,
+    ) -> Result<Option<Option<T>>> {
+        match self.fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)) {
+            None => Ok(None),
+            Some((_, Value::Null)) => Ok(Some(None)),
+            Some(_) => read(self, name).map(Some).map(Some),
+        }
     }
 
     pub(crate) fn string(&mut self, name: &str) -> Result<String> {
+        self.string_as(name, "string")
+    }
+
+    /// A string of a Go type of this name.
+    pub(crate) fn string_as(&mut self, name: &str, go_type: &str) -> Result<String> {
         match self.take(name) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text),
-            Some(other) => Err(type_mismatch(&other, name, "string")),
+            Some(other) => Err(self.type_mismatch(&other, name, go_type)),
         }
     }
 
@@ -60,40 +114,53 @@ impl JsonFields {
         match self.take(name) {
             None => Ok(false),
             Some(Value::Bool(value)) => Ok(value),
-            Some(other) => Err(type_mismatch(&other, name, "bool")),
+            Some(other) => Err(self.type_mismatch(&other, name, "bool")),
         }
     }
 
     pub(crate) fn integer(&mut self, name: &str) -> Result<i64> {
         match self.take(name) {
             None => Ok(0),
-            Some(value) => value.as_i64().ok_or_else(|| type_mismatch(&value, name, "int")),
+            Some(value) => value.as_i64().ok_or_else(|| self.type_mismatch(&value, name, "int")),
+        }
+    }
+
+    /// A number of 64 bits without a sign.
+    pub(crate) fn unsigned(&mut self, name: &str) -> Result<u64> {
+        match self.take(name) {
+            None => Ok(0),
+            Some(value) => value.as_u64().ok_or_else(|| self.type_mismatch(&value, name, "uint64")),
         }
     }
 
     pub(crate) fn strings(&mut self, name: &str) -> Result<Vec<String>> {
+        self.strings_as(name, "string")
+    }
+
+    /// A list of strings of a Go type of this name.
+    pub(crate) fn strings_as(&mut self, name: &str, item_type: &str) -> Result<Vec<String>> {
         let items = match self.take(name) {
             None => return Ok(Vec::new()),
             Some(Value::Array(items)) => items,
-            Some(other) => return Err(type_mismatch(&other, name, "[]string")),
+            Some(other) => return Err(self.type_mismatch(&other, name, &format!("[]{item_type}"))),
         };
-        items.into_iter().map(|item| into_string(item, name)).collect()
+        items.into_iter().map(|item| self.string_of(item, name, item_type)).collect()
     }
 
     pub(crate) fn string_map(&mut self, name: &str) -> Result<BTreeMap<String, String>> {
         let items = match self.take(name) {
             None => return Ok(BTreeMap::new()),
             Some(Value::Object(items)) => items,
-            Some(other) => return Err(type_mismatch(&other, name, "map[string]string")),
+            Some(other) => return Err(self.type_mismatch(&other, name, "map[string]string")),
         };
-        items.into_iter().map(|(key, value)| Ok((key, into_string(value, name)?))).collect()
+        items.into_iter().map(|(key, value)| Ok((key, self.string_of(value, name, "string")?))).collect()
     }
 
     /// Header lists: one value per pair.
     pub(crate) fn header_lists(&mut self, name: &str) -> Result<Vec<(String, String)>> {
         let mut pairs = Vec::new();
         let mut lists = self.object(name)?;
-        let keys: Vec<String> = lists.0.keys().cloned().collect();
+        let keys: Vec<String> = lists.fields.keys().cloned().collect();
         for key in keys {
             let values = lists.strings(&key).map_err(|_| {
                 decode_error(&format!(
@@ -115,7 +182,20 @@ impl JsonFields {
             Some(Value::Number(nanos)) => {
                 Ok(GoDuration(nanos.as_i64().unwrap_or_else(|| nanos.as_f64().unwrap_or(0.0) as i64)))
             }
-            Some(other) => Err(type_mismatch(&other, name, "time.Duration")),
+            Some(other) => Err(self.type_mismatch(&other, name, "time.Duration")),
+        }
+    }
+
+    /// A lock-delay: as a duration, but a value of any other type counts as zero.
+    pub(crate) fn lock_delay(&mut self, name: &str) -> Result<Option<GoDuration>> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => {
+                duration::parse(&text).map(Some).map_err(|reason| decode_error(&reason))
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "Go truncates here as well")]
+            Some(Value::Number(nanos)) => Ok(nanos.as_f64().map(|nanos| GoDuration(nanos as i64))),
+            Some(_) => Ok(Some(GoDuration(0))),
         }
     }
 
@@ -131,57 +211,71 @@ impl JsonFields {
 
     /// A nested object, if there is one.
     pub(crate) fn object_if_any(&mut self, name: &str) -> Result<Option<Self>> {
+        self.object_as(name, "struct")
+    }
+
+    /// A nested object of a Go type of this name, if there is one.
+    pub(crate) fn object_as(&mut self, name: &str, go_type: &str) -> Result<Option<Self>> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        Self::from_value(value, || format!("Go struct field .{name} of type struct")).map(Some)
+        let path = self.path;
+        Self::from_value(value, || format!("Go struct field {path}.{name} of type {go_type}")).map(Some)
     }
 
     /// A list of objects.
     pub(crate) fn objects(&mut self, name: &str) -> Result<Vec<Self>> {
+        self.objects_as(name, "structs.CheckTypes", "struct")
+    }
+
+    /// A list of objects, for Go types of these names.
+    pub(crate) fn objects_as(&mut self, name: &str, list_type: &str, item_type: &str) -> Result<Vec<Self>> {
         let items = match self.take(name) {
             None => return Ok(Vec::new()),
             Some(Value::Array(items)) => items,
-            Some(other) => return Err(type_mismatch(&other, name, "structs.CheckTypes")),
+            Some(other) => return Err(self.type_mismatch(&other, name, list_type)),
         };
         items
             .into_iter()
-            .map(|item| Self::from_value(item, || format!("Go struct field .{name} of type struct")))
+            .map(|item| Self::from_value(item, || format!("Go struct field .{name} of type {item_type}")))
             .collect()
     }
 
     /// Every entry as a nested object, for maps with data as keys.
     pub(crate) fn entries(self, of: &str) -> Result<Vec<(String, Self)>> {
         let into = || format!("Go struct field .{of} of type structs.ServiceAddress");
-        self.0.into_iter().map(|(key, value)| Ok((key, Self::from_value(value, into)?))).collect()
+        self.fields.into_iter().map(|(key, value)| Ok((key, Self::from_value(value, into)?))).collect()
     }
 
     /// Refuses a remaining field.
     pub(crate) fn finish(self) -> Result<()> {
-        match self.0.keys().next() {
+        match self.fields.keys().next() {
             None => Ok(()),
             Some(key) => Err(decode_error(&format!("json: unknown field {key:?}"))),
         }
     }
-}
 
-fn into_string(value: Value, field: &str) -> Result<String> {
-    match value {
-        Value::String(text) => Ok(text),
-        Value::Null => Ok(String::new()),
-        other => Err(type_mismatch(&other, field, "string")),
+    fn string_of(&self, value: Value, field: &str, go_type: &str) -> Result<String> {
+        match value {
+            Value::String(text) => Ok(text),
+            Value::Null => Ok(String::new()),
+            other => Err(self.type_mismatch(&other, field, go_type)),
+        }
+    }
+
+    fn type_mismatch(&self, value: &Value, field: &str, wanted: &str) -> DecodeError {
+        let shown = match value {
+            // Go shows the number where an integer is expected.
+            Value::Number(number) if matches!(wanted, "int" | "uint64") => format!("number {number}"),
+            other => json_type(other).to_owned(),
+        };
+        let path = self.path;
+        decode_error(&format!(
+            "json: cannot unmarshal {shown} into Go struct field {path}.{field} of type {wanted}"
+        ))
     }
 }
 
 fn decode_error(reason: &str) -> DecodeError {
-    DecodeError(format!("Request decode failed: {reason}"))
-}
-
-fn type_mismatch(value: &Value, field: &str, wanted: &str) -> DecodeError {
-    let shown = match value {
-        // Go shows the number where an integer is expected.
-        Value::Number(number) if wanted == "int" => format!("number {number}"),
-        other => json_type(other).to_owned(),
-    };
-    decode_error(&format!("json: cannot unmarshal {shown} into Go struct field .{field} of type {wanted}"))
+    DecodeError(reason.to_owned())
 }
 
 fn json_type(value: &Value) -> &'static str {
@@ -248,7 +342,7 @@ mod tests {
             ("{\"Bogus\":1}", "json: unknown field \"Bogus\""),
         ];
         for (body, reason) in cases {
-            assert_eq!(decode_reason(body), format!("Request decode failed: {reason}"), "{body}");
+            assert_eq!(decode_reason(body), reason, "{body}");
         }
     }
 

@@ -26,7 +26,7 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
 impl Refusal {
-    fn bad(text: impl Into<String>) -> Self {
+    pub(crate) fn bad(text: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, text.into())
     }
 
@@ -37,8 +37,8 @@ impl Refusal {
 }
 
 impl From<DecodeError> for Refusal {
-    fn from(DecodeError(text): DecodeError) -> Self {
-        Self::bad(text)
+    fn from(DecodeError(reason): DecodeError) -> Self {
+        Self::bad(format!("Request decode failed: {reason}"))
     }
 }
 

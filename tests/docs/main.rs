@@ -1,9 +1,10 @@
-//! The pages of `docs/` list every error reason and every metric.
+//! The pages of `docs/` list every error reason, every metric and every kind of event.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
+use outrigger_events::EventKind;
 use outrigger_proxy::Reason;
 use outrigger_tests::{
     client,
@@ -15,6 +16,7 @@ use outrigger_tests::{
 
 const ERRORS: &str = include_str!("../../docs/errors.md");
 const METRICS: &str = include_str!("../../docs/metrics.md");
+const EVENTS: &str = include_str!("../../docs/events.md");
 
 /// The texts between backticks in the first cell of each table row.
 fn first_cells(page: &str) -> BTreeSet<&str> {
@@ -35,6 +37,13 @@ fn errors_md_names_only_reasons_that_exist() {
     let (_, table) = ERRORS.split_once("## Every reason").unwrap();
     let reasons: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
     assert_eq!(first_cells(table), reasons);
+}
+
+#[test]
+fn events_md_lists_every_kind_and_no_other() {
+    let (_, table) = EVENTS.split_once("## Every kind").unwrap();
+    let kinds: BTreeSet<_> = EventKind::ALL.iter().map(|kind| kind.label()).collect();
+    assert_eq!(first_cells(table), kinds);
 }
 
 /// The metric families of a sidecar after all events that create a family.

@@ -20,6 +20,7 @@ mod draining;
 mod ejection;
 mod empty_list;
 mod errors;
+mod events;
 mod file_registry;
 mod framing;
 mod headers;

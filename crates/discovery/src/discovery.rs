@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use outrigger_events::Events;
 use outrigger_registry::{Query, Registry};
 use outrigger_task::essential;
 use tokio::{runtime::Handle, time::timeout};
@@ -35,7 +36,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Creates a discovery that watches nothing.
+    /// Creates a discovery that watches nothing, and of which no events are read.
     ///
     /// # Errors
     /// When `metrics` already holds metrics of these names: there is one discovery per metrics registry.
@@ -45,11 +46,11 @@ impl Discovery {
         runtime: Handle,
         metrics: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
-        Self::with_cache(registry, settings, runtime, metrics, None)
+        Self::with_cache(registry, settings, runtime, metrics, None, Events::default())
     }
 
     /// As [`Discovery::new`]; also writes the answers to `cache`, and serves the answers in it while the
-    /// registry's first answer is late.
+    /// registry's first answer is late; and records its decisions in `events`.
     ///
     /// # Errors
     /// As [`Discovery::new`].
@@ -59,6 +60,7 @@ impl Discovery {
         runtime: Handle,
         metrics: &prometheus::Registry,
         cache: Option<DiskCache>,
+        events: Events,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let cache = cache.map(Arc::new);
         let services = Arc::new(Services::new(settings));
@@ -67,9 +69,10 @@ impl Discovery {
             registry,
             services: services.clone(),
             metrics,
-            outage: OutageTracker::default(),
+            outage: OutageTracker::new(events.clone()),
             prober: LivenessProber::new(),
             cache: cache.clone(),
+            events,
         });
         let watchers = TaskTracker::new();
         if let Some(cache) = cache {

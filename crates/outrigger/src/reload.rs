@@ -230,7 +230,7 @@ impl ReloadMetrics {
         // The hash has 48 bits, so that an f64 is exact.
         self.hash.set(hash as f64);
         self.successful.set(1);
-        self.at.set(telemetry::unix_time());
+        self.at.set(telemetry::unix_time().as_secs_f64());
     }
 }
 

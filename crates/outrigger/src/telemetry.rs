@@ -2,7 +2,7 @@
 //!
 //! Each part registers its own metrics beside these; no metric is global.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
 pub use outrigger_config::error_chain;
 use outrigger_config::{Log, LogFormat};
@@ -81,12 +81,10 @@ fn parse_filter(level: &str) -> Result<Targets, ParseError> {
     parts.join(",").parse()
 }
 
-/// Seconds since 1970, for metrics and pages that show a time.
+/// Time since 1970, for metrics and pages that show a time. 0 with a clock from before 1970.
 #[allow(clippy::disallowed_methods, reason = "the one place where this crate reads the wall clock")]
-pub(crate) fn unix_time() -> f64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+pub(crate) fn unix_time() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A metrics registry with the metrics of the process.

@@ -1,11 +1,12 @@
 //! One HTTP/1.1 exchange per connection, for health probes, the commands and the demo's registrations. No
 //! pool, no redirects, no TLS, because every server is on this machine.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, response};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use outrigger_net::{DialStage, Fault};
 use tokio::time::timeout;
@@ -97,6 +98,37 @@ async fn connect_and_exchange(
     limit: Duration,
     long: LongBody,
 ) -> Result<Response<Bytes>, Error> {
+    let StreamedAnswer { head, body, mut connection, .. } = connect_and_send(addr, request, limit).await?;
+    let body = async {
+        match Limited::new(body, MAX_BODY).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if long == LongBody::IsLeft && error.is::<LengthLimitError>() => Ok(Bytes::new()),
+            Err(error) => Err(Error::Body { addr, reason: error.to_string() }),
+        }
+    };
+    let body = connection.drive(addr, body).await?;
+    Ok(Response::from_parts(head, body))
+}
+
+/// Sends `request` to `addr` and reads the head of the answer, within `limit`. The body is read by [`StreamedAnswer::chunk`].
+///
+/// # Errors
+/// When there is no head within `limit`.
+pub async fn open(
+    addr: SocketAddr,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<StreamedAnswer, Error> {
+    timeout(limit, connect_and_send(addr, request, limit))
+        .await
+        .unwrap_or(Err(Error::Timeout { addr, after: limit }))
+}
+
+async fn connect_and_send(
+    addr: SocketAddr,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<StreamedAnswer, Error> {
     let stream = outrigger_net::connect(addr, limit).await.map_err(|error| match error.stage {
         DialStage::TimedOut => Error::Timeout { addr, after: limit },
         DialStage::Connect | DialStage::Configure => {
@@ -106,25 +138,79 @@ async fn connect_and_exchange(
     let exchange = |source| Error::Exchange { addr, source };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(exchange)?;
-    let answer = async {
-        let (head, body) = sender.send_request(request).await.map_err(exchange)?.into_parts();
-        let body = match Limited::new(body, MAX_BODY).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if long == LongBody::IsLeft && error.is::<LengthLimitError>() => Bytes::new(),
-            Err(error) => return Err(Error::Body { addr, reason: error.to_string() }),
+    let mut connection = DrivenConnection(Some(Box::pin(connection)));
+    let head = async { sender.send_request(request).await.map_err(exchange) };
+    let (head, body) = connection.drive(addr, head).await?.into_parts();
+    Ok(StreamedAnswer { addr, head, body, connection })
+}
+
+/// A connection. Driven by the futures that use it and not in a task, so that dropping it closes it. `None`: it has ended.
+struct DrivenConnection(Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>);
+
+impl DrivenConnection {
+    /// Waits for `answer`, which comes by the connection.
+    async fn drive<T>(
+        &mut self,
+        addr: SocketAddr,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let Some(connection) = &mut self.0 else { return answer.await };
+        tokio::pin!(answer);
+        let ended = tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            ended = connection => ended,
         };
-        Ok(Response::from_parts(head, body))
-    };
-    // Driven here and not in a task, so that dropping this future closes the connection.
-    tokio::pin!(answer);
-    tokio::select! {
-        biased;
-        answer = &mut answer => answer,
-        ended = connection => match ended {
+        self.0 = None;
+        match ended {
             // The connection may end in the same poll that completes the answer.
             Ok(()) => answer.await,
-            Err(source) => Err(exchange(source)),
-        },
+            Err(source) => Err(Error::Exchange { addr, source }),
+        }
+    }
+}
+
+/// An answer of which the body is read as it comes. Dropping it closes the connection.
+pub struct StreamedAnswer {
+    addr: SocketAddr,
+    /// The head.
+    pub head: response::Parts,
+    body: Incoming,
+    connection: DrivenConnection,
+}
+
+impl StreamedAnswer {
+    /// The next bytes of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// When the connection breaks, or no byte comes within `limit`.
+    pub async fn chunk(&mut self, limit: Duration) -> Result<Option<Bytes>, Error> {
+        let Self { addr, body, connection, .. } = self;
+        let addr = *addr;
+        let frame = async {
+            loop {
+                match body.frame().await {
+                    None => return Ok(None),
+                    Some(Err(source)) => return Err(Error::Exchange { addr, source }),
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                        Ok(_) | Err(_) => {}
+                    },
+                }
+            }
+        };
+        timeout(limit, connection.drive(addr, frame))
+            .await
+            .unwrap_or(Err(Error::Timeout { addr, after: limit }))
+    }
+}
+
+impl fmt::Debug for StreamedAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamedAnswer")
+            .field("addr", &self.addr)
+            .field("head", &self.head)
+            .finish_non_exhaustive()
     }
 }
 
@@ -170,6 +256,34 @@ mod tests {
     async fn a_cut_answer_is_an_error() {
         assert!(get_from_test_server("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello").await.is_err());
         assert!(get_from_test_server("").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_as_it_comes_and_a_silence_is_bounded() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (go_on, mut wait) = tokio::sync::mpsc::channel::<()>(1);
+        let server = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let _ = socket.read(&mut head).await.unwrap();
+            let begin = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n";
+            socket.write_all(begin.as_bytes()).await.unwrap();
+            wait.recv().await;
+            socket.write_all(b"3\r\ntwo\r\n0\r\n\r\n").await.unwrap();
+            wait.recv().await;
+        });
+        let request = Request::get("/x").header("host", "localhost").body(Full::default()).unwrap();
+        let mut answer = open(addr, request, LONG).await.unwrap();
+        assert_eq!(answer.head.status, 200);
+        assert_eq!(answer.chunk(LONG).await.unwrap().as_deref(), Some(&b"one"[..]));
+        let silence = answer.chunk(Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(silence, Error::Timeout { .. }), "{silence:?}");
+        go_on.send(()).await.unwrap();
+        assert_eq!(answer.chunk(LONG).await.unwrap().as_deref(), Some(&b"two"[..]));
+        assert_eq!(answer.chunk(LONG).await.unwrap(), None);
+        go_on.send(()).await.unwrap();
+        server.await.unwrap();
     }
 
     #[tokio::test]

@@ -51,7 +51,7 @@ impl Registry for Moving {
 fn rig() -> (Rig, Arc<Mutex<Vec<Instant>>>) {
     let looked_up = Arc::new(Mutex::default());
     let times = looked_up.clone();
-    let rig = Rig::of(|registry, metrics| {
+    let rig = Rig::of(|registry, metrics, _| {
         let registry = Arc::new(Moving { registry, looked_up: times });
         let settings = outrigger_config::DiscoverySettings::default();
         Discovery::new(registry, settings, Handle::current(), metrics)

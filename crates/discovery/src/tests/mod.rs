@@ -2,6 +2,7 @@
 
 mod cached;
 mod contact;
+mod events;
 mod limits;
 mod log_capture;
 mod logs;
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_events::Events;
 use outrigger_registry::{
     Error, HealthStatus, Instance, InstanceId, Query, WatchAnswer,
     testing::{self, PendingQuery, ScriptedRegistry},
@@ -109,6 +111,7 @@ struct Rig {
     asked: mpsc::UnboundedReceiver<PendingQuery>,
     metrics: prometheus::Registry,
     liveness: Arc<ScriptedLiveness>,
+    events: Events,
 }
 
 impl Rig {
@@ -117,13 +120,15 @@ impl Rig {
     }
 
     fn with(settings: outrigger_config::DiscoverySettings) -> Self {
-        Self::of(|registry, metrics| Discovery::new(registry, settings, Handle::current(), metrics))
+        Self::of(|registry, metrics, events| {
+            Discovery::with_cache(registry, settings, Handle::current(), metrics, None, events)
+        })
     }
 
     fn with_cache(cache: DiskCache) -> Self {
         let settings = outrigger_config::DiscoverySettings::default();
-        Self::of(|registry, metrics| {
-            Discovery::with_cache(registry, settings, Handle::current(), metrics, Some(cache))
+        Self::of(|registry, metrics, events| {
+            Discovery::with_cache(registry, settings, Handle::current(), metrics, Some(cache), events)
         })
     }
 
@@ -131,14 +136,15 @@ impl Rig {
         make: impl FnOnce(
             Arc<ScriptedRegistry>,
             &prometheus::Registry,
+            Events,
         ) -> Result<Arc<Discovery>, prometheus::Error>,
     ) -> Self {
         let (registry, asked) = scripted();
-        let metrics = prometheus::Registry::new();
-        let discovery = make(registry, &metrics).expect("metrics are new");
+        let (metrics, events) = (prometheus::Registry::new(), Events::default());
+        let discovery = make(registry, &metrics, events.clone()).expect("metrics are new");
         let liveness = Arc::new(ScriptedLiveness::default());
         discovery.set_liveness(liveness.clone());
-        Self { discovery, asked, metrics, liveness }
+        Self { discovery, asked, metrics, liveness, events }
     }
 
     fn follow(&self, service: &str) -> Follower {

@@ -8,7 +8,7 @@ use outrigger_config::format_coarse_duration;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::context::WatchContext;
+use super::{changes::record_changes, context::WatchContext};
 use crate::{Knowledge, Snapshot, cache::CachedAnswer, clock::now, service::Service};
 
 /// Longest wait for the first answer before the cached one is served; also at most half of the time
@@ -51,6 +51,7 @@ impl CachedFallback {
             return;
         };
         self.context.services.mark_known(&self.service.query);
+        record_changes(&self.context.events, &self.service.query, &[], &snapshot.instances);
         let instances = snapshot.instances.len();
         let age = self.service.confirmed_ago(now());
         let age = age.map_or_else(|| "unknown".to_owned(), format_coarse_duration);

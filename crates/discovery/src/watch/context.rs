@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use outrigger_registry::Registry;
+use outrigger_events::{Event, EventKind, Events};
+use outrigger_registry::{Query, Registry};
 
 use super::outage::OutageTracker;
 use crate::{cache::DiskCache, metrics::Metrics, services::Services, suspects::LivenessProber};
@@ -16,4 +17,12 @@ pub(crate) struct WatchContext {
     pub(crate) outage: OutageTracker,
     pub(crate) prober: LivenessProber,
     pub(crate) cache: Option<Arc<DiskCache>>,
+    pub(crate) events: Events,
+}
+
+impl WatchContext {
+    /// Records a decision about a service.
+    pub(super) fn record_event(&self, kind: EventKind, service: &Query, reason: impl AsRef<str>) {
+        self.events.record(Event::new(kind, reason).of_service(service.to_string()));
+    }
 }

@@ -26,6 +26,7 @@
 
 mod admit;
 mod cached;
+mod changes;
 mod contact_check;
 mod context;
 mod lookup;

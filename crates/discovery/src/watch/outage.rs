@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use outrigger_config::{error_chain, format_coarse_duration};
+use outrigger_events::{Event, EventKind, Events};
 use outrigger_registry::{Error, Query};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -68,6 +69,7 @@ fn error_scope(error: &Error, query: &Query) -> Option<FailureScope> {
 /// Whether the registry answers: what all queries of all services have found.
 #[derive(Debug, Default)]
 pub(crate) struct OutageTracker {
+    events: Events,
     contact: Mutex<Contact>,
     /// Notified when an outage of at least [`LONG_OUTAGE`] ends.
     ended: watch::Sender<()>,
@@ -89,6 +91,11 @@ struct Outage {
 }
 
 impl OutageTracker {
+    /// Records the beginning and the end of each outage in `events`.
+    pub(crate) fn new(events: Events) -> Self {
+        Self { events, ..Self::default() }
+    }
+
     /// Records a failure of [`FailureScope::Registry`]. Returns whether an outage begins with it.
     fn record_failure(&self, error: String, now: Instant) -> bool {
         let mut contact = self.contact.lock();
@@ -105,6 +112,7 @@ impl OutageTracker {
         if !self.record_failure(error.clone(), now) {
             return false;
         }
+        self.events.record(Event::new(EventKind::RegistryLost, &error));
         let service = service.map(tracing::field::display);
         // Of the registry, not of `service`: a name that is new has no answer, and one from before a restart has an old one.
         match self.current(now).answered_ago.map(format_coarse_duration) {
@@ -130,6 +138,10 @@ impl OutageTracker {
         let ended = contact.outage.take_if(|outage| asked_at >= outage.since);
         drop(contact);
         let gone_for = ended.map(|outage| now.saturating_duration_since(outage.since));
+        if let Some(gone_for) = gone_for.map(format_coarse_duration) {
+            let reason = format!("it answers again after {gone_for}");
+            self.events.record(Event::new(EventKind::RegistryBack, reason));
+        }
         if gone_for >= Some(LONG_OUTAGE) {
             self.ended.send_replace(());
         }

@@ -8,7 +8,7 @@ use std::{
 use outrigger_registry::Instance;
 use tracing::{debug, info};
 
-use super::context::WatchContext;
+use super::{changes::record_changes, context::WatchContext};
 use crate::{Snapshot, service::Service};
 
 /// Publishes `instances`, sorted by identity. Only the task of the watcher calls this.
@@ -18,7 +18,7 @@ pub(super) fn publish(
     instances: Arc<[Instance]>,
     now: Instant,
 ) {
-    let was_known = service.ever_had_instances();
+    let (was_known, before) = (service.ever_had_instances(), service.snapshot());
     service.accepted.fetch_add(1, Relaxed);
     let snapshot = service.publish(instances, now);
     if !was_known && service.ever_had_instances() {
@@ -28,6 +28,7 @@ pub(super) fn publish(
         cache.record_change(service);
     }
     log_change(service, &snapshot);
+    record_changes(&context.events, &service.query, &before.instances, &snapshot.instances);
 }
 
 fn log_change(service: &Service, snapshot: &Snapshot) {

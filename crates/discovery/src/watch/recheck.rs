@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outrigger_events::EventKind;
 use outrigger_registry::{Instance, InstanceId};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
@@ -71,6 +72,8 @@ impl SuspectRecheck {
             if !reassigned.is_empty() {
                 debug!(service = %self.service.query, instances = reassigned.len(), "the addresses of suspect instances are listed for others");
                 self.guard.drop_suspects(&reassigned);
+                let reason = format!("the registry lists the addresses of {} for others", reassigned.len());
+                self.record_event(EventKind::LossBelieved, reason);
                 known = self.guard.has_suspects().then(|| self.guard.known());
             }
         }
@@ -98,6 +101,9 @@ impl SuspectRecheck {
             kept = self.guard.suspects().len(),
             "instances that the registry no longer lists do not answer either, removing them"
         );
+        let reason =
+            format!("{} do not answer either; {} are kept", silent.len(), self.guard.suspects().len());
+        self.record_event(EventKind::LossBelieved, reason);
         self.publish_suspects();
         let known = self.guard.known();
         (*known != *self.service.snapshot().instances).then_some(known)
@@ -115,6 +121,9 @@ impl SuspectRecheck {
                 kept,
                 "the registry's answer is suspect, keeping instances that still answer"
             );
+            let reason =
+                format!("{}: {vanished} vanished, {kept} that still answer are kept", reason.label());
+            self.record_event(EventKind::LossDoubted, reason);
         }
     }
 
@@ -174,11 +183,19 @@ impl SuspectRecheck {
         }
         if findings.listed_again > 0 {
             info!(%service, instances = findings.listed_again, "suspect instances are listed again");
+            let reason = format!("{} are listed again", findings.listed_again);
+            self.record_event(EventKind::LossRefuted, reason);
         }
         if findings.accepted > 0 {
             // A warning, because these instances still answer: only the registry says that they are gone.
             warn!(%service, instances = findings.accepted, "the registry has confirmed that suspect instances are gone, removing them");
+            let reason = format!("the registry has confirmed that {} are gone", findings.accepted);
+            self.record_event(EventKind::LossBelieved, reason);
         }
+    }
+
+    fn record_event(&self, kind: EventKind, reason: String) {
+        self.context.record_event(kind, &self.service.query, reason);
     }
 
     fn publish_suspects(&self) {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use outrigger_config::{error_chain, format_coarse_duration};
+use outrigger_events::EventKind;
 use outrigger_policy::Backoff;
 use outrigger_registry::{Consistency, Cursor, Error, Instance, WatchAnswer};
 use tokio::{
@@ -345,6 +346,7 @@ impl Watcher {
     /// Logs a failure that is about this service only.
     fn warn_of_service_failure(&self, scope: FailureScope, error: &str, answered_ago: Option<Duration>) {
         let (service, age) = (&self.service.query, answered_ago.map(format_coarse_duration));
+        self.context.record_event(EventKind::ServiceLost, service, error);
         match (scope, age) {
             (FailureScope::Answer, Some(answered_ago)) => {
                 warn!(%service, error, answered_ago, "the registry's answer cannot be read, going on with its last one");
@@ -368,12 +370,19 @@ impl Watcher {
             info!(service = %self.service.query, gone_for, "the registry answers again");
         }
         let (scope, failures) = (self.failure_scope.take(), std::mem::take(&mut self.failures));
+        let service = &self.service.query;
         match scope {
             Some(FailureScope::Service) => {
-                info!(service = %self.service.query, failures, "the registry answers for this service again");
+                info!(%service, failures, "the registry answers for this service again");
+                self.context.record_event(
+                    EventKind::ServiceBack,
+                    service,
+                    "the registry answers for it again",
+                );
             }
             Some(FailureScope::Answer) => {
-                info!(service = %self.service.query, failures, "answer can be read again");
+                info!(%service, failures, "answer can be read again");
+                self.context.record_event(EventKind::ServiceBack, service, "the answer can be read again");
             }
             Some(FailureScope::Registry) | None => {}
         }

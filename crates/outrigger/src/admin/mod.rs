@@ -1,8 +1,9 @@
-//! The admin side: pages for metrics, health, services, settings, maintenance, reload and drain.
+//! The admin side: pages for metrics, health, services, events, settings, maintenance, reload and drain.
 //!
 //! | module | its job |
 //! |---|---|
 //! | `server` | listeners, connections and their limits, a graceful stop |
+//! | `activity` | what a connection does: which one is closed for another, and when |
 //! | `guard` | which requests are refused: a browser can reach localhost, so a local request is not trusted |
 //! | `routes` | which path shows which page |
 //! | `pages` | what each page shows |
@@ -11,6 +12,7 @@
 //! Three pages change something: `POST /drain` begins the drain, `POST /maintenance` orders
 //! maintenance, `POST /reload` orders a reload.
 
+mod activity;
 mod guard;
 mod pages;
 mod routes;

@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Bytes,
     extract::{Query, RawQuery, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -13,6 +13,7 @@ use axum::{
 };
 use outrigger_config::{ListenHost, error_chain};
 use outrigger_discovery::{RegistryContact, ServiceStatus};
+use outrigger_events::Events;
 use outrigger_proxy::ClusterStatus;
 use outrigger_registration::{LifecycleHandle, MaintenanceError, MaintenanceRequest};
 use prometheus::TEXT_FORMAT;
@@ -26,8 +27,9 @@ use tower_http::{
 use tracing::{Level, error, info};
 
 use super::{
+    activity::ConnectionControl,
     guard::{OwnNames, check_request},
-    pages::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage},
+    pages::{self, DrainStatus, EventsQuery, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage},
     scrape::{ScrapeError, SharedScrape, gather},
 };
 use crate::reload::{ReloadError, ReloadResult};
@@ -63,6 +65,7 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
 pub(crate) struct AdminState {
     pub(crate) lifecycle: LifecycleHandle,
     pub(crate) metrics: prometheus::Registry,
+    pub(crate) events: Events,
     pub(crate) backend: Arc<dyn AdminBackend>,
 }
 
@@ -76,6 +79,7 @@ pub(crate) fn admin_router(state: AdminState, listen: ListenHost) -> Router {
         .route("/", get(index))
         .route("/services", get(services))
         .route("/config", get(config))
+        .route("/events", get(events))
         .route("/maintenance", get(maintenance).post(set_maintenance))
         .route("/reload", post(reload))
         .route("/drain", get(drain).post(begin_drain))
@@ -116,6 +120,8 @@ async fn index() -> Html<&'static str> {
         env!("CARGO_PKG_VERSION"),
         "</h1><ul>",
         "<li><a href=\"/services?format=text\">/services</a> the services, their calls and their instances",
+        "<li><a href=\"/events\">/events</a> the last decisions with their reasons; ",
+        "<code>outrigger events -f</code> follows them",
         "<li><a href=\"/metrics\">/metrics</a> for Prometheus",
         "<li><a href=\"/healthz\">/healthz</a> 200 while the process is alive",
         "<li><a href=\"/readyz\">/readyz</a> ready, or what is missing",
@@ -183,6 +189,15 @@ async fn services(
     } else {
         Json(services).into_response()
     }
+}
+
+async fn events(
+    State(state): State<AdminState>,
+    Query(query): Query<EventsQuery>,
+    connection: Option<Extension<ConnectionControl>>,
+    headers: HeaderMap,
+) -> Response {
+    pages::events_response(&state.events, &query, connection.map(|Extension(found)| found), &headers)
 }
 
 async fn config(State(state): State<AdminState>) -> String {

@@ -11,10 +11,7 @@ use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -40,6 +37,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::activity::{Activity, ConnectionControl};
+
 /// Most connections at once, per listener.
 const MAX_CONNECTIONS: usize = 128;
 
@@ -51,9 +50,6 @@ const MAX_WHEN_SHORT: usize = 4;
 
 /// Longest time for the head of a request, and longest idle time of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest age of a connection, against a client that never reads its answer.
-const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 
 /// Largest head, bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -209,7 +205,8 @@ async fn accept_connections(listener: Arc<TcpListener>, router: Router, stop: Ca
                 let peer = PeerKey::from(peer.ip());
                 connections.make_room(peer, most);
                 let activity = Arc::new(Activity::new(connections.started));
-                let served = serve_connection(stream, router.clone(), &graceful, activity.clone());
+                let control = ConnectionControl { activity: activity.clone(), stop: stop.clone() };
+                let served = serve_connection(stream, router.clone(), &graceful, control);
                 connections.add(peer, activity, served);
             }
             Err(error) => {
@@ -303,56 +300,17 @@ impl Connections {
     }
 }
 
-/// What a connection does.
-#[derive(Debug)]
-struct Activity {
-    started: Instant,
-    /// When it was accepted, or its last request began: milliseconds since `started`.
-    last: AtomicU64,
-    /// A request is being answered. An answer that its peer does not read does not count.
-    is_busy: AtomicBool,
-}
-
-impl Activity {
-    fn new(started: Instant) -> Self {
-        let activity = Self { started, last: AtomicU64::new(0), is_busy: AtomicBool::new(false) };
-        activity.touch();
-        activity
-    }
-
-    fn touch(&self) {
-        self.last.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
-    }
-
-    /// The order in which connections are closed.
-    fn order(&self) -> (bool, u64) {
-        (self.is_busy.load(Relaxed), self.last.load(Relaxed))
-    }
-
-    fn begin_request(self: &Arc<Self>) -> BusyGuard {
-        self.touch();
-        self.is_busy.store(true, Relaxed);
-        BusyGuard(self.clone())
-    }
-}
-
-/// A request that is being answered, until it is dropped.
-struct BusyGuard(Arc<Activity>);
-
-impl Drop for BusyGuard {
-    fn drop(&mut self) {
-        self.0.is_busy.store(false, Relaxed);
-    }
-}
-
 fn serve_connection(
     stream: TcpStream,
     router: Router,
     graceful: &GracefulShutdown,
-    activity: Arc<Activity>,
+    control: ConnectionControl,
 ) -> impl Future<Output = ()> + Send + 'static {
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let activity = control.activity.clone();
+    let lifetime = activity.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(control.clone());
         let busy = activity.begin_request();
         let answer = router.call(request);
         async move {
@@ -369,10 +327,11 @@ fn serve_connection(
         .serve_connection(TokioIo::new(stream), service);
     let connection = graceful.watch(connection);
     async move {
-        match timeout(MAX_CONNECTION_AGE, connection).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%error, "an admin connection ended with an error"),
-            Err(_) => debug!("closed an admin connection at its longest age"),
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                debug!(%error, "an admin connection ended with an error");
+            },
+            () = lifetime.outlived() => debug!("closed an admin connection at its longest age"),
         }
     }
 }
@@ -513,6 +472,72 @@ mod tests {
         quiet.write_all(b"connection: close\r\n\r\n").await.unwrap();
         assert!(read_to_end(quiet).await.ends_with(b"hello"));
         timeout(LONG, server.stop()).await.unwrap();
+    }
+
+    /// A server of the stream of `events`, and a connection that has got its head and asked for it.
+    async fn start_stream(events: &outrigger_events::Events) -> (AdminServer, TcpStream) {
+        use crate::admin::pages::{EventsQuery, events_response};
+
+        let events = events.clone();
+        let page =
+            get(move |connection: Option<axum::Extension<ConnectionControl>>, headers: http::HeaderMap| {
+                let connection = connection.map(|axum::Extension(found)| found);
+                let answer = events_response(&events, &EventsQuery::default(), connection, &headers);
+                async move { answer }
+            });
+        let bound = bind(&Listen::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+        let server = AdminServer::start(bound, Router::new().route("/events", page));
+        let ask = "GET /events HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n";
+        let mut stream = connect_from("127.0.0.1", server.addrs[0], ask).await;
+        let mut head = Vec::new();
+        while !head.ends_with(b"retry: 1000\n\n\r\n") {
+            head.push(timeout(LONG, stream.read_u8()).await.unwrap().unwrap());
+        }
+        (server, stream)
+    }
+
+    fn event(reason: impl AsRef<str>) -> outrigger_events::Event {
+        outrigger_events::Event::new(outrigger_events::EventKind::RegistryLost, reason)
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_events_ends_whole_when_the_listener_stops() {
+        let events = outrigger_events::Events::default();
+        let (server, stream) = start_stream(&events).await;
+        events.record(event("the last one"));
+        let (rest, ()) = tokio::join!(read_to_end(stream), async {
+            timeout(STOP_TIMEOUT, server.stop()).await.expect("it is not waited for");
+        });
+        let rest = String::from_utf8(rest).unwrap();
+        assert!(rest.contains("\"reason\":\"the last one\"") && rest.ends_with("\r\n0\r\n\r\n"), "{rest}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_not_read_is_cut_and_one_that_is_read_is_not() {
+        use outrigger_events::{EventFilter, Events, MAX_READERS, ReadFrom};
+
+        let events = Events::default();
+        let (_server, unread) = start_stream(&events).await;
+        let (_other_server, mut read) = start_stream(&events).await;
+        let reader = || events.reader(EventFilter::default(), ReadFrom::Newest(0));
+        let mut readers: Vec<_> = (2..MAX_READERS).map(|_| reader().unwrap()).collect();
+        assert!(reader().is_err());
+        // From here on time passes as fast as the streams are written.
+        tokio::time::pause();
+        let started = Instant::now();
+        let mut buffer = vec![0; 1 << 20];
+        for n in 0.. {
+            events.record(event(format!("{n} {}", "x".repeat(1000))));
+            assert!(timeout(LONG, read.read(&mut buffer)).await.unwrap().unwrap() > 0, "it is open");
+            sleep(Duration::from_millis(10)).await;
+            if let Ok(another) = reader() {
+                readers.push(another);
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(3600), "the stream that is not read stays");
+        }
+        assert!(reader().is_err(), "only one of them is cut");
+        drop(unread);
     }
 
     #[test]

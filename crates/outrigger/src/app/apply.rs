@@ -96,6 +96,7 @@ impl Running {
         let state = AdminState {
             lifecycle: components.lifecycle.handle().clone(),
             metrics: components.metrics.clone(),
+            events: components.events.clone(),
             backend: components.clone(),
         };
         if let ServerChange::Replace(bound) = metrics {

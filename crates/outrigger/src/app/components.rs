@@ -8,6 +8,7 @@ use std::{
 
 use outrigger_config::{Config, LoadedConfig, Origins};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus};
+use outrigger_events::Events;
 use outrigger_net::Inherited;
 use outrigger_proxy::{ClusterStatus, Proxy, Workers};
 use outrigger_registration::{
@@ -23,7 +24,7 @@ use crate::{
     network::NetworkStatus,
     registry::{self, OpenedRegistry},
     reload::{ConfigSource, ReloadHandle, ReloadResult},
-    telemetry::LogControl,
+    telemetry::{LogControl, unix_time},
 };
 
 /// What another process has left for a start.
@@ -59,6 +60,7 @@ pub(super) struct Components {
     pub(super) network: NetworkStatus,
     pub(super) registry: OpenedRegistry,
     pub(super) metrics: prometheus::Registry,
+    pub(super) events: Events,
     pub(super) app_started: CancellationToken,
     /// Sockets that another process opened, for the first settings.
     pub(super) inherited: Inherited,
@@ -92,7 +94,9 @@ impl Components {
         let cache = registry::open_disk_cache(config, origins, from.is_after_another);
         let runtime = Handle::current();
         let source = opened.registry.clone();
-        let discovery = Discovery::with_cache(source, config.discovery, runtime, &metrics, cache)?;
+        let events = Events::new(unix_time);
+        let discovery =
+            Discovery::with_cache(source, config.discovery, runtime, &metrics, cache, events.clone())?;
         let proxy = Proxy::new(config, discovery.clone(), &metrics, workers).map_err(StartError::Outbound)?;
         let proxy = Arc::new(proxy);
         let accepts = CancellationToken::new();
@@ -116,6 +120,7 @@ impl Components {
             network,
             registry: opened,
             metrics,
+            events,
             app_started: CancellationToken::new(),
             inherited: from.inherited,
             accepts,

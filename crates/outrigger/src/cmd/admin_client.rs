@@ -1,4 +1,4 @@
-//! Asks the admin side of a sidecar on this machine: what `wait`, `drain`, `maintenance` and `reload` share.
+//! Asks the admin side of a sidecar on this machine: what `wait`, `drain`, `maintenance`, `reload` and `events` share.
 
 use std::{
     io,
@@ -8,10 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::Full;
 use outrigger_config::{ADMIN_LISTEN_VARIABLE, Environment};
-use outrigger_registration::http_client;
+use outrigger_registration::http_client::{self, StreamedAnswer};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -153,20 +153,44 @@ impl AdminClient {
         path: &str,
         limit: Duration,
     ) -> Result<Response<Bytes>, AdminError> {
+        let request = Request::builder().method(method).uri(path).header(CHANGE_HEADER.0, CHANGE_HEADER.1);
+        self.ask(request, |addr, request| http_client::exchange(addr, request, limit)).await
+    }
+
+    /// The head of the first answer to a GET with these fields, each within `limit`. Its body is read as it comes.
+    pub(super) async fn open(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+        limit: Duration,
+    ) -> Result<StreamedAnswer, AdminError> {
+        let request = Request::builder().method(Method::GET).uri(path);
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        self.ask(request, |addr, request| http_client::open(addr, request, limit)).await
+    }
+
+    /// What `ask` gets of the first address that answers.
+    async fn ask<T, F>(
+        &self,
+        request: http::request::Builder,
+        ask: impl Fn(SocketAddr, Request<Full<Bytes>>) -> F,
+    ) -> Result<T, AdminError>
+    where
+        F: Future<Output = Result<T, http_client::Error>>,
+    {
         let admin = self.address(&Environment::from_process())?;
         let no_answer = |reason, refused| AdminError::NoAnswer { admin: admin.to_string(), reason, refused };
         let addrs = admin.resolve().await.map_err(|error| no_answer(error_chain(&error), false))?;
+        let request =
+            request.body(Full::<Bytes>::default()).map_err(|error| no_answer(error.to_string(), false))?;
         let mut failures = Vec::new();
         for addr in addrs {
-            let request = Request::builder()
-                .method(method)
-                .uri(path)
-                // An admin side refuses every name but localhost, also one that leads to it.
-                .header("host", addr.to_string())
-                .header(CHANGE_HEADER.0, CHANGE_HEADER.1)
-                .body(Full::default())
-                .map_err(|error| no_answer(error.to_string(), false))?;
-            match http_client::exchange(addr, request, limit).await {
+            let mut request = request.clone();
+            // An admin side refuses every name but localhost, also one that leads to it.
+            let host = HeaderValue::try_from(addr.to_string());
+            let host = host.map_err(|error| no_answer(error.to_string(), false))?;
+            request.headers_mut().insert(header::HOST, host);
+            match ask(addr, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => failures.push(error),
             }

@@ -17,6 +17,7 @@ mod copy_to;
 mod demo;
 mod dev_registry;
 mod drain;
+mod events;
 mod maintenance;
 mod reload;
 mod report;
@@ -54,6 +55,7 @@ enum Command {
     Drain(drain::DrainArguments),
     Maintenance(maintenance::MaintenanceArguments),
     Reload(reload::ReloadArguments),
+    Events(events::EventsArguments),
     DevRegistry(dev_registry::DevRegistryArguments),
     Demo(demo::DemoArguments),
     CopyTo(copy_to::CopyToArguments),
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Drain(arguments) => run_on_runtime(drain::run(arguments)),
         Command::Maintenance(arguments) => run_on_runtime(maintenance::run(arguments)),
         Command::Reload(arguments) => run_on_runtime(reload::run(arguments)),
+        Command::Events(arguments) => run_on_runtime(events::run(arguments)),
         Command::DevRegistry(arguments) => run_on_runtime(dev_registry::run(arguments)),
         Command::Demo(arguments) => run_on_runtime(demo::run(arguments)),
         Command::CopyTo(arguments) => copy_to::run(&arguments),
@@ -115,7 +118,7 @@ mod tests {
         let mut root = CommandLine::command();
         root.build();
         let commands: Vec<_> = root.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-        assert_eq!(commands.len(), 10);
+        assert_eq!(commands.len(), 11);
         for mut command in commands.into_iter().chain([root]) {
             let name = command.get_name().to_owned();
             for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
@@ -166,6 +169,9 @@ mod tests {
             "outrigger demo --stay --duration 12s --plain",
             "outrigger copy-to /shared",
             "outrigger reload --admin http://localhost:7079/",
+            "outrigger events",
+            "outrigger events -f --service payments",
+            "outrigger events --kind instance_joined --kind instance_left --json --limit 20",
             "outrigger version",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());

@@ -33,7 +33,12 @@ impl fmt::Display for CommandError {
     }
 }
 
+/// Writes a line to stdout. Returns whether there is still a reader of stdout.
+pub(super) fn try_print_line(line: impl fmt::Display) -> bool {
+    writeln!(std::io::stdout(), "{line}").is_ok()
+}
+
 /// Writes a line to stdout. A closed stdout (`| head`) is no failure.
 pub(super) fn print_line(line: impl fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = try_print_line(line);
 }

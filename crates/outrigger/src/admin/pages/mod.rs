@@ -3,12 +3,15 @@
 //! | module | its pages |
 //! |---|---|
 //! | `services` | `/services`, as JSON and as text |
+//! | `events` | `/events`, as JSON and as a stream |
 //! | `status` | `/readyz`, `/maintenance`, `/drain`, `/reload` |
 //! | `registry_status` | the registry's part of `/readyz` |
 
+mod events;
 mod registry_status;
 mod services;
 mod status;
 
+pub(super) use events::{EventsQuery, events_response};
 pub(super) use services::ServicesPage;
 pub(super) use status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus};

@@ -139,8 +139,12 @@ fn admin_with(outcome: ReloadResult) -> TestAdmin {
     life.apply_settings(None, settings);
     let metrics = crate::telemetry::new_metrics_registry().unwrap();
     life.register_metrics(&metrics).unwrap();
-    let pages =
-        AdminState { lifecycle: life.handle().clone(), metrics, backend: Arc::new(TestBackend(outcome)) };
+    let pages = AdminState {
+        lifecycle: life.handle().clone(),
+        metrics,
+        events: Default::default(),
+        backend: Arc::new(TestBackend(outcome)),
+    };
     let main = admin_router(pages.clone(), Listen::localhost(7079).host);
     TestAdmin { life, main, metrics_only: metrics_router(pages) }
 }
@@ -168,7 +172,7 @@ async fn every_page_that_the_index_links_exists() {
     let (status, index) = send(&admin.main, "GET /", &[LOCAL]).await;
     assert_eq!(status, 200);
     let links: Vec<_> = index.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert_eq!(links.len(), 7);
+    assert_eq!(links.len(), 8);
     for link in links {
         let (status, _) = send(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
         assert!(status == 200 || link == "/readyz", "{link} answered {status}");
@@ -192,6 +196,7 @@ async fn the_network_listener_has_metrics_and_health_alone_under_any_name() {
         ("/readyz", 503),
         ("/services", 404),
         ("/config", 404),
+        ("/events", 404),
         ("/", 404),
     ] {
         let (status, _) =

@@ -7,7 +7,7 @@
 //! that no longer exists must be removed from the list.
 //!
 //! After a change of the cases: `OUTRIGGER_RECORD=1 cargo test -p outrigger-tests --test
-//! conformance consul_itself`, and read the diff.
+//! conformance consul_itself`, and read the diff. `OUTRIGGER_CASES=TEXT` runs only the cases with this text in their name.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong")]
 

@@ -3,6 +3,7 @@
 use std::{process::Stdio, time::Duration};
 
 use outrigger_config as config;
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_registry::{
     Consistency, Cursor, KnownLock, Kv, KvScope, LockAttempt, LockKind, LockPlace, Locks, NewSession,
     SessionId, consul::Consul,
@@ -50,6 +51,35 @@ macro_rules! on_consul {
             }
         }
     )*};
+}
+
+/// On the dev registry; where `consul lock` is the other client, only with a Consul.
+macro_rules! on_the_dev_registry {
+    ($($name:ident: $test:path $(, $needs:literal)?;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            $(if !consul::available(concat!($needs, " on the dev registry: ", stringify!($name))) {
+                return;
+            })?
+            let any = ([127, 0, 0, 1], 0).into();
+            let registry = DevRegistry::bind(any, DevRegistryOptions::default()).await.expect("a registry");
+            let (addr, url) = (registry.addr(), format!("http://{}", registry.addr()));
+            timeout(LONG * 2, $test(&client_of(addr), &url)).await.expect("in time");
+        }
+    )*};
+}
+
+on_the_dev_registry! {
+    values_are_written_read_watched_and_removed_on_the_dev_registry: values_are_written_read_watched_and_removed;
+    a_mutex_has_one_holder_with_a_growing_token_on_the_dev_registry: a_mutex_has_one_holder_with_a_growing_token;
+    a_semaphore_has_as_many_holders_as_its_limit_on_the_dev_registry: a_semaphore_has_as_many_holders_as_its_limit;
+    a_closed_session_frees_its_lock_after_the_lock_delay_on_the_dev_registry:
+        a_closed_session_frees_its_lock_after_the_lock_delay;
+    a_key_with_another_use_is_not_written_over_on_the_dev_registry: a_key_with_another_use_is_not_written_over;
+    a_mutex_excludes_consul_lock_and_is_excluded_on_the_dev_registry:
+        a_mutex_excludes_consul_lock_and_is_excluded, "consul lock";
+    a_semaphore_counts_consul_lock_and_is_counted_on_the_dev_registry:
+        a_semaphore_counts_consul_lock_and_is_counted, "consul lock";
 }
 
 on_consul! {

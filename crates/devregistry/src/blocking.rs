@@ -72,7 +72,81 @@ pub(crate) async fn wait_until(
 
 #[cfg(test)]
 mod tests {
+    use std::{net::SocketAddr, sync::Arc};
+
+    use bytes::Bytes;
+
     use super::*;
+    use crate::{
+        DevRegistryOptions, checks,
+        store::{KvOp, KvVerb, Session, SessionBehavior},
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A store whose clock task runs by the paused clock of the test.
+    fn running_store() -> Arc<SharedStore> {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 8500));
+        let store = Arc::new(SharedStore::new(&DevRegistryOptions::default(), addr));
+        tokio::spawn(checks::run_clock(Arc::clone(&store)));
+        store
+    }
+
+    fn write(store: &SharedStore, verb: KvVerb, key: &str, session: &str) {
+        let (key, session) = (key.to_owned(), session.to_owned());
+        let op = KvOp { verb, key, value: Bytes::new(), flags: 0, session, index: 0 };
+        assert_eq!(store.write(|store, now| store.kv_write(op, now)), Ok(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_session_that_is_not_renewed_wakes_the_watchers_of_its_lock() {
+        let store = running_store();
+        let begun = Instant::now();
+        let new = Session {
+            id: String::new(),
+            name: String::new(),
+            node: "dev".to_owned(),
+            lock_delay: 0,
+            behavior: SessionBehavior::Release,
+            ttl: "10s".to_owned(),
+            node_checks: None,
+            service_checks: None,
+            checks: Vec::new(),
+            create_index: 0,
+            modify_index: 0,
+        };
+        let id = store.write(|store, now| store.create_session(new, Some(10 * SECOND), now)).unwrap();
+        write(&store, KvVerb::Lock, "k", &id);
+        let topic = Topic::Key("k".to_owned());
+        let index = store.read(|store| store.topic_index(&topic)).index;
+        let holder = |store: &Store| store.kv_entry("k").map(|entry| entry.session.clone());
+        let (seen, at) = wait_past_index(&store, &topic, index, 600 * SECOND, holder).await;
+        assert_eq!(seen.as_deref(), Some(""));
+        assert!(at.index > index);
+        // The clock of tokio counts in milliseconds.
+        assert!((begun.elapsed().as_secs_f64() - 20.0).abs() < 0.01, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_query_sleeps_while_the_index_of_its_prefix_goes_back_and_the_next_one_sees_it() {
+        let store = running_store();
+        ["p/a", "p/b"].iter().for_each(|key| write(&store, KvVerb::Set, key, ""));
+        write(&store, KvVerb::Delete, "p/b", "");
+        let topic = Topic::Keys("p/".to_owned());
+        let index = store.read(|store| store.topic_index(&topic)).index;
+        let (_, seen) = wait_past_index(&store, &topic, index, 20 * 60 * SECOND, |_| ()).await;
+        assert_eq!(seen.index, index, "what was seen before");
+        let (_, fresh) = wait_past_index(&store, &topic, 0, SECOND, |_| ()).await;
+        assert!(fresh.index < index, "{fresh:?}");
+        // A client that keeps the old index still sees the next change: indexes of writes only grow.
+        let change = async {
+            tokio::time::sleep(SECOND).await;
+            write(&store, KvVerb::Set, "p/c", "");
+        };
+        let ((_, changed), ()) =
+            tokio::join!(wait_past_index(&store, &topic, index, 60 * SECOND, |_| ()), change);
+        assert!(changed.index > index, "{changed:?}");
+    }
 
     #[test]
     fn the_block_time_is_the_wait_and_at_most_a_sixteenth_more() {

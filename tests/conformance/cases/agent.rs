@@ -193,6 +193,7 @@ pub(crate) fn cases() -> Vec<Case> {
             vec![
                 part("/v1/agent/self", "/Config"),
                 part("/v1/agent/self", "/Meta"),
+                part("/v1/agent/self", "/Stats/consul"),
                 part("/v1/agent/self", "/Member/Name"),
                 part("/v1/agent/self", "/Member/Status"),
                 part("/v1/agent/self", "/Member/Tags"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
+use super::{catalog, context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
     blocking,
     filter::Filter,
@@ -21,6 +21,7 @@ const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash")
 
 /// `agent/self`
 pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let leader = catalog::server_address(context);
     let facts = context.store.read(|store| {
         let id = own_node_id(store);
         json!({
@@ -31,7 +32,10 @@ pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Rep
             "DebugConfig": {},
             "Coord": {"Vec": [0, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Adjustment": 0, "Height": 0.00001},
             "Member": member_json(context, store),
-            "Stats": {},
+            "Stats": {"consul": {
+                "acl": "disabled", "bootstrap": "true", "known_datacenters": "1", "leader": "true",
+                "leader_addr": leader, "server": "true",
+            }},
             "Meta": {"consul-network-segment": ""},
         })
     });

@@ -99,7 +99,8 @@ pub(super) async fn instances(context: &HttpContext, call: &ApiRequest) -> Resul
 
 /// `catalog/register`: nodes without an agent.
 pub(super) fn register(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let (node, service, checks) = request::parse_catalog_registration(&call.body)?;
+    let (node, service, checks) =
+        request::parse_catalog_registration(&call.body, &context.options.datacenter)?;
     context.store.write(|store, now| {
         reject_own_node(store, &node.name)?;
         store.catalog_register(node, service, checks, now);
@@ -109,7 +110,7 @@ pub(super) fn register(context: &HttpContext, call: &ApiRequest) -> Result<Reply
 
 /// `catalog/deregister`
 pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let (node, service, check) = request::parse_catalog_removal(&call.body)?;
+    let (node, service, check) = request::parse_catalog_removal(&call.body, &context.options.datacenter)?;
     context.store.write(|store, now| {
         reject_own_node(store, &node)?;
         store.catalog_deregister(&node, service.as_deref(), check.as_deref(), now);
@@ -137,7 +138,7 @@ pub(super) fn peers(context: &HttpContext, call: &ApiRequest) -> Result<Reply, R
     Ok(Reply::json(&[server_address(context)], call))
 }
 
-fn server_address(context: &HttpContext) -> String {
+pub(super) fn server_address(context: &HttpContext) -> String {
     context.store.read(|store| {
         let own = store.node(&store.own_node);
         let ip = own.map_or("127.0.0.1", |node| &node.info.address);

@@ -287,9 +287,10 @@ impl RawCheck {
     }
 }
 
-/// The body of `catalog/register`: a node, and optionally a service and checks of it.
+/// The body of `catalog/register`: a node, and optionally a service and checks of it. `datacenter`: the registry's.
 pub(crate) fn parse_catalog_registration(
     body: &[u8],
+    datacenter: &str,
 ) -> Result<(NodeInfo, Option<Service>, Vec<Check>), Refusal> {
     let mut fields = JsonFields::parse(body)?;
     let node = NodeInfo {
@@ -299,12 +300,13 @@ pub(crate) fn parse_catalog_registration(
         tagged_addresses: Some(fields.string_map("TaggedAddresses")?).filter(|named| !named.is_empty()),
         meta: fields.string_map("NodeMeta")?,
     };
-    fields.string("Datacenter")?;
+    let wanted = fields.string("Datacenter")?;
     fields.boolean("SkipNodeUpdate")?;
     let service = fields.object_if_any("Service")?;
     let check = fields.object_if_any("Check")?;
     let checks = fields.objects("Checks")?;
     fields.finish()?;
+    require_datacenter(&wanted, datacenter)?;
     let internal = |text: &str| Refusal(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned());
     if node.name.is_empty() {
         return Err(internal("Must provide node"));
@@ -357,21 +359,31 @@ fn parse_catalog_check(mut fields: JsonFields) -> Result<Check, Refusal> {
     Ok(check)
 }
 
-/// The body of `catalog/deregister`: a node, and optionally a service or a check of it.
+/// The body of `catalog/deregister`: a node, and optionally a service or a check of it. `datacenter`: the registry's.
 pub(crate) fn parse_catalog_removal(
     body: &[u8],
+    datacenter: &str,
 ) -> Result<(String, Option<String>, Option<String>), Refusal> {
     let mut fields = JsonFields::parse(body)?;
     let node = fields.string("Node")?;
     let service = fields.string("ServiceID")?;
     let check = fields.string("CheckID")?;
-    fields.string("Datacenter")?;
+    let wanted = fields.string("Datacenter")?;
     fields.finish()?;
+    require_datacenter(&wanted, datacenter)?;
     if node.is_empty() {
         return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "Must provide node".to_owned()));
     }
     let named = |id: String| Some(id).filter(|id| !id.is_empty());
     Ok((node, named(service), named(check)))
+}
+
+/// Refuses a write for another datacenter than the registry's. Here it is in the body; the parameter `dc` has no effect.
+fn require_datacenter(wanted: &str, own: &str) -> Result<(), Refusal> {
+    if wanted.is_empty() || wanted == own {
+        return Ok(());
+    }
+    Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter".to_owned()))
 }
 
 fn validate_weights(weights: Weights) -> Result<(), Refusal> {

@@ -31,6 +31,7 @@ mod ipv6;
 mod keepalive;
 mod lifecycle;
 mod limits;
+mod locks;
 mod loops;
 mod lost_instance;
 mod metrics;

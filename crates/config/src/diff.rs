@@ -20,17 +20,19 @@ use crate::{
 /// - where instances come from: the answers of one registry, its indexes and the cache of its answers mean nothing to another one,
 /// - the number of its connections, which are handed out from the start,
 /// - `state_dir`: its file of answers is open from the start,
+/// - `api.locks`: a lock that is held stays at its place,
 /// - `workers`: each thread owns the sockets and the idle connections that it began with,
 /// - `log.format`: it is one of the process, and the spans in progress hold fields in that format.
 ///
 /// From one kind of registry to the other, every setting of `registry` needs a restart.
-pub const RESTART_ONLY: [&str; 8] = [
+pub const RESTART_ONLY: [&str; 9] = [
     "registry.file",
     "registry.consul.address",
     "registry.consul.datacenter",
     "registry.consul.tls",
     "registry.consul.max_connections",
     "state_dir",
+    "api.locks",
     "workers",
     "log.format",
 ];
@@ -112,6 +114,7 @@ fn keep_restart_only(running: &LoadedConfig, read: LoadedConfig) -> LoadedConfig
         (old, new) => new.clone_from(old),
     }
     next.config.state_dir.clone_from(&old.state_dir);
+    next.config.api.locks.clone_from(&old.api.locks);
     next.config.workers = old.workers;
     next.config.log.format = old.log.format;
     next

@@ -55,6 +55,10 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     defaults [POLICY]
     upstreams [..UPSTREAM]
     admin { listen metrics_listen }
+    api {
+        listen token_file
+        locks { prefix max_held max_waiters lock_delay ends_with_node }
+    }
     drain { timeout propagation margin max_propagation unobserved_wait await_app linger }
     app { consul_token process_group }
     on_app_exit

@@ -39,6 +39,8 @@ pub struct Overrides {
     pub admin_listen: Option<String>,
     /// `--metrics-listen ADDR`: `admin.metrics_listen`.
     pub metrics_listen: Option<String>,
+    /// `--api-listen ADDR`: `api.listen`.
+    pub api_listen: Option<String>,
     /// `--workers N|auto`: `workers`.
     pub workers: Option<String>,
     /// `--drain DURATION`: `drain.timeout`.
@@ -95,6 +97,7 @@ impl Overrides {
             ("outbound.listen", "--listen", &self.listen),
             ("admin.listen", "--admin-listen", &self.admin_listen),
             ("admin.metrics_listen", "--metrics-listen", &self.metrics_listen),
+            ("api.listen", "--api-listen", &self.api_listen),
             ("workers", "--workers", &self.workers),
             ("drain.timeout", "--drain", &self.drain),
             ("on_app_exit", "--on-app-exit", &self.on_app_exit),
@@ -134,6 +137,8 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_LISTEN", "outbound.listen"),
     (ADMIN_LISTEN_VARIABLE, "admin.listen"),
     ("OUTRIGGER_METRICS_LISTEN", "admin.metrics_listen"),
+    ("OUTRIGGER_API_LISTEN", "api.listen"),
+    ("OUTRIGGER_API_TOKEN_FILE", "api.token_file"),
     ("OUTRIGGER_WORKERS", "workers"),
     ("OUTRIGGER_DRAIN", "drain.timeout"),
     ("OUTRIGGER_AWAIT_APP", "drain.await_app"),
@@ -322,6 +327,7 @@ mod tests {
             registry_file: text(),
             listen: text(),
             admin_listen: text(),
+            api_listen: text(),
             metrics_listen: text(),
             workers: text(),
             drain: text(),
@@ -331,7 +337,7 @@ mod tests {
             access_log: Some(true),
         };
         let flags = all.set_values();
-        assert_eq!(flags.len(), 19);
+        assert_eq!(flags.len(), 20);
         for key in VARIABLES.iter().map(|(_, key)| key).chain(flags.iter().map(|(key, _, _)| key)) {
             assert!(keys.iter().any(|k| k == key), "{key} is no key");
         }

@@ -5,6 +5,7 @@
 //! it. A reload applies every setting that is not documented to need a restart.
 
 mod allowed_origin;
+mod api;
 mod listeners;
 mod policy;
 mod process;
@@ -14,6 +15,7 @@ mod service;
 use std::path::PathBuf;
 
 pub use allowed_origin::AllowedOrigin;
+pub use api::{Api, LockSettings};
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, Upstream,
@@ -51,6 +53,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// The admin listener.
     pub admin: Admin,
+    /// The API for the local app.
+    pub api: Api,
     /// How long the drain may take.
     pub drain: Drain,
     /// The app that the sidecar starts.
@@ -75,6 +79,7 @@ impl Default for Config {
             defaults: Policy::default(),
             upstreams: Vec::new(),
             admin: Admin { listen: Listen::localhost(7079), metrics_listen: None },
+            api: Api::default(),
             drain: Drain::default(),
             app: AppProcess { consul_token: InheritedToken::Pass, process_group: ProcessGroup::Own },
             on_app_exit: OnAppExit::Exit,

@@ -296,6 +296,14 @@ impl SettingList {
     fn process(&mut self, config: &Config) {
         self.text("admin.listen", &config.admin.listen);
         self.text_if_some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
+        let api = &config.api;
+        self.text_if_some("api.listen", api.listen.as_ref());
+        self.text_if_some("api.token_file", api.token_file.as_ref().map(|path| path.display()));
+        self.text("api.locks.prefix", &api.locks.prefix);
+        self.text("api.locks.max_held", api.locks.max_held);
+        self.text("api.locks.max_waiters", api.locks.max_waiters);
+        self.text("api.locks.lock_delay", format_duration(api.locks.lock_delay));
+        self.text("api.locks.ends_with_node", api.locks.ends_with_node);
         self.text("drain.timeout", format_duration(config.drain.timeout));
         self.text("drain.propagation", config.drain.propagation);
         self.text("drain.margin", format_duration(config.drain.margin));

@@ -97,6 +97,8 @@ pub(crate) struct Hold {
     pub(crate) session: SessionId,
     pub(crate) token: u64,
     pub(crate) value: Vec<u8>,
+    /// On the clock that counts while the machine is suspended.
+    pub(crate) acquired_at: Duration,
     /// Absent: it is held by a connection.
     pub(crate) lease: Option<LeaseTerms>,
     pub(crate) state: watch::Sender<HoldState>,
@@ -120,22 +122,29 @@ enum End {
     No,
     Release(Vec<oneshot::Sender<Released>>),
     Lose(LossReason),
+    /// Another process goes on with it.
+    Leave,
     /// It has ended: no answer comes any more.
     Over,
 }
 
+/// What the registry has granted.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) name: LockName,
+    pub(crate) place: LockPlace,
+    pub(crate) session: SessionId,
+    pub(crate) token: u64,
+    pub(crate) value: Vec<u8>,
+    pub(crate) acquired_at: Duration,
+}
+
 impl Hold {
-    pub(crate) fn new(
-        id: String,
-        name: LockName,
-        place: LockPlace,
-        session: SessionId,
-        token: u64,
-        value: Vec<u8>,
-        lease: Option<LeaseTerms>,
-    ) -> Self {
+    /// `id`: see [`Hold::id`].
+    pub(crate) fn new(id: String, grant: Grant, lease: Option<LeaseTerms>) -> Self {
+        let Grant { name, place, session, token, value, acquired_at } = grant;
         let (state, end) = (watch::Sender::new(HoldState::Held), Mutex::default());
-        Self { id, name, place, session, token, value, lease, state, end, wake: Notify::new() }
+        Self { id, name, place, session, token, value, acquired_at, lease, state, end, wake: Notify::new() }
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -149,7 +158,7 @@ impl Hold {
         match &mut *end {
             End::No => *end = End::Release(vec![sender]),
             End::Release(waiting) => waiting.push(sender),
-            End::Lose(_) | End::Over => {}
+            End::Lose(_) | End::Leave | End::Over => {}
         }
         self.wake.notify_one();
         released
@@ -160,6 +169,15 @@ impl Hold {
         let mut end = self.end.lock();
         if matches!(*end, End::No) {
             *end = End::Lose(reason);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Leaves the hold to another process: it ends here, and stays at the registry.
+    pub(crate) fn leave(&self) {
+        let mut end = self.end.lock();
+        if matches!(*end, End::No) {
+            *end = End::Leave;
         }
         self.wake.notify_one();
     }
@@ -185,14 +203,19 @@ impl Hold {
         view: View,
         known: &mut KnownLock,
     ) {
-        let (reason, validity) = self.keep_alive(registry, clock, validity, view).await;
-        match reason {
-            Some(reason) => {
+        let (ending, validity) = self.keep_alive(registry, clock, validity, view).await;
+        match ending {
+            Ending::Left => {
+                self.state.send_replace(HoldState::Released);
+                *self.end.lock() = End::Over;
+                return;
+            }
+            Ending::Lost(reason) => {
                 warn!(lock = %self.name, token = self.token, %reason, "the lock is lost");
                 self.state.send_replace(HoldState::Lost(reason));
                 *self.end.lock() = End::Over;
             }
-            None => {
+            Ending::Released => {
                 self.state.send_replace(HoldState::Released);
                 let released = self.give_back(registry, clock, validity, known).await;
                 info!(lock = %self.name, token = self.token, now = released == Released::Now, "gave the lock back");
@@ -206,14 +229,14 @@ impl Hold {
         close_session(registry, &self.session).await;
     }
 
-    /// Returns why the lock is lost; `None`: it is to be given back.
+    /// Returns when the hold ends.
     async fn keep_alive(
         &self,
         registry: &dyn Locks,
         clock: BootClock,
         mut validity: Validity,
         mut view: View,
-    ) -> (Option<LossReason>, Validity) {
+    ) -> (Ending, Validity) {
         let mut renewal = None;
         let mut last_error: Option<Arc<str>> = None;
         let has_lost = |seen: &crate::view::SeenLock| seen.has_lost(&self.session, self.token);
@@ -223,18 +246,19 @@ impl Hold {
             let now = clock.now();
             match &*self.end.lock() {
                 End::No | End::Over => {}
-                End::Release(_) => return (None, validity),
-                End::Lose(reason) => return (Some(reason.clone()), validity),
+                End::Release(_) => return (Ending::Released, validity),
+                End::Leave => return (Ending::Left, validity),
+                End::Lose(reason) => return (Ending::Lost(reason.clone()), validity),
             }
             if !validity.holds(now) {
-                return (Some(LossReason::SessionExpired { error: last_error }), validity);
+                return (Ending::Lost(LossReason::SessionExpired { error: last_error }), validity);
             }
             if is_freed {
-                return (Some(LossReason::KeyFreed), validity);
+                return (Ending::Lost(LossReason::KeyFreed), validity);
             }
             let lease_until = self.lease_until();
             if lease_until <= now {
-                return (Some(LossReason::LeaseExpired), validity);
+                return (Ending::Lost(LossReason::LeaseExpired), validity);
             }
             let mut wake_at = validity.ends_at().min(lease_until);
             if renewal.is_none() {
@@ -256,7 +280,7 @@ impl Hold {
                             validity.record_success(sent_at);
                             last_error = None;
                         }
-                        Ok(Ok(false)) => return (Some(LossReason::SessionInvalidated), validity),
+                        Ok(Ok(false)) => return (Ending::Lost(LossReason::SessionInvalidated), validity),
                         Ok(Err(error)) => {
                             validity.record_failure(clock.now());
                             last_error = Some(error_chain(&error).into());
@@ -297,6 +321,15 @@ impl Hold {
         }
         Released::Later
     }
+}
+
+/// How a hold ends.
+enum Ending {
+    Lost(LossReason),
+    /// It is to be given back.
+    Released,
+    /// Another process goes on with it.
+    Left,
 }
 
 type Renewal<F> = Option<(Duration, std::pin::Pin<Box<F>>)>;

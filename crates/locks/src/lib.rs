@@ -22,7 +22,6 @@ mod hold;
 pub mod manager;
 mod name;
 mod record;
-mod settings;
 mod validity;
 mod view;
 
@@ -32,6 +31,6 @@ mod tests;
 pub use clock::BootClock;
 pub use error::{AcquireError, LeaseError};
 pub use hold::{HoldState, LossReason, Released};
-pub use manager::{Acquire, Held, Lease, LockManager, LockView};
+pub use manager::{Acquire, Held, HolderDetail, Lease, LockManager, LockView, LockWatch};
 pub use name::{LockName, NameError};
-pub use settings::LockSettings;
+pub use view::WatchedLock;

@@ -10,22 +10,26 @@ use std::{
     time::Duration,
 };
 
+use outrigger_config::LockSettings;
 use outrigger_policy::backoff::Backoff;
-use outrigger_registry::{Cursor, Error as RegistryError, KnownLock, LockAnswer, LockPlace, Locks};
+use outrigger_registry::{
+    Cursor, Error as RegistryError, KnownLock, LockPlace, Locks, SessionId, SessionInfo,
+};
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AcquireError, BootClock, HoldState, LeaseError, LockName, LockSettings, LossReason, Released,
+    AcquireError, BootClock, HoldState, LeaseError, LockName, LossReason, Released,
     hold::Hold,
     record::{HoldTable, Record, RecordedHold},
     validity::Validity,
-    view::{View, Views},
+    view::{View, Views, WatchedLock},
 };
 
 /// Longest time of one call of the registry within an attempt.
@@ -73,9 +77,43 @@ pub struct Lease {
 #[derive(Debug, Clone)]
 pub struct LockView {
     /// What the registry says.
-    pub answer: LockAnswer,
+    pub watched: WatchedLock,
+    /// Of each holder, in the same order.
+    pub details: Vec<HolderDetail>,
     /// Requests of this sidecar that wait for it.
     pub waiters: usize,
+}
+
+/// What is known of a holder beside its session.
+#[derive(Debug, Clone)]
+pub struct HolderDetail {
+    /// Of the session; absent where the registry does not say it.
+    pub session: Option<SessionInfo>,
+    /// It is a hold of this sidecar.
+    pub is_here: bool,
+    /// For how long it is held; known of holds of this sidecar.
+    pub held_for: Option<Duration>,
+}
+
+/// The changes of a lock.
+#[derive(Debug)]
+pub struct LockWatch {
+    view: View,
+    told: Option<WatchedLock>,
+}
+
+impl LockWatch {
+    /// What is seen next: at first the present state, then each that differs. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> WatchedLock {
+        loop {
+            let seen = self.view.last().map(WatchedLock::from);
+            if let Some(seen) = seen.filter(|seen| self.told.as_ref() != Some(seen)) {
+                self.told = Some(seen.clone());
+                return seen;
+            }
+            self.view.changed().await;
+        }
+    }
 }
 
 /// The locks of one sidecar. Clones are the same.
@@ -89,6 +127,8 @@ struct Shared {
     /// Shown as the name of every session.
     holder: String,
     clock: BootClock,
+    /// Where holds and watches run, whatever thread asks for them.
+    runtime: Handle,
     views: Views,
     record: Record,
     /// Held ones, and lost ones for [`REMEMBER_LOSS`].
@@ -98,9 +138,10 @@ struct Shared {
     known: Mutex<HashMap<LockPlace, KnownLock>>,
     slots: Arc<Semaphore>,
     waiters: Arc<Semaphore>,
-    draining: CancellationToken,
-    /// Leases of an earlier process that are not taken over yet.
-    restoring: Mutex<Vec<RecordedHold>>,
+    /// Replaced when a drain is taken back.
+    draining: Mutex<CancellationToken>,
+    /// Leases of an earlier process that are not taken over yet. Absent: its record was not read yet.
+    restoring: Mutex<Option<Vec<RecordedHold>>>,
 }
 
 /// The requests of this process for one lock: one at a time asks the registry, in their order.
@@ -110,8 +151,9 @@ struct Queue {
 }
 
 impl LockManager {
-    /// The locks of `registry`, with the record in `folder`. `holder` is the name of the sessions, for operators. Reads the record:
-    /// blocks. [`restore`](Self::restore) is to be called once.
+    /// The locks of `registry`, with the record in `folder`. `holder` is the name of the sessions, for operators.
+    /// [`restore`](Self::restore) is to be called once, when no earlier process uses the record any more. Must be called within the
+    /// runtime that is to keep the locks.
     pub fn new(
         registry: Arc<dyn Locks>,
         settings: LockSettings,
@@ -119,32 +161,37 @@ impl LockManager {
         folder: Option<&Path>,
         clock: BootClock,
     ) -> Self {
-        let (record, left) = Record::open(folder);
+        let runtime = Handle::current();
         Self(Arc::new(Shared {
-            views: Views::new(registry.clone()),
+            views: Views::new(registry.clone(), runtime.clone()),
+            runtime,
             slots: Arc::new(Semaphore::new(settings.max_held)),
             waiters: Arc::new(Semaphore::new(settings.max_waiters)),
             registry,
             settings,
             holder,
             clock,
-            record,
+            record: Record::new(folder),
             holds: Mutex::default(),
             queues: Mutex::default(),
             known: Mutex::default(),
-            draining: CancellationToken::new(),
-            restoring: Mutex::new(left),
+            draining: Mutex::default(),
+            restoring: Mutex::default(),
         }))
     }
 
-    /// Takes over the leases of an earlier process, and ends the sessions of its connections. Returns when that is done, or after a
-    /// minute.
+    /// Reads what an earlier process left: takes over its leases, and ends the sessions of its connections. Returns when that is done,
+    /// or after a minute.
     pub async fn restore(&self) {
-        let left = self.0.restoring.lock().clone();
+        let shared = self.0.clone();
+        let read = tokio::task::spawn_blocking(move || shared.record.read());
+        // A panic of the reader was reported.
+        let left = read.await.unwrap_or_default();
+        *self.0.restoring.lock() = Some(left.clone());
         let each = left.into_iter().map(|recorded| {
             let manager = self.clone();
             // Contained: one hold of an earlier process.
-            tokio::spawn(async move { manager.0.restore(recorded).await })
+            self.0.runtime.spawn(async move { manager.0.restore(recorded).await })
         });
         let tasks: Vec<_> = each.collect();
         for task in tasks {
@@ -206,7 +253,10 @@ impl LockManager {
 
     /// Whether a lease of an earlier process is not taken over yet: a request about it should be repeated soon.
     pub fn is_restoring(&self, id: &str) -> bool {
-        self.0.restoring.lock().iter().any(|recorded| recorded.id == id && recorded.lease.is_some())
+        match &*self.0.restoring.lock() {
+            Some(left) => left.iter().any(|recorded| recorded.id == id && recorded.lease.is_some()),
+            None => self.0.record.is_on_disk(),
+        }
     }
 
     /// What the registry says of a lock now.
@@ -216,38 +266,71 @@ impl LockManager {
     pub async fn view(&self, name: &LockName) -> Result<LockView, RegistryError> {
         // A place of a semaphore shows both kinds.
         let place = self.0.place(name, 2);
-        let answer = self.0.registry.watch_lock(&place, Cursor::START, CALL_TIMEOUT).await?;
+        let registry = &self.0.registry;
+        let answer = bounded("a lock", registry.watch_lock(&place, Cursor::START, CALL_TIMEOUT)).await?;
+        let watched = WatchedLock { kind: answer.kind, holders: answer.holders };
+        let mut details = Vec::new();
+        for holder in &watched.holders {
+            // Not worth a failure of the whole: the token may not read sessions.
+            let session = bounded("a session", registry.session_info(&holder.session)).await.ok().flatten();
+            let held_for = self.0.held_for(&holder.session);
+            details.push(HolderDetail { session, is_here: held_for.is_some(), held_for });
+        }
         let queues = self.0.queues.lock();
-        let of_name = queues.iter().filter(|(place, _)| place.path == self.0.place(name, 1).path);
+        let of_name = queues.iter().filter(|(queued, _)| queued.path == place.path);
         let waiters = of_name.map(|(_, queue)| queue.strong_count()).sum();
-        Ok(LockView { answer, waiters })
+        Ok(LockView { watched, details, waiters })
+    }
+
+    /// The changes of a lock. A lock that was never used is read again every second.
+    pub fn watch(&self, name: &LockName) -> LockWatch {
+        LockWatch { view: self.0.views.open(&self.0.place(name, 2)), told: None }
     }
 
     /// How many locks are held.
     pub fn held(&self) -> usize {
-        self.0.holds.lock().values().filter(|(hold, _)| hold.is_held()).count()
+        self.0.held_ones().len()
+    }
+
+    /// Resolves when no lock is held by a connection or a lease. Dropping the future loses nothing.
+    pub async fn wait_until_free(&self) {
+        for hold in self.0.held_ones() {
+            let _ = hold.state.subscribe().wait_for(|state| *state != HoldState::Held).await;
+        }
     }
 
     /// Cancelled when the sidecar drains: holders should give their locks back.
     pub fn draining(&self) -> CancellationToken {
-        self.0.draining.clone()
+        self.0.draining()
     }
 
     /// Acquires no more locks from now on, and tells the holders.
     pub fn drain(&self) {
-        self.0.draining.cancel();
+        self.0.draining().cancel();
+    }
+
+    /// Leaves the leases to another process of this sidecar, which reads them from the record: from now on this process writes nothing
+    /// there. What connections hold stays until they end.
+    pub async fn hand_over(&self) {
+        self.drain();
+        self.0.save().await;
+        self.0.record.freeze(true).await;
+        let leases: Vec<_> = self.0.held_ones().into_iter().filter(|hold| hold.lease.is_some()).collect();
+        leases.iter().for_each(|hold| hold.leave());
+    }
+
+    /// The other process has ended: acquires locks again, and takes the leases back.
+    pub async fn take_back(&self) {
+        self.0.record.freeze(false).await;
+        *self.0.draining.lock() = CancellationToken::new();
+        self.restore().await;
     }
 
     /// Ends what is still held: each loss is told first, then its session is ended, so that the registry keeps the lock closed for its
-    /// delay. With `keep_leases` the leases stay for the next process. Returns when it is done, or after `grace`.
-    pub async fn shutdown(&self, grace: Duration, keep_leases: bool) {
+    /// delay. Returns when it is done, or after `grace`.
+    pub async fn shutdown(&self, grace: Duration) {
         self.drain();
-        if keep_leases {
-            self.0.save().await;
-        }
-        let is_ended = |hold: &Arc<Hold>| hold.is_held() && !(keep_leases && hold.lease.is_some());
-        let held: Vec<_> =
-            self.0.holds.lock().values().map(|(hold, _)| hold.clone()).filter(is_ended).collect();
+        let held = self.0.held_ones();
         for hold in &held {
             hold.lose(LossReason::Drained);
         }
@@ -256,9 +339,8 @@ impl LockManager {
                 let _ = hold.state.subscribe().wait_for(|state| *state != HoldState::Held).await;
             }
             // Each keeps its slot until its session is ended.
-            let kept = if keep_leases { self.held() } else { 0 };
-            let most = self.0.settings.max_held.saturating_sub(kept);
-            let _ = self.0.slots.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
+            let all = u32::try_from(self.0.settings.max_held).unwrap_or(u32::MAX);
+            let _ = self.0.slots.acquire_many(all).await;
         };
         let _ = timeout(grace, all_told).await;
     }
@@ -274,7 +356,7 @@ impl LockManager {
         let (sender, acquired) = oneshot::channel();
         let shared = self.0.clone();
         // Contained: one request.
-        tokio::spawn(async move {
+        self.0.runtime.spawn(async move {
             let result = shared.acquire(request, lease, &given_up).await;
             if let Err(Ok(unwanted)) = sender.send(result) {
                 unwanted.release();
@@ -312,8 +394,23 @@ impl Drop for Held {
 }
 
 impl Shared {
+    fn draining(&self) -> CancellationToken {
+        self.draining.lock().clone()
+    }
+
+    fn held_ones(&self) -> Vec<Arc<Hold>> {
+        self.holds.lock().values().map(|(hold, _)| hold.clone()).filter(|hold| hold.is_held()).collect()
+    }
+
     fn place(&self, name: &LockName, limit: u32) -> LockPlace {
         LockPlace { path: format!("{}/{name}", self.settings.prefix), limit: limit.max(1) }
+    }
+
+    /// For how long this process has held a lock by `session`.
+    fn held_for(&self, session: &SessionId) -> Option<Duration> {
+        let holds = self.holds.lock();
+        let (hold, _) = holds.values().find(|(hold, _)| hold.session == *session && hold.is_held())?;
+        Some(self.clock.now().saturating_sub(hold.acquired_at))
     }
 
     fn find_lease(&self, id: &str) -> Option<Arc<Hold>> {
@@ -346,7 +443,7 @@ impl Shared {
         self.holds.lock().insert(hold.id.clone(), (hold.clone(), session_ttl));
         let (shared, kept) = (self.clone(), hold.clone());
         let name = format!("the hold of the lock {}", hold.name);
-        tokio::spawn(essential(name, async move {
+        self.runtime.spawn(essential(name, async move {
             kept.keep(&*shared.registry, shared.clock, validity, view, &mut known).await;
             drop(slot);
             shared.remember(&kept.place, known);
@@ -372,7 +469,7 @@ impl Shared {
             let holds = self.holds.lock();
             let held = holds.values().filter(|(hold, _)| hold.is_held());
             let held = held.map(|(hold, ttl)| RecordedHold::of(hold, *ttl));
-            held.chain(self.restoring.lock().iter().cloned()).collect()
+            held.chain(self.restoring.lock().iter().flatten().cloned()).collect()
         };
         self.record.save_holds(holds).await;
     }

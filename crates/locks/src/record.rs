@@ -66,21 +66,36 @@ pub(crate) struct RecordedLease {
     pub(crate) until_ms: u64,
 }
 
+/// The state of the writer.
+#[derive(Debug, Default)]
+struct Writing {
+    /// The last write has failed.
+    is_failing: bool,
+    /// Another process writes the file.
+    is_frozen: bool,
+}
+
 /// The file, or the same in memory alone.
 #[derive(Debug)]
 pub(crate) struct Record {
     path: Option<PathBuf>,
     recorded: Mutex<Recorded>,
     /// Writes one after the other, the newest content last.
-    writing: Arc<tokio::sync::Mutex<bool>>,
+    writing: Arc<tokio::sync::Mutex<Writing>>,
 }
 
 impl Record {
-    /// A record in `folder`, and the holds that an earlier process left there. Without a folder it is kept in memory. A file that
-    /// cannot be used is an empty one, with a warning. Blocks.
-    pub(crate) fn open(folder: Option<&Path>) -> (Self, Vec<RecordedHold>) {
+    /// A record in `folder`, which is not read yet. Without a folder it is kept in memory.
+    pub(crate) fn new(folder: Option<&Path>) -> Self {
+        let recorded = Mutex::new(Recorded { boot: clock::boot_id(), ..Recorded::default() });
         let path = folder.map(|folder| folder.join(FILE_NAME));
-        let mut recorded = path.as_deref().map(read_or_warn).unwrap_or_default();
+        Self { path, recorded, writing: Arc::default() }
+    }
+
+    /// Reads what an earlier process left: its tokens, and the holds, which are returned. A file that cannot be used is an empty one,
+    /// with a warning. Blocks.
+    pub(crate) fn read(&self) -> Vec<RecordedHold> {
+        let mut recorded = self.path.as_deref().map(read_or_warn).unwrap_or_default();
         let boot = clock::boot_id();
         let mut left = std::mem::take(&mut recorded.holds);
         if recorded.boot != boot || boot.is_empty() {
@@ -89,9 +104,22 @@ impl Record {
                 hold.lease = None;
             }
         }
-        recorded.boot = boot;
-        let writing = Arc::new(tokio::sync::Mutex::new(false));
-        (Self { path, recorded: Mutex::new(recorded), writing }, left)
+        let mut own = self.recorded.lock();
+        for (name, (token, used)) in recorded.tokens {
+            let entry = own.tokens.entry(name).or_insert((token, used));
+            entry.0 = entry.0.max(token);
+        }
+        left
+    }
+
+    /// Whether a next process reads it.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Whether this process leaves the file to another one.
+    pub(crate) async fn freeze(&self, is_frozen: bool) {
+        self.writing.lock().await.is_frozen = is_frozen;
     }
 
     /// Notes the token of a new holder.
@@ -118,7 +146,10 @@ impl Record {
     /// Replaces the holds, and writes the file. A failure is logged, once until a write succeeds.
     pub(crate) async fn save_holds(&self, holds: impl Fn() -> Vec<RecordedHold>) {
         let Some(path) = self.path.clone() else { return };
-        let mut failing = self.writing.clone().lock_owned().await;
+        let mut writing = self.writing.clone().lock_owned().await;
+        if writing.is_frozen {
+            return;
+        }
         // Under the lock, so that the last writer has the newest.
         let content = {
             let mut recorded = self.recorded.lock();
@@ -128,11 +159,11 @@ impl Record {
         let written = tokio::task::spawn_blocking(move || {
             let result = content.map_err(io::Error::from).and_then(|content| write(&path, &content));
             if let Err(error) = &result
-                && !*failing
+                && !writing.is_failing
             {
                 warn!(file = %path.display(), %error, "cannot save the locks that are held: a restart of this process loses them");
             }
-            *failing = result.is_err();
+            writing.is_failing = result.is_err();
         });
         // A panic of the writer was reported.
         let _ = written.await;
@@ -225,11 +256,12 @@ mod tests {
     #[tokio::test]
     async fn what_was_saved_is_read_by_the_next_process() {
         let folder = tempfile::tempdir().unwrap();
-        let (record, left) = Record::open(Some(folder.path()));
-        assert_eq!(left, []);
+        let record = Record::new(Some(folder.path()));
+        assert_eq!(record.read(), []);
         record.note_token("jobs", 7).unwrap();
         record.save_holds(|| vec![hold(true)]).await;
-        let (next, left) = Record::open(Some(folder.path()));
+        let next = Record::new(Some(folder.path()));
+        let left = next.read();
         assert_eq!(left, [hold(true)]);
         assert_eq!(left[0].decode_value(), [0, 255]);
         assert_eq!(next.note_token("jobs", 6), Err(7));
@@ -240,10 +272,10 @@ mod tests {
     #[tokio::test]
     async fn a_lease_of_before_the_last_start_of_the_machine_is_a_session_to_be_ended() {
         let folder = tempfile::tempdir().unwrap();
-        let (record, _) = Record::open(Some(folder.path()));
+        let record = Record::new(Some(folder.path()));
         record.recorded.lock().boot = "another start".into();
         record.save_holds(|| vec![hold(true)]).await;
-        assert_eq!(Record::open(Some(folder.path())).1, [hold(false)]);
+        assert_eq!(Record::new(Some(folder.path())).read(), [hold(false)]);
     }
 
     #[test]
@@ -252,13 +284,13 @@ mod tests {
         for content in ["", "{", "[]", r#"{"boot": 1}"#] {
             let path = folder.path().join(FILE_NAME);
             write(&path, content.as_bytes()).unwrap();
-            assert_eq!(Record::open(Some(folder.path())).1, [], "{content}");
+            assert_eq!(Record::new(Some(folder.path())).read(), [], "{content}");
         }
     }
 
     #[test]
     fn the_names_that_were_used_least_lately_are_forgotten() {
-        let (record, _) = Record::open(None);
+        let record = Record::new(None);
         for number in 0..=MAX_NAMES {
             record.note_token(&format!("lock-{number}"), 9).unwrap();
             record.note_token("often", 9).unwrap();

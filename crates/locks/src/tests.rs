@@ -6,6 +6,7 @@ mod registry;
 
 use std::time::Duration;
 
+use outrigger_config::LockSettings;
 use outrigger_registry::LockKind;
 use tokio::time::{Instant, advance, sleep, timeout};
 
@@ -209,7 +210,7 @@ async fn a_semaphore_has_as_many_holders_as_its_limit() {
     manager.hold(of_three()).await.unwrap();
     assert!(held[0].token() < held[1].token());
     let view = manager.view(&name("jobs")).await.unwrap();
-    assert_eq!(view.answer.kind, LockKind::Semaphore { limit: 3 });
+    assert_eq!(view.watched.kind, LockKind::Semaphore { limit: 3 });
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,7 +278,7 @@ async fn a_drain_refuses_tells_waits_and_loses_what_is_still_held_before_its_ses
             let told = async {
                 state.wait_for(|state| *state != HoldState::Held).await.map(|_| registry.sessions())
             };
-            let (sessions, ()) = tokio::join!(told, manager.shutdown(s(5), false));
+            let (sessions, ()) = tokio::join!(told, manager.shutdown(s(5)));
             sessions.unwrap()
         }
     });

@@ -11,6 +11,7 @@ use outrigger_registry::{Cursor, LockHolder, LockKind, LockPlace, Locks, Session
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep, timeout},
 };
@@ -42,6 +43,42 @@ pub(crate) struct SeenLock {
     index: u64,
 }
 
+/// A lock as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchedLock {
+    /// What stands at its place.
+    pub kind: LockKind,
+    /// The sessions that hold it.
+    pub holders: Vec<LockHolder>,
+}
+
+impl From<SeenLock> for WatchedLock {
+    fn from(seen: SeenLock) -> Self {
+        Self { kind: seen.kind, holders: seen.holders }
+    }
+}
+
+impl WatchedLock {
+    /// `unused`, `mutex`, `semaphore` or `foreign`.
+    pub fn kind_text(&self) -> &'static str {
+        match self.kind {
+            LockKind::Unused => "unused",
+            LockKind::Mutex => "mutex",
+            LockKind::Semaphore { .. } => "semaphore",
+            LockKind::Foreign => "foreign",
+        }
+    }
+
+    /// Most holders. Absent: the place was never used, or for something else.
+    pub fn limit(&self) -> Option<u32> {
+        match self.kind {
+            LockKind::Mutex => Some(1),
+            LockKind::Semaphore { limit } => Some(limit),
+            LockKind::Unused | LockKind::Foreign => None,
+        }
+    }
+}
+
 impl SeenLock {
     /// Whether the session no longer holds the lock that it acquired with `token`. An answer from before does not say it.
     pub(crate) fn has_lost(&self, session: &SessionId, token: u64) -> bool {
@@ -71,13 +108,14 @@ struct Watch {
 #[derive(Debug)]
 pub(crate) struct Views {
     registry: Arc<dyn Locks>,
+    runtime: Handle,
     open: Mutex<HashMap<LockPlace, Weak<Watch>>>,
     slots: Arc<Semaphore>,
 }
 
 impl Views {
-    pub(crate) fn new(registry: Arc<dyn Locks>) -> Self {
-        Self { registry, open: Mutex::default(), slots: Arc::new(Semaphore::new(MAX_WATCHED)) }
+    pub(crate) fn new(registry: Arc<dyn Locks>, runtime: Handle) -> Self {
+        Self { registry, runtime, open: Mutex::default(), slots: Arc::new(Semaphore::new(MAX_WATCHED)) }
     }
 
     /// The watch of the lock at `place`, which is started where there is none.
@@ -89,7 +127,7 @@ impl Views {
             let slot = self.slots.clone().try_acquire_owned().ok();
             let name = format!("the watch of the lock {}", place.path);
             let task = run(self.registry.clone(), place.clone(), sender, slot);
-            let task = AbortOnDropHandle::new(tokio::spawn(essential(name, task)));
+            let task = AbortOnDropHandle::new(self.runtime.spawn(essential(name, task)));
             let watch = Arc::new(Watch { seen, _task: task });
             open.insert(place.clone(), Arc::downgrade(&watch));
             watch

@@ -127,6 +127,11 @@ impl App {
         self.running.servers.metrics.addrs()
     }
 
+    /// The addresses of the API for the app; empty without `api.listen`.
+    pub fn api_addrs(&self) -> Vec<SocketAddr> {
+        self.running.servers.api.addrs()
+    }
+
     /// The lifecycle state of the process.
     pub fn state(&self) -> LifecycleState {
         self.running.components.lifecycle.handle().state()

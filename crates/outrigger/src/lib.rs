@@ -7,6 +7,7 @@
 
 mod activation;
 mod admin;
+mod api;
 pub mod app;
 pub mod cmd;
 mod handover;

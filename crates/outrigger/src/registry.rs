@@ -6,7 +6,7 @@ use outrigger_config as config;
 use outrigger_discovery::DiskCache;
 use outrigger_registration::{ClaimPlace, maintenance_path};
 use outrigger_registry::{
-    Registrar, Registration, Registry,
+    Locks, Registrar, Registration, Registry,
     consul::{Consul, NewCredentials, Observation, Observer},
     file::FileRegistry,
 };
@@ -27,6 +27,8 @@ pub(crate) struct OpenedRegistry {
     pub(crate) registry: Arc<dyn Registry>,
     /// `None`: the registry cannot register an instance.
     pub(crate) registrar: Option<Arc<dyn Registrar>>,
+    /// `None`: the registry keeps no locks.
+    pub(crate) locks: Option<Arc<dyn Locks>>,
     /// `None`: a file of static instances.
     consul: Option<Arc<Consul>>,
 }
@@ -47,6 +49,7 @@ pub(crate) fn open(
         config::Registry::File(path) => Ok(OpenedRegistry {
             registry: Arc::new(FileRegistry::open(path)?),
             registrar: None,
+            locks: None,
             consul: None,
         }),
         config::Registry::Consul(settings) => {
@@ -56,6 +59,7 @@ pub(crate) fn open(
             Ok(OpenedRegistry {
                 registry: consul.clone(),
                 registrar: Some(consul.clone()),
+                locks: Some(consul.clone()),
                 consul: Some(consul),
             })
         }

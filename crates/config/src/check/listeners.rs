@@ -38,6 +38,7 @@ fn list_listeners(config: &Config) -> Vec<(String, &Listen)> {
         ("admin.listen".to_owned(), &config.admin.listen),
     ];
     all.extend(config.admin.metrics_listen.iter().map(|listen| ("admin.metrics_listen".to_owned(), listen)));
+    all.extend(config.api.listen.iter().map(|listen| ("api.listen".to_owned(), listen)));
     let own = config.upstreams.iter().enumerate();
     all.extend(own.filter_map(|(n, up)| up.listen.as_ref().map(|l| (format!("upstreams[{n}].listen"), l))));
     all

@@ -4,6 +4,7 @@
 //! records origins and collects problems. The default stands in for a wrong value, so that the other
 //! settings are still checked; the result is valid only when there is no problem.
 
+mod api;
 mod environment;
 mod listeners;
 mod open;
@@ -68,6 +69,7 @@ pub(crate) fn check(
     let section = r.section(&root, "admin");
     r.set(&section, "listen", &mut config.admin.listen, address::listen_address);
     config.admin.metrics_listen = r.get(&section, "metrics_listen", address::listen_address);
+    api::read_api(&mut r, &root, &mut config.api);
     read_drain(&mut r, &root, &mut config.drain);
     let section = r.section(&root, "app");
     let ways = one_of(InheritedToken::ALL, InheritedToken::as_str);
@@ -82,6 +84,7 @@ pub(crate) fn check(
     upstreams::check_count(&mut r, &root, &config);
     upstreams::check_names(&mut r, &config);
     registry::check_service(&mut r, &config);
+    api::check_registry(&mut r, &config);
     environment::check(&mut r, tree);
     let Reader { origins, mut problems, warnings, renamed, .. } = r;
     problems.iter_mut().for_each(|problem| renamed.restore_key(problem));

@@ -187,7 +187,7 @@ fn read_tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
 }
 
 /// The path that a key holds, if any.
-fn read_path(r: &mut Reader<'_>, s: &Section<'_>, name: &str) -> Option<PathBuf> {
+pub(super) fn read_path(r: &mut Reader<'_>, s: &Section<'_>, name: &str) -> Option<PathBuf> {
     let text = r.get(s, name, names::non_empty)?;
     resolve_path(r, &s.key(name), PathBuf::from(text))
 }

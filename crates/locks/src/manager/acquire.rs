@@ -14,7 +14,7 @@ use tracing::debug;
 use super::{Acquire, BACKOFF, Queue, Shared, bounded, random_id};
 use crate::{
     AcquireError,
-    hold::{Hold, LeaseTerms, close_session},
+    hold::{Grant, Hold, LeaseTerms, close_session},
     validity::Validity,
     view::View,
 };
@@ -47,7 +47,8 @@ impl Shared {
     ) -> Result<Arc<Hold>, AcquireError> {
         let place = self.place(&request.name, request.limit);
         let until = Instant::now() + request.wait;
-        if self.draining.is_cancelled() {
+        let draining = self.draining();
+        if draining.is_cancelled() {
             return Err(AcquireError::Draining);
         }
         let waiters = self.settings.max_waiters;
@@ -60,7 +61,7 @@ impl Shared {
             }
             tokio::select! {
                 turn = timeout_at(until, queue.turn.lock()) => turn.ok(),
-                () = self.draining.cancelled() => None,
+                () = draining.cancelled() => None,
                 () = given_up.cancelled() => None,
             }
         };
@@ -101,8 +102,15 @@ impl Shared {
         };
         let lease =
             lease.map(|(owner, ttl)| LeaseTerms { owner, ttl, until: Mutex::new(self.clock.now() + ttl) });
-        let id = random_id();
-        let hold = Hold::new(id, request.name, place, open.id, token, request.value, lease);
+        let grant = Grant {
+            name: request.name,
+            place,
+            session: open.id,
+            token,
+            value: request.value,
+            acquired_at: self.clock.now(),
+        };
+        let hold = Hold::new(random_id(), grant, lease);
         let hold = self.keep(hold, open.ttl, open.validity, view, slot, known);
         self.save().await;
         debug!(lock = %hold.name, token, "acquired the lock");
@@ -119,11 +127,12 @@ impl Shared {
         until: Instant,
         given_up: &CancellationToken,
     ) -> Result<(u64, View), AcquireError> {
+        let draining = self.draining();
         let mut view: Option<View> = None;
         let mut failures = 0;
         loop {
             let attempt = self.attempt(request, place, known, session).await;
-            let at_end = Instant::now() >= until || given_up.is_cancelled() || self.draining.is_cancelled();
+            let at_end = Instant::now() >= until || given_up.is_cancelled() || draining.is_cancelled();
             let (pause, error) = match attempt {
                 Ok(LockAttempt::Acquired { token }) => {
                     return Ok((token, view.unwrap_or_else(|| self.views.open(place))));
@@ -153,7 +162,7 @@ impl Shared {
                 }
             };
             if at_end {
-                return Err(if self.draining.is_cancelled() { AcquireError::Draining } else { error });
+                return Err(if draining.is_cancelled() { AcquireError::Draining } else { error });
             }
             let is_held = matches!(error, AcquireError::Held { .. });
             let watch = async {
@@ -172,7 +181,7 @@ impl Shared {
                 // One more attempt at the end of the wait.
                 () = tokio::time::sleep_until(until) => {}
                 () = given_up.cancelled() => return Err(error),
-                () = self.draining.cancelled() => return Err(AcquireError::Draining),
+                () = draining.cancelled() => return Err(AcquireError::Draining),
             }
         }
     }
@@ -237,7 +246,7 @@ impl Shared {
     fn discard(self: &Arc<Self>, open: OpenSession, place: LockPlace) {
         let shared = self.clone();
         // Contained: a session without a hold, which the registry ends otherwise.
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let mut known = KnownLock::default();
             let _ = bounded("a release", shared.registry.unlock(&place, &open.id, &mut known)).await;
             close_session(&*shared.registry, &open.id).await;
@@ -245,7 +254,7 @@ impl Shared {
     }
 
     fn waited_in_vain(&self, place: &LockPlace) -> AcquireError {
-        if self.draining.is_cancelled() {
+        if self.draining().is_cancelled() {
             return AcquireError::Draining;
         }
         let holders = self.views.peek(place).map(|seen| seen.holders).unwrap_or_default();

@@ -10,7 +10,7 @@ use tracing::info;
 use super::{BACKOFF, Shared, bounded};
 use crate::{
     LockName,
-    hold::{Hold, LeaseTerms, close_session},
+    hold::{Grant, Hold, LeaseTerms, close_session},
     record::RecordedHold,
     validity::Validity,
 };
@@ -29,7 +29,9 @@ impl Shared {
         if !taken_over {
             close_session(&*self.registry, &session).await;
         }
-        self.restoring.lock().retain(|other| other.id != recorded.id);
+        if let Some(left) = &mut *self.restoring.lock() {
+            left.retain(|other| other.id != recorded.id);
+        }
         self.save().await;
     }
 
@@ -54,15 +56,15 @@ impl Shared {
                         ttl: Duration::from_millis(lease.ttl_ms),
                         until: Mutex::new(until),
                     };
-                    let hold = Hold::new(
-                        recorded.id.clone(),
+                    let grant = Grant {
                         name,
-                        place.clone(),
-                        session.clone(),
-                        recorded.token,
-                        recorded.decode_value(),
-                        Some(terms),
-                    );
+                        place: place.clone(),
+                        session: session.clone(),
+                        token: recorded.token,
+                        value: recorded.decode_value(),
+                        acquired_at: sent_at,
+                    };
+                    let hold = Hold::new(recorded.id.clone(), grant, Some(terms));
                     let validity = Validity::new(ttl, sent_at);
                     let view = self.views.open(&place);
                     info!(lock = %hold.name, token = hold.token, "took over the lease of an earlier process");

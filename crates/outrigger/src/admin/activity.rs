@@ -11,9 +11,6 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Longest age of a connection, against a client that never reads its answer.
-pub(super) const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
-
 /// Longest time in which the client of a stream takes nothing. In place of the longest age, while it streams.
 pub(super) const MAX_STREAM_STALL: Duration = Duration::from_secs(30);
 
@@ -23,23 +20,24 @@ pub(super) struct Activity {
     started: Instant,
     /// When it was accepted, or its last request began: milliseconds since `started`.
     last: AtomicU64,
-    /// A request is being answered. An answer that its peer does not read does not count.
+    /// A request is being answered. Of a page, an answer that its peer does not read does not count.
     is_busy: AtomicBool,
     /// When it is to be closed: milliseconds since `started`.
     ends: AtomicU64,
 }
 
 impl Activity {
-    /// Of a connection that is accepted now. `started`: the same for all that are compared.
-    pub(super) fn new(started: Instant) -> Self {
+    /// Of a connection that is accepted now. `started`: the same for all that are compared. Without `max_age` it lives for as long as
+    /// its peer likes.
+    pub(super) fn new(started: Instant, max_age: Option<Duration>) -> Self {
         let activity = Self {
             started,
             last: AtomicU64::new(0),
             is_busy: AtomicBool::new(false),
-            ends: AtomicU64::new(0),
+            ends: AtomicU64::new(u64::MAX),
         };
         activity.touch();
-        activity.end_after(MAX_CONNECTION_AGE);
+        max_age.into_iter().for_each(|age| activity.end_after(age));
         activity
     }
 
@@ -56,6 +54,10 @@ impl Activity {
         (self.is_busy.load(Relaxed), self.last.load(Relaxed))
     }
 
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy.load(Relaxed)
+    }
+
     pub(super) fn begin_request(self: &Arc<Self>) -> BusyGuard {
         self.touch();
         self.is_busy.store(true, Relaxed);
@@ -65,7 +67,10 @@ impl Activity {
     /// Resolves when the connection is to be closed.
     pub(super) async fn outlived(&self) {
         loop {
-            let ends = self.started + Duration::from_millis(self.ends.load(Relaxed));
+            let ends = match self.ends.load(Relaxed) {
+                u64::MAX => std::future::pending().await,
+                ends => self.started + Duration::from_millis(ends),
+            };
             if Instant::now() >= ends {
                 return;
             }
@@ -111,6 +116,6 @@ impl ConnectionControl {
 impl Default for ConnectionControl {
     /// Of no listener, so that nothing stops or closes it.
     fn default() -> Self {
-        Self { activity: Arc::new(Activity::new(Instant::now())), stop: CancellationToken::new() }
+        Self { activity: Arc::new(Activity::new(Instant::now(), None)), stop: CancellationToken::new() }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct AllowedHosts {
 
 impl AllowedHosts {
     /// The only names are `localhost` and those of the settings, because DNS can make any other name point here.
-    fn allows(&self, host: &str) -> bool {
+    pub(crate) fn allows(&self, host: &str) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let is_named = |is: &dyn Fn(&str) -> bool| self.names.iter().any(|name| is(name));
         match (bare.parse::<IpAddr>(), &self.listen) {
@@ -103,7 +103,8 @@ fn validate_request(
     if reads || has_header { Ok(()) } else { Err(AdminRefusal::MissingHeader) }
 }
 
-fn single_host(headers: &HeaderMap) -> Option<Authority> {
+/// The host of a request with one `Host` header.
+pub(crate) fn single_host(headers: &HeaderMap) -> Option<Authority> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next()?.to_str().ok()?.parse().ok()?;
     hosts.next().is_none().then_some(host)

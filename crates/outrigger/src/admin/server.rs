@@ -1,23 +1,27 @@
-//! Listeners and connections of the admin side: their thread, limits, time-outs and stop.
+//! Listeners and connections of the admin side and of the API: their thread, limits, time-outs and stop.
 //!
 //! **A thread of its own** ([`AdminThread`]): a scraper that takes long delays neither the renewal of the app's health nor a
 //! watch.
 //!
 //! **A new connection is always accepted.** Where a listener, or one peer, has as many as it may have, the connection
-//! that has been without a request for longest is closed. So idle and slow peers keep no health check waiting.
+//! that has been without a request for longest is closed. So idle and slow peers keep no health check waiting. Connections of the
+//! API with a request under way are not closed, because an app may hold a lock by one: a new connection is closed then.
 
 use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
-    sync::{Arc, Weak},
+    pin::Pin,
+    sync::{Arc, OnceLock, Weak},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{Router, extract::Request};
+use bytes::Bytes;
 use hyper::{
-    body::Incoming,
+    body::{Body, Frame, Incoming, SizeHint},
     service::{Service as _, service_fn},
 };
 use hyper_util::{
@@ -28,6 +32,7 @@ use hyper_util::{
 use outrigger_config::Listen;
 use outrigger_net::{BindError, Inherited, ListeningSocket, bind_listen, is_held_back, is_own_shortage};
 use outrigger_task::essential;
+use pin_project_lite::pin_project;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Handle, Runtime},
@@ -37,19 +42,40 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::activity::{Activity, ConnectionControl};
-
-/// Most connections at once, per listener.
-const MAX_CONNECTIONS: usize = 128;
-
-/// Most of them from one peer. Less than all, so that no single peer can close those of all others.
-const MAX_PER_PEER: usize = 64;
+use super::activity::{Activity, BusyGuard, ConnectionControl};
 
 /// Most connections, per listener, while the process is short of files.
 const MAX_WHEN_SHORT: usize = 4;
 
 /// Longest time for the head of a request, and longest idle time of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The limits of one server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServerLimits {
+    /// Most connections at once, per listener.
+    max_connections: usize,
+    /// Most of them from one peer. Less than all, so that no single peer can close those of all others.
+    max_per_peer: usize,
+    /// Longest age of a connection, against a client that never reads its answer. A stream may extend it.
+    pub(super) max_age: Option<Duration>,
+    /// An answer under way keeps its connection open: it may last as long as the app likes.
+    keeps_answers: bool,
+}
+
+impl ServerLimits {
+    /// For pages.
+    pub(crate) const PAGES: Self = Self {
+        max_connections: 128,
+        max_per_peer: 64,
+        max_age: Some(Duration::from_secs(300)),
+        keeps_answers: false,
+    };
+
+    /// For the API, which only the local app uses: 256 locks by connections and 1024 waiting requests are its defaults.
+    pub(crate) const API: Self =
+        Self { max_connections: 2048, max_per_peer: 2048, max_age: None, keeps_answers: true };
+}
 
 /// Largest head, bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -142,28 +168,35 @@ pub(crate) struct AdminServer {
     /// With the addresses of the settings. Gone when the server has stopped.
     sockets: Vec<(SocketAddr, Weak<TcpListener>)>,
     stop: CancellationToken,
+    /// Longest wait for the answers under way at the stop, where that is not [`STOP_TIMEOUT`].
+    stop_within: Arc<OnceLock<Duration>>,
     accept_tasks: JoinSet<()>,
 }
 
 impl AdminServer {
     /// Serves `router` on the listeners of `bound`.
-    pub(crate) fn start(bound: BoundListeners, router: Router) -> Self {
+    pub(crate) fn start(bound: BoundListeners, router: Router, limits: ServerLimits) -> Self {
         let BoundListeners { key, listeners, thread, accepts } = bound;
         let addrs = listeners.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect();
-        let stop = CancellationToken::new();
+        let (stop, stop_within) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let (mut accepting, mut sockets) = (JoinSet::new(), Vec::new());
         for (configured_addr, listener) in listeners {
             let listener = Arc::new(listener);
             sockets.push((configured_addr, Arc::downgrade(&listener)));
             let (router, stop, accepts) = (router.clone(), stop.clone(), accepts.clone());
+            let stop_within = stop_within.clone();
             let accepted = async move {
                 if stop.run_until_cancelled(accepts.cancelled()).await.is_some() {
-                    accept_connections(listener, router, stop.clone()).await;
+                    let graceful = GracefulShutdown::new();
+                    let mut connections = accept_connections(listener, router, limits, stop, &graceful).await;
+                    let within = stop_within.get().copied().unwrap_or(STOP_TIMEOUT);
+                    let _ = timeout(within, graceful.shutdown()).await;
+                    connections.tasks.shutdown().await;
                 }
             };
             accepting.spawn_on(essential("the acceptor of an admin listener", accepted), &thread);
         }
-        Self { addrs, key, sockets, stop, accept_tasks: accepting }
+        Self { addrs, key, sockets, stop, stop_within, accept_tasks: accepting }
     }
 
     /// Every listening socket, so that another process can get it.
@@ -188,11 +221,23 @@ impl AdminServer {
         self.stop.cancel();
         while self.accept_tasks.join_next().await.is_some() {}
     }
+
+    /// As [`AdminServer::stop`], but lets the answers under way end for up to `within`.
+    pub(crate) async fn stop_within(self, within: Duration) {
+        let _ = self.stop_within.set(within);
+        self.stop().await;
+    }
 }
 
-async fn accept_connections(listener: Arc<TcpListener>, router: Router, stop: CancellationToken) {
-    let graceful = GracefulShutdown::new();
-    let mut connections = Connections::new();
+/// Accepts until `stop`. Returns the connections that are open then.
+async fn accept_connections(
+    listener: Arc<TcpListener>,
+    router: Router,
+    limits: ServerLimits,
+    stop: CancellationToken,
+    graceful: &GracefulShutdown,
+) -> Connections {
+    let mut connections = Connections::new(limits);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -201,12 +246,15 @@ async fn accept_connections(listener: Arc<TcpListener>, router: Router, stop: Ca
         };
         match accepted {
             Ok((stream, peer)) => {
-                let most = if is_held_back(&stream) { MAX_WHEN_SHORT } else { MAX_CONNECTIONS };
+                let most = if is_held_back(&stream) { MAX_WHEN_SHORT } else { limits.max_connections };
                 let peer = PeerKey::from(peer.ip());
-                connections.make_room(peer, most);
-                let activity = Arc::new(Activity::new(connections.started));
+                if !connections.make_room(peer, most) {
+                    debug!(peer = %peer.0, "closed a new connection: every other one has a request under way");
+                    continue;
+                }
+                let activity = Arc::new(Activity::new(connections.started, limits.max_age));
                 let control = ConnectionControl { activity: activity.clone(), stop: stop.clone() };
-                let served = serve_connection(stream, router.clone(), &graceful, control);
+                let served = serve_connection(stream, router.clone(), limits, graceful, control);
                 connections.add(peer, activity, served);
             }
             Err(error) => {
@@ -219,9 +267,7 @@ async fn accept_connections(listener: Arc<TcpListener>, router: Router, stop: Ca
             }
         }
     }
-    drop(listener);
-    let _ = timeout(STOP_TIMEOUT, graceful.shutdown()).await;
-    connections.tasks.shutdown().await;
+    connections
 }
 
 /// The peer of a connection: an IPv4 address, or an IPv6 network, of which one peer has every address.
@@ -239,6 +285,7 @@ impl From<IpAddr> for PeerKey {
 
 /// The open connections of one listener.
 struct Connections {
+    limits: ServerLimits,
     started: Instant,
     tasks: JoinSet<()>,
     open: HashMap<Id, OpenConnection>,
@@ -251,8 +298,8 @@ struct OpenConnection {
 }
 
 impl Connections {
-    fn new() -> Self {
-        Self { started: Instant::now(), tasks: JoinSet::new(), open: HashMap::new() }
+    fn new(limits: ServerLimits) -> Self {
+        Self { limits, started: Instant::now(), tasks: JoinSet::new(), open: HashMap::new() }
     }
 
     /// Waits for the end of a connection; for ever while there is none.
@@ -276,33 +323,43 @@ impl Connections {
         self.open.insert(task.id(), OpenConnection { peer, activity, task });
     }
 
-    /// Closes connections until there is room for one more of `peer`, among `most`.
-    fn make_room(&mut self, peer: PeerKey, most: usize) {
-        if self.open.values().filter(|one| one.peer == peer).count() >= MAX_PER_PEER {
-            self.close_idlest(|one| one.peer == peer);
-        }
-        self.close_idle_until(most.saturating_sub(1));
+    /// Closes connections until there is room for one more of `peer`, among `most`. `false`: there is none.
+    fn make_room(&mut self, peer: PeerKey, most: usize) -> bool {
+        let of_peer = self.open.values().filter(|one| one.peer == peer).count();
+        let has_room = of_peer < self.limits.max_per_peer || self.close_idlest(|one| one.peer == peer);
+        has_room && self.close_idle_until(most.saturating_sub(1))
     }
 
-    fn close_idle_until(&mut self, most: usize) {
+    /// Whether at most `most` connections are open now.
+    fn close_idle_until(&mut self, most: usize) -> bool {
         while self.open.len() > most {
-            self.close_idlest(|_| true);
+            if !self.close_idlest(|_| true) {
+                return false;
+            }
         }
+        true
     }
 
-    /// Closes the connection without a request for longest; where each has one under way, the one that has it for longest.
-    fn close_idlest(&mut self, wanted: impl Fn(&OpenConnection) -> bool) {
-        let candidates = self.open.iter().filter(|(_, one)| wanted(one));
-        let Some((&id, one)) = candidates.min_by_key(|(_, one)| one.activity.order()) else { return };
-        debug!(peer = %one.peer.0, "closed an admin connection for another one");
+    /// Closes the connection without a request for longest; where each has one under way, the one that has it for longest, except
+    /// where answers are kept. `false`: none was closed.
+    fn close_idlest(&mut self, wanted: impl Fn(&OpenConnection) -> bool) -> bool {
+        let keeps_answers = self.limits.keeps_answers;
+        let candidates = self.open.iter().filter(|(_, one)| {
+            let is_kept = keeps_answers && one.activity.is_busy();
+            wanted(one) && !is_kept
+        });
+        let Some((&id, one)) = candidates.min_by_key(|(_, one)| one.activity.order()) else { return false };
+        debug!(peer = %one.peer.0, "closed a connection for another one");
         one.task.abort();
         self.open.remove(&id);
+        true
     }
 }
 
 fn serve_connection(
     stream: TcpStream,
     router: Router,
+    limits: ServerLimits,
     graceful: &GracefulShutdown,
     control: ConnectionControl,
 ) -> impl Future<Output = ()> + Send + 'static {
@@ -315,8 +372,8 @@ fn serve_connection(
         let answer = router.call(request);
         async move {
             let answer = answer.await;
-            drop(busy);
-            answer
+            let until_end = limits.keeps_answers.then_some(busy);
+            answer.map(|answer| answer.map(|body| BusyBody { body, _busy: until_end }))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -336,216 +393,34 @@ fn serve_connection(
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use axum::{body::Bytes, routing::get};
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpSocket,
-    };
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(20);
-
-    fn start(listen: Listen) -> AdminServer {
-        // More than the buffers of a connection hold.
-        let large = Bytes::from(vec![b'x'; 16 << 20]);
-        let large = move || {
-            let large = large.clone();
-            async move { large }
-        };
-        let router = Router::new()
-            .route("/", get(|| async { "hello" }))
-            .route("/large", get(large))
-            .route("/slow", get(std::future::pending::<&str>));
-        AdminServer::start(bind(&listen).unwrap(), router)
-    }
-
-    fn bind(listen: &Listen) -> Result<BoundListeners, Vec<BindError>> {
-        BoundListeners::bind_for_test(listen, &Handle::current())
-    }
-
-    const ASK: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-
-    /// A connection from `from` that has sent `text`.
-    async fn connect_from(from: &str, to: SocketAddr, text: &str) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
-        let mut stream = socket.connect(to).await.unwrap();
-        stream.write_all(text.as_bytes()).await.unwrap();
-        stream
-    }
-
-    async fn read_to_end(mut stream: TcpStream) -> Vec<u8> {
-        let mut rest = Vec::new();
-        // A reset is an end too.
-        let _ = timeout(LONG, stream.read_to_end(&mut rest)).await.expect("closed");
-        rest
-    }
-
-    async fn ask(addr: SocketAddr, text: &str) -> String {
-        let mut socket = TcpStream::connect(addr).await.unwrap();
-        socket.write_all(text.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        timeout(LONG, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
-        answer
-    }
-
-    #[tokio::test]
-    async fn localhost_is_served_on_each_loopback_address_with_one_port() {
-        let server = start(Listen::localhost(0));
-        assert!(server.addrs.iter().all(|addr| addr.port() == server.addrs[0].port()));
-        for addr in &server.addrs {
-            let answer = ask(*addr, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
-            assert!(answer.ends_with("hello"), "{answer}");
-        }
-        timeout(LONG, server.stop()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn an_occupied_port_is_an_error_that_names_it_and_says_what_to_do() {
-        let server = start(Listen::localhost(0));
-        let taken = server.addrs[0];
-        let error = bind(&taken.into()).unwrap_err()[0].to_string();
-        assert!(error.contains(&taken.to_string()) && error.contains("choose another port"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn stopping_ends_idle_connections_and_frees_the_port() {
-        let server = start(Listen::localhost(0));
-        let addr = server.addrs[0];
-        let mut idle = TcpStream::connect(addr).await.unwrap();
-        idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut byte = [0];
-        idle.read_exact(&mut byte).await.unwrap(); // answered, then idle
-        timeout(LONG, server.stop()).await.unwrap();
-        let mut rest = Vec::new();
-        timeout(LONG, idle.read_to_end(&mut rest)).await.unwrap().unwrap();
-        bind(&addr.into()).unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_head_that_is_too_large_is_refused() {
-        let server = start(Listen::localhost(0));
-        let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(70_000));
-        assert!(ask(server.addrs[0], &head).await.starts_with("HTTP/1.1 431"));
-        server.stop().await;
-    }
-
-    #[tokio::test]
-    async fn idle_and_slow_peers_keep_no_request_waiting_and_the_idlest_is_closed_first() {
-        let server = start(Listen::from(SocketAddr::from(([127, 0, 0, 1], 0))));
-        let addr = server.addrs[0];
-        // Half a head, an answer that is not read, a request that is not answered: each from many peers.
-        let texts = [
-            "",
-            "GET / HTT",
-            "GET /large HTTP/1.1\r\nhost: x\r\n\r\n",
-            "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n",
-        ];
-        let mut slow = Vec::new();
-        for nth in 0..2 * MAX_CONNECTIONS {
-            let from = format!("127.0.1.{}", nth % 200 + 1);
-            slow.push(connect_from(&from, addr, texts[nth % texts.len()]).await);
-        }
-        for _ in 0..3 {
-            assert!(ask(addr, ASK).await.ends_with("hello"));
-        }
-        // The first of them was idle for longest.
-        assert_eq!(read_to_end(slow.remove(0)).await, b"");
-        timeout(LONG, server.stop()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn one_peer_closes_its_own_connections_and_none_of_another() {
-        let server = start(Listen::from(SocketAddr::from(([127, 0, 0, 1], 0))));
-        let addr = server.addrs[0];
-        let quiet = connect_from("127.0.0.2", addr, "GET / HTTP/1.1\r\nhost: x\r\n").await;
-        let mut greedy = Vec::new();
-        for _ in 0..2 * MAX_CONNECTIONS {
-            greedy.push(connect_from("127.0.0.3", addr, "").await);
-        }
-        assert_eq!(read_to_end(greedy.remove(0)).await, b"");
-        assert!(ask(addr, ASK).await.ends_with("hello"));
-        let mut quiet = quiet;
-        quiet.write_all(b"connection: close\r\n\r\n").await.unwrap();
-        assert!(read_to_end(quiet).await.ends_with(b"hello"));
-        timeout(LONG, server.stop()).await.unwrap();
-    }
-
-    /// A server of the stream of `events`, and a connection that has got its head and asked for it.
-    async fn start_stream(events: &outrigger_events::Events) -> (AdminServer, TcpStream) {
-        use crate::admin::pages::{EventsQuery, events_response};
-
-        let events = events.clone();
-        let page =
-            get(move |connection: Option<axum::Extension<ConnectionControl>>, headers: http::HeaderMap| {
-                let connection = connection.map(|axum::Extension(found)| found);
-                let answer = events_response(&events, &EventsQuery::default(), connection, &headers);
-                async move { answer }
-            });
-        let bound = bind(&Listen::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
-        let server = AdminServer::start(bound, Router::new().route("/events", page));
-        let ask = "GET /events HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n";
-        let mut stream = connect_from("127.0.0.1", server.addrs[0], ask).await;
-        let mut head = Vec::new();
-        while !head.ends_with(b"retry: 1000\n\n\r\n") {
-            head.push(timeout(LONG, stream.read_u8()).await.unwrap().unwrap());
-        }
-        (server, stream)
-    }
-
-    fn event(reason: impl AsRef<str>) -> outrigger_events::Event {
-        outrigger_events::Event::new(outrigger_events::EventKind::RegistryLost, reason)
-    }
-
-    #[tokio::test]
-    async fn a_stream_of_events_ends_whole_when_the_listener_stops() {
-        let events = outrigger_events::Events::default();
-        let (server, stream) = start_stream(&events).await;
-        events.record(event("the last one"));
-        let (rest, ()) = tokio::join!(read_to_end(stream), async {
-            timeout(STOP_TIMEOUT, server.stop()).await.expect("it is not waited for");
-        });
-        let rest = String::from_utf8(rest).unwrap();
-        assert!(rest.contains("\"reason\":\"the last one\"") && rest.ends_with("\r\n0\r\n\r\n"), "{rest}");
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_is_not_read_is_cut_and_one_that_is_read_is_not() {
-        use outrigger_events::{EventFilter, Events, MAX_READERS, ReadFrom};
-
-        let events = Events::default();
-        let (_server, unread) = start_stream(&events).await;
-        let (_other_server, mut read) = start_stream(&events).await;
-        let reader = || events.reader(EventFilter::default(), ReadFrom::Newest(0));
-        let mut readers: Vec<_> = (2..MAX_READERS).map(|_| reader().unwrap()).collect();
-        assert!(reader().is_err());
-        // From here on time passes as fast as the streams are written.
-        tokio::time::pause();
-        let started = Instant::now();
-        let mut buffer = vec![0; 1 << 20];
-        for n in 0.. {
-            events.record(event(format!("{n} {}", "x".repeat(1000))));
-            assert!(timeout(LONG, read.read(&mut buffer)).await.unwrap().unwrap() > 0, "it is open");
-            sleep(Duration::from_millis(10)).await;
-            if let Ok(another) = reader() {
-                readers.push(another);
-                break;
-            }
-            assert!(started.elapsed() < Duration::from_secs(3600), "the stream that is not read stays");
-        }
-        assert!(reader().is_err(), "only one of them is cut");
-        drop(unread);
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_peer() {
-        let key = |ip: &str| PeerKey::from(ip.parse::<IpAddr>().unwrap());
-        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:2"));
-        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
-        assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
-        assert_ne!(key("10.0.0.1"), key("10.0.0.2"));
+pin_project! {
+    /// A body that keeps its connection busy until it ends.
+    struct BusyBody {
+        #[pin]
+        body: axum::body::Body,
+        _busy: Option<BusyGuard>,
     }
 }
+
+impl Body for BusyBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,18 +3,19 @@
 
 use std::sync::Arc;
 
-use outrigger_config::{Config, LoadedConfig, Origin, ReloadPlan, fingerprint, plan_reload};
+use outrigger_config::{Api, Config, ListenHost, LoadedConfig, Origin, ReloadPlan, fingerprint, plan_reload};
 use outrigger_proxy::PreparedSettings;
 use outrigger_registry::consul::NewCredentials;
 
 use super::{
     components::{ActiveConfig, Components},
     error::ApplyError,
-    listen::{ADMIN_LISTEN, ListenFailures, METRICS_LISTEN},
+    listen::{ADMIN_LISTEN, API_LISTEN, ListenFailures, METRICS_LISTEN},
     servers::{AdminServers, ServerChange},
 };
 use crate::{
-    admin::{self, AdminState, BoundListeners},
+    admin::{self, AdminBackend as _, AdminState, BoundListeners, ServerLimits},
+    api::{self, ApiGuard},
     registry,
     reload::{AppliedReload, ReloadError, ReloadResult},
 };
@@ -34,6 +35,7 @@ struct PreparedApply {
     proxy: PreparedSettings,
     admin: ServerChange,
     metrics: ServerChange,
+    api: ServerChange,
     credentials: Option<NewCredentials>,
 }
 
@@ -67,22 +69,29 @@ impl Running {
             config.admin.metrics_listen.as_ref(),
             bind(METRICS_LISTEN),
         );
+        if let Some(path) = &config.api.token_file {
+            api::read_token(path).map_err(|source| ApplyError::ApiToken { path: path.clone(), source })?;
+        }
+        // The router has the token file.
+        let api_before = old.filter(|old| old.api == config.api).and_then(|old| old.api.listen.as_ref());
+        let api = ServerChange::bind(api_before, config.api.listen.as_ref(), bind(API_LISTEN));
         let own = [proxy.own_addrs(), inherited.addrs()].concat();
         let mut failures = ListenFailures::new(&own);
         let proxy =
             proxy.prepare_with(config, inherited).map_err(|refused| failures.note_proxy(&refused)).ok();
         let admin = failures.note(ADMIN_LISTEN, admin);
         let metrics = failures.note(METRICS_LISTEN, metrics);
-        match (proxy, admin, metrics) {
-            (Some(proxy), Some(admin), Some(metrics)) => {
-                Ok(PreparedApply { loaded, proxy, admin, metrics, credentials })
+        let api = failures.note(API_LISTEN, api);
+        match (proxy, admin, metrics, api) {
+            (Some(proxy), Some(admin), Some(metrics), Some(api)) => {
+                Ok(PreparedApply { loaded, proxy, admin, metrics, api, credentials })
             }
             _ => Err(ApplyError::Listen(failures.lines)),
         }
     }
 
     async fn commit(&self, prepared: PreparedApply) {
-        let PreparedApply { loaded, proxy, admin, metrics, credentials } = prepared;
+        let PreparedApply { loaded, proxy, admin, metrics, api, credentials } = prepared;
         let (components, config) = (&self.components, &loaded.config);
         if let Some(logs) =
             components.log_control.get().filter(|_| self.config().log.level != config.log.level)
@@ -100,20 +109,40 @@ impl Running {
             backend: components.clone(),
         };
         if let ServerChange::Replace(bound) = metrics {
-            let before = self.servers.metrics.replace(bound, admin::metrics_router(state.clone()));
+            let before = self.servers.metrics.replace(
+                bound,
+                admin::metrics_router(state.clone()),
+                ServerLimits::PAGES,
+            );
             if let Some(before) = before {
                 before.stop().await;
             }
         }
         if let ServerChange::Replace(bound) = admin {
             let router = admin::admin_router(state, config.admin.listen.host.clone());
-            let before = self.servers.admin.replace(bound, router);
+            let before = self.servers.admin.replace(bound, router, ServerLimits::PAGES);
             before.into_iter().for_each(|before| self.servers.retire(before));
+        }
+        if let ServerChange::Replace(bound) = api {
+            self.replace_api(bound, &config.api);
         }
         // They are no instances of a service.
         components.proxy.set_other_listeners("admin", self.servers.admin.addrs());
         components.proxy.set_other_listeners("metrics", self.servers.metrics.addrs());
+        components.proxy.set_other_listeners("api", self.servers.api.addrs());
         *components.active_config.lock() = Some(ActiveConfig::new(loaded));
+    }
+
+    /// Serves the API on `bound`. The connections of the server before go on: an app may hold a lock by one.
+    fn replace_api(&self, bound: Option<BoundListeners>, settings: &Api) {
+        let listen = settings.listen.as_ref().map_or(ListenHost::Localhost, |listen| listen.host.clone());
+        let components = self.components.clone();
+        let own_names = Arc::new(move || components.own_names());
+        let guard = ApiGuard { listen, own_names, token_file: settings.token_file.clone() };
+        let router = api::api_router(self.components.locks.clone(), guard);
+        if let Some(before) = self.servers.api.replace(bound, router, ServerLimits::API) {
+            self.servers.retire(before);
+        }
     }
 
     /// Reads the settings again, and puts in place what needs no restart.

@@ -9,11 +9,13 @@ use std::{
 use outrigger_config::{Config, LoadedConfig, Origins};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus};
 use outrigger_events::Events;
+use outrigger_locks::{BootClock, LockManager};
 use outrigger_net::Inherited;
 use outrigger_proxy::{ClusterStatus, Proxy, Workers};
 use outrigger_registration::{
     Lifecycle, PropagationMonitor, RegistrationPlan, build_registration, host_name,
 };
+use outrigger_registry::Locks;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,8 @@ pub(super) struct Components {
     pub(super) lifecycle: Lifecycle,
     pub(super) network: NetworkStatus,
     pub(super) registry: OpenedRegistry,
+    /// Absent: the registry keeps none.
+    pub(super) locks: Option<LockManager>,
     pub(super) metrics: prometheus::Registry,
     pub(super) events: Events,
     pub(super) app_started: CancellationToken,
@@ -113,12 +117,14 @@ impl Components {
         let lifecycle = Lifecycle::start(first_answers, propagation);
         lifecycle.register_metrics(&metrics)?;
         let network = NetworkStatus::register(&metrics)?;
+        let locks = opened.locks.clone().map(|locks| open_locks(locks, config));
         Ok(Self {
             proxy,
             discovery,
             lifecycle,
             network,
             registry: opened,
+            locks,
             metrics,
             events,
             app_started: CancellationToken::new(),
@@ -154,6 +160,21 @@ impl Components {
         };
         config.services.iter().map(plan).collect()
     }
+}
+
+/// The locks of this sidecar. Their record is in a folder of this run, because each process has its own.
+fn open_locks(registry: Arc<dyn Locks>, config: &Config) -> LockManager {
+    let name = registry::run_name(config);
+    let folder = config
+        .state_dir
+        .as_ref()
+        .zip(name.as_ref())
+        .map(|(folder, name)| folder.join(format!("locks-{name}")));
+    let holder = match config.services.first() {
+        Some(service) => build_registration(service, &host_name()).id,
+        None => host_name(),
+    };
+    LockManager::new(registry, config.api.locks.clone(), holder, folder.as_deref(), BootClock::Kernel)
 }
 
 impl AdminBackend for Components {

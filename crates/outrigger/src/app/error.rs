@@ -46,6 +46,15 @@ pub enum ApplyError {
     /// A file that they name cannot be used.
     #[error("registry.consul.token_file")]
     Token(#[source] outrigger_registry::Error),
+    /// The file with the token of the API cannot be used.
+    #[error("api.token_file {}", path.display())]
+    ApiToken {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl From<ApplyError> for ReloadError {
@@ -53,7 +62,9 @@ impl From<ApplyError> for ReloadError {
         let text = error_chain(&error);
         match error {
             ApplyError::Listen(_) => Self::Address(text),
-            ApplyError::Token(_) => Self::Problems { problems: vec![text], warnings: Vec::new() },
+            ApplyError::Token(_) | ApplyError::ApiToken { .. } => {
+                Self::Problems { problems: vec![text], warnings: Vec::new() }
+            }
         }
     }
 }

@@ -5,7 +5,11 @@ use std::{io, time::Duration};
 use outrigger_net::ListeningSocket;
 use outrigger_registration::HandOver;
 
-use super::{App, ShutdownSummary};
+use super::{
+    App, ShutdownSummary,
+    servers::ServerSlot,
+    stop::{LOCKS_END_WITHIN, end_locks},
+};
 
 /// How long an idle connection of the app may wait for its last request, because a request may be on its way.
 const IDLE_GRACE: Duration = Duration::from_secs(10);
@@ -17,6 +21,10 @@ impl App {
         components.proxy.start();
         components.accepts.cancel();
         components.app_started.cancel();
+        if let Some(locks) = components.locks.clone() {
+            // Contained: leases of an earlier run; without them their locks are free when the sessions expire.
+            tokio::spawn(async move { locks.restore().await });
+        }
     }
 
     /// Every listening socket, for the process that takes this one's place.
@@ -25,9 +33,11 @@ impl App {
     /// When files are used up.
     pub fn listening_sockets(&self) -> io::Result<Vec<ListeningSocket>> {
         let servers = &self.running.servers;
-        let of_servers = [servers.admin.listening_sockets()?, servers.metrics.listening_sockets()?];
+        let of_servers = [&servers.admin, &servers.metrics, &servers.api].map(ServerSlot::listening_sockets);
         let mut sockets = self.running.components.proxy.listening_sockets()?;
-        sockets.extend(of_servers.into_iter().flatten());
+        for of_server in of_servers {
+            sockets.extend(of_server?);
+        }
         Ok(sockets)
     }
 
@@ -38,11 +48,17 @@ impl App {
 
     /// Leaves the registrations to another process. Serves on.
     pub async fn leave_registrations(&self, how: HandOver) {
+        if let Some(locks) = &self.running.components.locks {
+            locks.hand_over().await;
+        }
         self.running.components.lifecycle.hand_over(how).await;
     }
 
     /// Registers the app again, because the other process has ended.
     pub async fn take_registration_back(&self) {
+        if let Some(locks) = &self.running.components.locks {
+            locks.take_back().await;
+        }
         self.running.components.lifecycle.take_back().await;
     }
 
@@ -55,7 +71,11 @@ impl App {
         let _ = self.reload_task.await;
         let components = &self.running.components;
         let idle = IDLE_GRACE.min(grace);
-        tokio::join!(self.running.servers.stop(), components.proxy.hand_over_listeners(idle));
+        tokio::join!(
+            end_locks(components.locks.clone(), grace),
+            self.running.servers.stop(grace + LOCKS_END_WITHIN),
+            components.proxy.hand_over_listeners(idle)
+        );
         let stop_traffic = async { components.proxy.shutdown(grace).await.aborted };
         // Withdraws nothing: the registration is left to the other process.
         let aborted = components.lifecycle.drain_and_stop(stop_traffic).await;

@@ -11,6 +11,9 @@ pub(super) const ADMIN_LISTEN: &str = "admin.listen";
 /// The key of the listener for the network.
 pub(super) const METRICS_LISTEN: &str = "admin.metrics_listen";
 
+/// The key of the listener of the API.
+pub(super) const API_LISTEN: &str = "api.listen";
+
 /// A line for each address that cannot be listened on.
 #[derive(Debug)]
 pub(super) struct ListenFailures<'a> {
@@ -55,6 +58,7 @@ fn listen_flag(key: &str) -> Option<&'static str> {
         "outbound.listen" => Some("--listen"),
         ADMIN_LISTEN => Some("--admin-listen"),
         METRICS_LISTEN => Some("--metrics-listen"),
+        API_LISTEN => Some("--api-listen"),
         _ => None,
     }
 }

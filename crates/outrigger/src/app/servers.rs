@@ -1,6 +1,6 @@
 //! The servers of the admin side, which other settings may move.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::Router;
 use outrigger_config::Listen;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use crate::admin::{AdminServer, BoundListeners};
+use crate::admin::{AdminServer, BoundListeners, ServerLimits};
 
 /// What becomes of a server. Dropping it undoes it.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ impl ServerChange {
 pub(super) struct AdminServers {
     pub(super) admin: ServerSlot,
     pub(super) metrics: ServerSlot,
+    /// The API for the app.
+    pub(super) api: ServerSlot,
     /// Servers that end their last answers.
     retired: Mutex<JoinSet<()>>,
 }
@@ -50,10 +52,15 @@ pub(super) struct ServerSlot(Mutex<Option<AdminServer>>);
 
 impl ServerSlot {
     /// Puts a change in place. Returns the server that was replaced.
-    pub(super) fn replace(&self, bound: Option<BoundListeners>, router: Router) -> Option<AdminServer> {
-        let server = bound.map(|bound| AdminServer::start(bound, router));
+    pub(super) fn replace(
+        &self,
+        bound: Option<BoundListeners>,
+        router: Router,
+        limits: ServerLimits,
+    ) -> Option<AdminServer> {
+        let server = bound.map(|bound| AdminServer::start(bound, router, limits));
         let before = std::mem::replace(&mut *self.0.lock(), server)?;
-        info!(before = ?before.addrs, now = ?self.addrs(), "moved a listener of the admin side");
+        info!(before = ?before.addrs, now = ?self.addrs(), "moved a listener");
         Some(before)
     }
 
@@ -80,14 +87,23 @@ impl AdminServers {
         retired.spawn(server.stop());
     }
 
-    /// Stops every server, and returns when their connections have ended.
-    pub(super) async fn stop(&self) {
-        for slot in [&self.admin, &self.metrics] {
-            let server = slot.0.lock().take();
-            if let Some(server) = server {
-                server.stop().await;
+    /// Stops every server, and returns when their connections have ended. Answers of the API may take `api_within`.
+    pub(super) async fn stop(&self, api_within: Duration) {
+        let api = self.api.0.lock().take();
+        let stop_api = async {
+            if let Some(server) = api {
+                server.stop_within(api_within).await;
             }
-        }
+        };
+        let stop_pages = async {
+            for slot in [&self.admin, &self.metrics] {
+                let server = slot.0.lock().take();
+                if let Some(server) = server {
+                    server.stop().await;
+                }
+            }
+        };
+        tokio::join!(stop_api, stop_pages);
         let mut retired = std::mem::take(&mut *self.retired.lock());
         while retired.join_next().await.is_some() {}
     }

@@ -4,8 +4,9 @@ use std::{future::Future, time::Duration};
 
 use futures_util::future::join_all;
 use outrigger_config::{AwaitApp, Config};
+use outrigger_locks::LockManager;
 use outrigger_registration::{AppAddress, wait_until_port_closed};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::App;
@@ -45,6 +46,12 @@ impl AppCondition {
     }
 }
 
+/// Longest wait for the registry to end the sessions of locks that are still held.
+pub(super) const LOCKS_END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Longest wait for the last answers of the API.
+const API_STOP_WITHIN: Duration = Duration::from_secs(2);
+
 /// Pause between two looks at a count.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -67,7 +74,7 @@ impl App {
         let config = self.config();
         let (drain, condition) = (config.drain, AppCondition::of(&config, std::process::id() == 1));
         let done = async {
-            if tokio::time::timeout(drain.timeout, self.wait_for(&condition)).await.is_err() {
+            if timeout(drain.timeout, self.wait_for(&condition)).await.is_err() {
                 warn!(?condition, after = ?drain.timeout, "the app is not done, stopping all the same");
             }
         };
@@ -89,6 +96,9 @@ impl App {
     /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: after at most 20 s
     /// plus `drain.max_propagation` or `drain.unobserved_wait`.
     pub async fn drain(&self) {
+        if let Some(locks) = &self.running.components.locks {
+            locks.drain();
+        }
         self.running.components.lifecycle.drain().await;
     }
 
@@ -109,18 +119,32 @@ impl App {
     /// when every task and thread has ended.
     pub async fn shutdown(self) -> ShutdownSummary {
         let grace = self.config().drain.timeout;
+        let locks = self.running.components.locks.clone();
+        if let Some(locks) = &locks {
+            locks.drain();
+        }
         let stop_traffic = async {
             self.running.components.proxy.close_listeners();
-            self.running.components.proxy.shutdown(grace).await.aborted
+            let (ended, ()) =
+                tokio::join!(self.running.components.proxy.shutdown(grace), end_locks(locks, grace));
+            ended.aborted
         };
         let aborted = self.running.components.lifecycle.drain_and_stop(stop_traffic).await;
         // A reload could open a listener that is closed here.
         self.reload_task.abort();
         let _ = self.reload_task.await;
-        self.running.servers.stop().await;
+        // Every stream of a lock has ended.
+        self.running.servers.stop(API_STOP_WITHIN).await;
         self.running.components.discovery.shutdown().await;
         ShutdownSummary { aborted }
     }
+}
+
+/// Waits for the locks that the app holds as for its requests in flight, then ends the rest: told first.
+pub(super) async fn end_locks(locks: Option<LockManager>, grace: Duration) {
+    let Some(locks) = locks else { return };
+    let _ = timeout(grace, locks.wait_until_free()).await;
+    locks.shutdown(LOCKS_END_WITHIN).await;
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ mod tests {
         let router = Router::new().route("/drain", post(page.clone()).get(page));
         let thread = tokio::runtime::Handle::current();
         let bound = BoundListeners::bind_for_test(&outrigger_config::Listen::localhost(0), &thread).unwrap();
-        let server = AdminServer::start(bound, router);
+        let server = AdminServer::start(bound, router, crate::admin::ServerLimits::PAGES);
         (format!("localhost:{}", server.addrs[0].port()), server)
     }
 

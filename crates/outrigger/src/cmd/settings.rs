@@ -53,6 +53,9 @@ pub(super) struct SettingsFlags {
     /// Address for metrics and health alone, for the network. Default: none. [env: OUTRIGGER_METRICS_LISTEN]
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     metrics_listen: Option<String>,
+    /// Address of the API for the app: locks. Default: none. [env: OUTRIGGER_API_LISTEN]
+    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    api_listen: Option<String>,
     /// Data-plane threads. Default: auto, which is min(cores, 2). [env: OUTRIGGER_WORKERS]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
@@ -117,6 +120,7 @@ impl SettingsFlags {
             listen: self.listen.clone(),
             admin_listen: self.admin_listen.clone(),
             metrics_listen: self.metrics_listen.clone(),
+            api_listen: self.api_listen.clone(),
             workers: self.workers.clone(),
             drain: self.drain.clone(),
             on_app_exit: self.on_app_exit.clone(),

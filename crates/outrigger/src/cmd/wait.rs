@@ -141,7 +141,8 @@ mod tests {
         let (listen, thread) = (outrigger_config::Listen::localhost(0), tokio::runtime::Handle::current());
         let bound = crate::admin::BoundListeners::bind_for_test(&listen, &thread).unwrap();
         let page = axum::routing::get(|| async { "hello" });
-        let server = crate::admin::AdminServer::start(bound, axum::Router::new().route("/readyz", page));
+        let router = axum::Router::new().route("/readyz", page);
+        let server = crate::admin::AdminServer::start(bound, router, crate::admin::ServerLimits::PAGES);
         let failure = wait(server.addrs[0], Duration::from_secs(20)).await.unwrap_err().to_string();
         assert!(failure.contains("hello"), "{failure}");
     }

@@ -186,13 +186,13 @@ async fn one_stream_too_many_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_read_keeps_its_connection_and_one_that_is_not_does_not() {
-    use crate::admin::activity::{MAX_CONNECTION_AGE, MAX_STREAM_STALL};
+    use crate::admin::{ServerLimits, activity::MAX_STREAM_STALL};
 
     let events = Events::default();
     let connection = ConnectionControl::default();
     let mut stream = ask(&events, "", &[STREAM], connection.clone());
     let outlives = async |time| timeout(time, connection.activity.outlived()).await.is_err();
-    for _ in 0..3 * MAX_CONNECTION_AGE.as_secs() / COMMENT_INTERVAL.as_secs() {
+    for _ in 0..3 * ServerLimits::PAGES.max_age.unwrap_or_default().as_secs() / COMMENT_INTERVAL.as_secs() {
         next(&mut stream).await.unwrap();
         assert!(outlives(Duration::ZERO).await);
     }

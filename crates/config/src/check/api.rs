@@ -1,0 +1,75 @@
+//! The API for the local app.
+
+use super::{reader::Reader, registry::read_path, section::Section};
+use crate::{
+    Api, Config, Listen, ListenHost, LockSettings, Registry, address,
+    error::InvalidValue,
+    units::{MINUTE, SECOND, duration_in, integer, switch},
+};
+
+pub(super) fn read_api(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Api) {
+    let s = r.section(root, "api");
+    out.listen = r.get(&s, "listen", address::listen_address);
+    out.token_file = read_path(r, &s, "token_file");
+    let section = r.section(&s, "locks");
+    read_locks(r, &section, &mut out.locks);
+    let unused = ["token_file", "locks"].into_iter().find_map(|name| Some((name, s.node(name)?.at)));
+    if let Some((name, at)) = unused.filter(|_| out.listen.is_none()) {
+        let what = "is not used: without api.listen the API is not served";
+        r.warn(r.origin_at(at), &s.key(name), what, "set api.listen, as localhost:7077");
+    }
+    if let (Some(listen), None) = (&out.listen, &out.token_file) {
+        warn_open(r, listen);
+    }
+}
+
+fn read_locks(r: &mut Reader<'_>, s: &Section<'_>, out: &mut LockSettings) {
+    r.set(s, "prefix", &mut out.prefix, lock_prefix);
+    r.set(s, "max_held", &mut out.max_held, integer(1..=10_000));
+    r.set(s, "max_waiters", &mut out.max_waiters, integer(1..=100_000));
+    // Without a delay, a holder that is cut off from the registry could work beside the next one.
+    r.set(s, "lock_delay", &mut out.lock_delay, duration_in(SECOND..=MINUTE));
+    r.set(s, "ends_with_node", &mut out.ends_with_node, switch);
+}
+
+/// A file of static instances has no locks.
+pub(super) fn check_registry(r: &mut Reader<'_>, config: &Config) {
+    if config.api.listen.is_some() && matches!(config.registry, Registry::File(_)) {
+        let what = "has no locks to offer: registry.file keeps none";
+        r.warn(
+            r.origins.get("api.listen").clone(),
+            "api.listen",
+            what,
+            "use registry.consul, or remove api.listen",
+        );
+    }
+}
+
+/// Plain segments, so that the key of every lock stays below it.
+fn lock_prefix(text: &str) -> Result<String, InvalidValue> {
+    let text = text.trim_end_matches('/');
+    let is_plain = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c))
+    };
+    if text.len() <= 128 && text.split('/').all(is_plain) {
+        return Ok(text.to_owned());
+    }
+    let hint = "write one as locks or team/locks: letters, digits, `-`, `_`, `.`, `:` and `/`";
+    Err(InvalidValue::new("is no prefix of keys", hint))
+}
+
+fn warn_open(r: &mut Reader<'_>, listen: &Listen) {
+    match &listen.host {
+        ListenHost::Ip(ip) if ip.to_canonical().is_loopback() => return,
+        ListenHost::Localhost => return,
+        ListenHost::Ip(_) | ListenHost::LinkLocal { .. } => {}
+    }
+    let what = format!("{listen} is reached by other machines, which may take this app's locks");
+    r.warn(
+        r.origins.get("api.listen").clone(),
+        "api.listen",
+        what,
+        "keep it on localhost, or set api.token_file",
+    );
+}

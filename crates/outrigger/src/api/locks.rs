@@ -1,0 +1,121 @@
+//! The requests about locks. A request that only reads never acquires.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, RawQuery, State},
+    http::{HeaderMap, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use outrigger_config::error_chain;
+use outrigger_locks::{LockManager, LockName, Released};
+use serde_json::json;
+
+use super::{
+    problem::{ApiProblem, holder_json},
+    request::{AcquireRequest, Target},
+    stream::{hold_response, state_json, watch_response},
+};
+
+/// Answers every request below `/v1/locks/` and `/v1/leader/`.
+pub(super) async fn answer(
+    State(locks): State<Option<LockManager>>,
+    method: Method,
+    Path(path): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    match answer_or_refuse(locks, &method, &path, query.as_deref(), &headers, &body).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn answer_or_refuse(
+    locks: Option<LockManager>,
+    method: &Method,
+    path: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, ApiProblem> {
+    let target = Target::read(method, path)?;
+    let Some(locks) = locks else {
+        let detail = "the registry of this sidecar keeps no locks: registry.file is set";
+        return Err(ApiProblem::new(StatusCode::NOT_IMPLEMENTED, "no_locks", detail));
+    };
+    match target {
+        Target::State(name) if asks_stream(headers) => Ok(watch_response(name, &locks)),
+        Target::State(name) => state(&name, &locks).await,
+        Target::Hold(name) => {
+            let request = AcquireRequest::read(name, query, body, false)?;
+            if let Some(owner) = request.owner {
+                let detail = format!("owner {owner:?} is for leases; a connection is its own owner");
+                return Err(ApiProblem::bad_request(detail));
+            }
+            Ok(hold_response(locks.hold(request.acquire).await?, &locks))
+        }
+        Target::Lease(name) => {
+            let AcquireRequest { acquire, owner, ttl } = AcquireRequest::read(name, query, body, true)?;
+            let lease = locks.lease(acquire, owner, ttl).await?;
+            let body = json!({"lease": lease.id, "token": lease.token, "ttl_ms": millis(lease.ttl)});
+            Ok((StatusCode::CREATED, Json(body)).into_response())
+        }
+        Target::Renew(id) => {
+            check_restored(&locks, &id)?;
+            let lease = locks.renew(&id)?;
+            Ok(Json(json!({"lease": lease.id, "token": lease.token, "ttl_ms": millis(lease.ttl)}))
+                .into_response())
+        }
+        Target::Release(id) => {
+            check_restored(&locks, &id)?;
+            match locks.release(&id).await? {
+                Released::Now => Ok(StatusCode::NO_CONTENT.into_response()),
+                // The app holds it no longer, but others see it held for some time.
+                Released::Later => Ok(StatusCode::ACCEPTED.into_response()),
+            }
+        }
+    }
+}
+
+async fn state(name: &LockName, locks: &LockManager) -> Result<Response, ApiProblem> {
+    let view = locks.view(name).await.map_err(|error| {
+        ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable", error_chain(&error))
+    })?;
+    let mut body = state_json(name, &view.watched);
+    let holders = view.watched.holders.iter().zip(&view.details).map(|(holder, detail)| {
+        let mut holder_json = holder_json(holder);
+        if let Some(info) = &detail.session {
+            holder_json["session_name"] = info.name.clone().into();
+            holder_json["node"] = info.node.clone().into();
+        }
+        if let Some(held_ms) = detail.held_for.map(millis) {
+            holder_json["held_ms"] = held_ms.into();
+        }
+        holder_json["here"] = detail.is_here.into();
+        holder_json
+    });
+    body["holders"] = holders.collect();
+    body["waiters_here"] = view.waiters.into();
+    Ok(Json(body).into_response())
+}
+
+/// A lease of an earlier process that is being taken over is neither lost nor there yet.
+fn check_restored(locks: &LockManager, id: &str) -> Result<(), ApiProblem> {
+    if !locks.is_restoring(id) {
+        return Ok(());
+    }
+    let detail = "the leases of the last run of this sidecar are being taken over; ask again";
+    let problem = ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "restoring", detail);
+    Err(problem.retry_after(std::time::Duration::from_secs(1)))
+}
+
+fn asks_stream(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.split(',').any(|one| one.trim().starts_with("text/event-stream")))
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

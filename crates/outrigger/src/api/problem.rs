@@ -1,0 +1,126 @@
+//! Errors of the API: `application/problem+json` (RFC 9457) with a reason of a closed list, as on the data path.
+
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use outrigger_config::error_chain;
+use outrigger_locks::{AcquireError, LeaseError};
+use serde_json::{Value, json};
+
+/// The header that names the reason, as on the data path.
+const ERROR_HEADER: &str = "x-outrigger-error";
+
+/// An error that is answered.
+#[derive(Debug)]
+pub(super) struct ApiProblem {
+    status: StatusCode,
+    reason: &'static str,
+    detail: String,
+    /// Further members of the body.
+    members: Vec<(&'static str, Value)>,
+    retry_after: Option<Duration>,
+}
+
+impl ApiProblem {
+    pub(super) fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, reason, detail: detail.into(), members: Vec::new(), retry_after: None }
+    }
+
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+    }
+
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.members.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+impl IntoResponse for ApiProblem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": format!("urn:outrigger:{}", self.reason),
+            "status": self.status.as_u16(),
+            "reason": self.reason,
+            "detail": self.detail,
+        });
+        for (name, value) in self.members {
+            body[name] = value;
+        }
+        let mut response = (self.status, format!("{body}\n")).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(ERROR_HEADER, HeaderValue::from_static(self.reason));
+        if let Some(after) = self.retry_after {
+            // Whole seconds, rounded up.
+            headers.insert(
+                header::RETRY_AFTER,
+                after
+                    .as_millis()
+                    .div_ceil(1000)
+                    .max(1)
+                    .to_string()
+                    .parse()
+                    .unwrap_or(HeaderValue::from_static("1")),
+            );
+        }
+        response
+    }
+}
+
+impl From<AcquireError> for ApiProblem {
+    fn from(error: AcquireError) -> Self {
+        use AcquireError as E;
+        let status = match &error {
+            E::Held { .. } | E::LockDelay { .. } | E::LimitMismatch { .. } | E::KindMismatch { .. } => {
+                StatusCode::CONFLICT
+            }
+            E::Registry(_) | E::TokenRegressed { .. } | E::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            E::TooManyHeld { .. } | E::TooManyWaiters { .. } => StatusCode::TOO_MANY_REQUESTS,
+        };
+        let problem = Self::new(status, error.reason(), error_chain(&error));
+        match error {
+            E::Held { holders } => {
+                let holders: Vec<_> = holders.iter().map(holder_json).collect();
+                problem.with("holders", holders)
+            }
+            E::LockDelay { longest } => problem.retry_after(longest),
+            E::LimitMismatch { limit } => problem.with("limit", limit),
+            E::Registry(_) => problem.retry_after(Duration::from_secs(1)),
+            _ => problem,
+        }
+    }
+}
+
+impl From<LeaseError> for ApiProblem {
+    fn from(error: LeaseError) -> Self {
+        let problem = Self::new(StatusCode::GONE, "lock_lost", error.to_string());
+        match error {
+            LeaseError::Unknown => problem.with("loss", "unknown_lease"),
+            LeaseError::Lost(reason) => problem.with("loss", reason.name()),
+        }
+    }
+}
+
+/// A session that holds a lock, and what it wrote there.
+pub(super) fn holder_json(holder: &outrigger_registry::LockHolder) -> Value {
+    json!({"session": holder.session.as_str(), "value": String::from_utf8_lossy(&holder.value)})
+}
+
+/// The answer to an unknown path.
+pub(super) async fn not_found() -> Response {
+    ApiProblem::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "there is no such path; the API has /v1/locks/NAME and /v1/leader/NAME",
+    )
+    .into_response()
+}

@@ -1,0 +1,134 @@
+//! Streams of server-sent events: a lock that is held by its connection, and the changes of a lock.
+//!
+//! The lock lives as long as the connection: hyper drops the body when the peer closes it, and a comment every few seconds finds a peer
+//! that has vanished.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use outrigger_locks::{Held, HoldState, LockManager, LockName, WatchedLock};
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::problem::holder_json;
+
+/// Time between two comments.
+const COMMENT_INTERVAL: Duration = Duration::from_secs(5);
+/// A comment: the client ignores it.
+const COMMENT: &[u8] = b": held\n\n";
+
+/// One event.
+fn event(name: &str, data: &Value) -> Bytes {
+    format!("event: {name}\ndata: {data}\n\n").into()
+}
+
+fn response<S>(events: S) -> Response
+where
+    S: futures_util::Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
+{
+    let mut response = Body::from_stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn comments() -> Interval {
+    let mut comments = interval_at(Instant::now() + COMMENT_INTERVAL, COMMENT_INTERVAL);
+    comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    comments
+}
+
+/// A hold that is told: `acquired`, then `draining` or `lost`, each once. After `lost` the stream ends.
+struct HoldStream {
+    /// Dropping it gives the lock back.
+    held: Held,
+    state: watch::Receiver<HoldState>,
+    draining: Option<CancellationToken>,
+    comments: Interval,
+    is_begun: bool,
+    is_over: bool,
+}
+
+impl HoldStream {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.is_over {
+            return None;
+        }
+        if !self.is_begun {
+            self.is_begun = true;
+            return Some(event("acquired", &json!({"token": self.held.token()})));
+        }
+        let draining = async {
+            match &self.draining {
+                Some(draining) => draining.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            state = self.state.wait_for(|state| *state != HoldState::Held) => {
+                self.is_over = true;
+                let data = match state.as_deref() {
+                    Ok(HoldState::Lost(reason)) => json!({"reason": reason.name(), "detail": reason.to_string()}),
+                    Ok(HoldState::Held | HoldState::Released) | Err(_) => json!({"reason": "released"}),
+                };
+                Some(event("lost", &data))
+            }
+            () = draining => {
+                self.draining = None;
+                Some(event("draining", &json!({"detail": "the sidecar stops; give the lock back"})))
+            }
+            _ = self.comments.tick() => Some(Bytes::from_static(COMMENT)),
+        }
+    }
+}
+
+/// The response to a hold.
+pub(super) fn hold_response(held: Held, locks: &LockManager) -> Response {
+    let (state, draining) = (held.state(), Some(locks.draining()));
+    let hold = HoldStream { held, state, draining, comments: comments(), is_begun: false, is_over: false };
+    response(stream::unfold(hold, |mut hold| async move {
+        let next = hold.next().await?;
+        Some((Ok(next), hold))
+    }))
+}
+
+/// What is said of a lock, in a stream and in a single answer.
+pub(super) fn state_json(name: &LockName, watched: &WatchedLock) -> Value {
+    let holders: Vec<_> = watched.holders.iter().map(holder_json).collect();
+    json!({
+        "name": name.as_str(),
+        "kind": watched.kind_text(),
+        "limit": watched.limit(),
+        "held": !holders.is_empty(),
+        "holders": holders,
+    })
+}
+
+/// The changes of a lock, the present state first.
+pub(super) fn watch_response(name: LockName, locks: &LockManager) -> Response {
+    let watch = locks.watch(&name);
+    let draining = locks.draining();
+    response(stream::unfold(
+        (watch, comments(), draining, name),
+        |(mut watch, mut comments, draining, name)| async move {
+            let next = tokio::select! {
+                biased;
+                () = draining.cancelled() => return None,
+                seen = watch.next() => event("state", &state_json(&name, &seen)),
+                _ = comments.tick() => Bytes::from_static(b": no change\n\n"),
+            };
+            Some((Ok(next), (watch, comments, draining, name)))
+        },
+    ))
+}

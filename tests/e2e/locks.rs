@@ -1,0 +1,265 @@
+//! Locks by the sidecar's API: the app needs an HTTP client alone.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::{Method, Request, StatusCode};
+use outrigger::App;
+use outrigger_tests::{
+    consul::{self, http::exchange},
+    wait,
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::app::start_router;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A sidecar with the API.
+struct Api {
+    app: App,
+    addr: SocketAddr,
+}
+
+impl Api {
+    async fn start(consul: SocketAddr, more: &str) -> Self {
+        let (app, _) = start_router(consul, &format!("api: {{listen: \"127.0.0.1:0\"{more}}}")).await;
+        let addr = app.api_addrs()[0];
+        Self { app, addr }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (StatusCode, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.to_owned().into()).unwrap();
+        let response = exchange(self.addr, request, LONG).await.unwrap();
+        (response.status(), serde_json::from_slice(response.body()).unwrap_or(Value::Null))
+    }
+
+    async fn post(&self, path: &str, body: &str) -> (StatusCode, Value) {
+        self.send(Method::POST, path, &[], body).await
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.send(Method::GET, path, &[], "").await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        body
+    }
+}
+
+/// A stream of events: an open connection.
+struct Events {
+    stream: TcpStream,
+    read: String,
+}
+
+impl Events {
+    /// Sends the request and reads the head, which must be a 200.
+    async fn open(addr: SocketAddr, head: &str) -> Self {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(format!("{head}\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        let mut events = Self { stream, read: String::new() };
+        events.read_until("\r\n\r\n").await;
+        assert!(events.read.starts_with("HTTP/1.1 200"), "{}", events.read);
+        events
+    }
+
+    async fn hold(addr: SocketAddr, path: &str) -> Self {
+        Self::open(addr, &format!("POST {path} HTTP/1.1\r\nContent-Length: 0")).await
+    }
+
+    async fn read_until(&mut self, text: &str) {
+        let reads = async {
+            while !self.read.contains(text) {
+                let mut bytes = [0; 1024];
+                let read = self.stream.read(&mut bytes).await.unwrap();
+                assert!(read > 0, "the stream ended after {}", self.read);
+                self.read.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            }
+        };
+        tokio::time::timeout(LONG, reads).await.unwrap_or_else(|_| panic!("no {text:?} in {}", self.read));
+    }
+
+    /// Reads to the next event with this name, and returns its data.
+    async fn next(&mut self, name: &str) -> Value {
+        self.read_until(&format!("event: {name}\n")).await;
+        let at = self.read.find(&format!("event: {name}\n")).unwrap();
+        self.read.drain(..at);
+        self.read_until("\n\n").await;
+        let end = self.read.find("\n\n").unwrap();
+        let event: String = self.read.drain(..end + 2).collect();
+        let data = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        serde_json::from_str(data).unwrap()
+    }
+}
+
+macro_rules! on_consul {
+    ($($name:ident: $test:path;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            if consul::available(concat!("locks by the API: ", stringify!($name))) {
+                let server = consul::Consul::server().await.expect("a server");
+                tokio::time::timeout(LONG * 2, $test(server.http_addr())).await.expect("in time");
+            }
+        }
+    )*};
+}
+
+on_consul! {
+    a_connection_holds_a_lock_for_as_long_as_it_is_open_on_consul: a_connection_holds_a_lock_for_as_long_as_it_is_open;
+    a_lease_is_renewed_given_back_and_lost_on_consul: a_lease_is_renewed_given_back_and_lost;
+    the_state_of_a_lock_is_read_and_watched_on_consul: the_state_of_a_lock_is_read_and_watched;
+    a_drain_tells_holders_and_refuses_new_ones_on_consul: a_drain_tells_holders_and_refuses_new_ones;
+    requests_that_are_wrong_or_foreign_are_refused_on_consul: requests_that_are_wrong_or_foreign_are_refused;
+}
+
+async fn a_connection_holds_a_lock_for_as_long_as_it_is_open(consul: SocketAddr) {
+    let (one, two) = (Api::start(consul, "").await, Api::start(consul, "").await);
+    let mut first = Events::hold(one.addr, "/v1/locks/jobs/nightly/hold?value=one").await;
+    let token = first.next("acquired").await["token"].as_u64().unwrap();
+    let (status, body) = two.post("/v1/locks/jobs/nightly/hold", "").await;
+    assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("lock_held")), "{body}");
+
+    let waits =
+        tokio::spawn(async move { Events::hold(two.addr, "/v1/locks/jobs/nightly/hold?wait=60s").await });
+    let state = one.get("/v1/locks/jobs/nightly").await;
+    assert_eq!((&state["held"], &state["kind"]), (&json!(true), &json!("mutex")), "{state}");
+    assert_eq!((&state["holders"][0]["value"], &state["holders"][0]["here"]), (&json!("one"), &json!(true)));
+    first.read_until(": held").await;
+    drop(first);
+    let mut second = waits.await.unwrap();
+    let next = second.next("acquired").await["token"].as_u64().unwrap();
+    assert!(next > token, "{next} after {token}");
+    drop(one.app);
+}
+
+async fn a_lease_is_renewed_given_back_and_lost(consul: SocketAddr) {
+    let api = Api::start(consul, ", locks: {lock_delay: 1s}").await;
+    let ask = r#"{"ttl": "30s", "owner": "worker-1", "value": "a"}"#;
+    let (status, lease) = api.post("/v1/locks/jobs", ask).await;
+    assert_eq!((status, &lease["ttl_ms"]), (StatusCode::CREATED, &json!(30_000)), "{lease}");
+    assert_eq!(
+        api.post("/v1/locks/jobs", ask).await,
+        (StatusCode::CREATED, lease.clone()),
+        "the answer was lost"
+    );
+    let id = lease["lease"].as_str().unwrap();
+    let (status, renewed) = api.post(&format!("/v1/locks/jobs/{id}/renew"), "").await;
+    assert_eq!((status, &renewed["token"]), (StatusCode::OK, &lease["token"]));
+    let (status, body) = api.post("/v1/locks/jobs?ttl=10s&owner=worker-2", "").await;
+    assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("lock_held")));
+    let release = format!("/v1/locks/jobs/{id}");
+    assert_eq!(api.send(Method::DELETE, &release, &[], "").await.0, StatusCode::NO_CONTENT);
+    let (status, body) = api.post(&format!("/v1/locks/jobs/{id}/renew"), "").await;
+    assert_eq!((status, &body["reason"]), (StatusCode::GONE, &json!("lock_lost")), "{body}");
+
+    // A ttl below Consul's shortest is kept by the sidecar.
+    let (_, short) = api.post("/v1/locks/jobs?ttl=1s", "").await;
+    let renew = format!("/v1/locks/jobs/{}/renew", short["lease"].as_str().unwrap());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let (status, body) = api.post(&renew, "").await;
+    assert_eq!((status, &body["loss"]), (StatusCode::GONE, &json!("lease_expired")), "{body}");
+    let (status, again) = api.post("/v1/locks/jobs?ttl=30s&wait=30s", "").await;
+    assert_eq!(status, StatusCode::CREATED, "{again}");
+    assert!(again["token"].as_u64() > short["token"].as_u64());
+}
+
+async fn the_state_of_a_lock_is_read_and_watched(consul: SocketAddr) {
+    let api = Api::start(consul, "").await;
+    let free = api.get("/v1/leader/orders").await;
+    assert_eq!((&free["held"], &free["kind"]), (&json!(false), &json!("unused")), "{free}");
+    let mut watch =
+        Events::open(api.addr, "GET /v1/leader/orders HTTP/1.1\r\nAccept: text/event-stream").await;
+    assert_eq!(watch.next("state").await["held"], json!(false));
+    let held = Events::hold(api.addr, "/v1/leader/orders/hold?value=me").await;
+    assert_eq!(watch.next("state").await["holders"][0]["value"], json!("me"));
+    drop(held);
+    assert_eq!(watch.next("state").await["held"], json!(false));
+    // Of a semaphore.
+    let _held = Events::hold(api.addr, "/v1/locks/pool/hold?limit=2").await;
+    let pool = api.get("/v1/locks/pool").await;
+    assert_eq!((&pool["kind"], &pool["limit"]), (&json!("semaphore"), &json!(2)), "{pool}");
+    let (status, body) = api.post("/v1/locks/pool/hold?limit=3", "").await;
+    assert_eq!(
+        (status, &body["reason"], &body["limit"]),
+        (StatusCode::CONFLICT, &json!("limit_mismatch"), &json!(2))
+    );
+    let (status, body) = api.post("/v1/locks/pool/hold", "").await;
+    assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("lock_kind_mismatch")));
+}
+
+async fn a_drain_tells_holders_and_refuses_new_ones(consul: SocketAddr) {
+    let Api { app, addr } = Api::start(consul, "}\ndrain: {timeout: 2s").await;
+    let mut held = Events::hold(addr, "/v1/locks/jobs/hold").await;
+    held.next("acquired").await;
+    let stops = tokio::spawn(app.shutdown());
+    held.next("draining").await;
+    let lost = held.next("lost").await;
+    assert_eq!(lost["reason"], json!("drained"), "{lost}");
+    stops.await.unwrap();
+    // Its session was ended, so the lock-delay protects it.
+    let other = Api::start(consul, "").await;
+    let (status, body) = other.post("/v1/locks/jobs/hold", "").await;
+    assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("lock_delay")), "{body}");
+}
+
+async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "s3cret\n").unwrap();
+    let api = Api::start(consul, &format!(", token_file: \"{}\"", file.display())).await;
+    let (status, body) = api.post("/v1/locks/jobs?ttl=10s", "").await;
+    assert_eq!((status, &body["reason"]), (StatusCode::UNAUTHORIZED, &json!("token_required")), "{body}");
+    let token = ("x-outrigger-token", "s3cret");
+    for (headers, reason) in [
+        (&[token, ("origin", "http://localhost")][..], "foreign_origin"),
+        (&[token, ("sec-fetch-site", "same-origin")], "foreign_origin"),
+        (&[token, ("host", "evil.example")], "foreign_host"),
+    ] {
+        for method in [Method::GET, Method::POST] {
+            let (status, body) = api.send(method, "/v1/locks/jobs", headers, "").await;
+            assert_eq!((status, &body["reason"]), (StatusCode::FORBIDDEN, &json!(reason)), "{headers:?}");
+        }
+    }
+    for (method, path, body, words) in [
+        (Method::POST, "/v1/locks/jobs", "", "a lease needs a ttl"),
+        (Method::POST, "/v1/locks/jobs?ttl=soon", "", "ttl \"soon\""),
+        (Method::POST, "/v1/locks/jobs?ttl=10ms", "", "out of range"),
+        (Method::POST, "/v1/locks/jobs?ttl=10s&limit=0", "", "limit must be 1 to 1000"),
+        (Method::POST, "/v1/locks/jobs?tll=10s", "", "there is no parameter \"tll\""),
+        (Method::POST, "/v1/locks/jobs", r#"{"ttl": "10s", "waits": "1s"}"#, "unknown field `waits`"),
+        (Method::POST, "/v1/locks/jobs", "{", "no JSON"),
+        (Method::POST, "/v1/locks/../config?ttl=10s", "", "must not be empty"),
+        (Method::POST, "/v1/locks/%2e%2e/config?ttl=10s", "", "must not be empty"),
+        (Method::POST, "/v1/locks/a/b/renew", "", "a renewal is"),
+        (Method::POST, "/v1/locks/jobs/hold?owner=a", "", "is for leases"),
+        (Method::DELETE, "/v1/locks/jobs", "", "given back by DELETE"),
+    ] {
+        let (status, answer) = api.send(method, path, &[token], body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: {answer}");
+        assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{path}: {answer}");
+    }
+    let (status, _) = api.send(Method::PUT, "/v1/locks/jobs", &[token], "").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    let (status, _) = api.send(Method::GET, "/v1/kv/a", &[token], "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    // The token is read again.
+    std::fs::write(&file, "other").unwrap();
+    assert_eq!(api.send(Method::GET, "/v1/locks/jobs", &[token], "").await.0, StatusCode::UNAUTHORIZED);
+    let other = [("x-outrigger-token", "other")];
+    wait::within("the new token is taken", async {
+        assert_eq!(api.send(Method::GET, "/v1/locks/jobs", &other, "").await.0, StatusCode::OK);
+    })
+    .await;
+}

@@ -13,8 +13,9 @@ mod refusals;
 mod sessions;
 mod transactions;
 
-pub(crate) fn all() -> Vec<Case> {
-    [
+/// Cases that share a registry, and run one after the other. The groups need nothing of each other.
+pub(crate) fn groups() -> [Vec<Case>; 3] {
+    let services = [
         agent::cases(),
         checks::cases(),
         catalog::cases(),
@@ -22,11 +23,10 @@ pub(crate) fn all() -> Vec<Case> {
         blocking::cases(),
         refusals::cases(),
         http::cases(),
+    ];
+    [
+        services.into_iter().flatten().collect(),
         keys::cases(),
-        sessions::cases(),
-        transactions::cases(),
+        sessions::cases().into_iter().chain(transactions::cases()).collect(),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
 }

@@ -84,7 +84,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A store whose clock task runs by the paused clock of the test.
+    /// A store and its clock task, which runs by the paused clock of the test.
     fn running_store() -> Arc<SharedStore> {
         let addr = SocketAddr::from(([127, 0, 0, 1], 8500));
         let store = Arc::new(SharedStore::new(&DevRegistryOptions::default(), addr));

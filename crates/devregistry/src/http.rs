@@ -43,9 +43,10 @@ pub(crate) async fn respond(
 
 async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Result<Reply, Reply> {
     let (head, body) = request.into_parts();
-    let Ok(path) = percent_decode_str(head.uri.path()).decode_utf8() else {
-        return Err(Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request").with_connection_close());
-    };
+    if !query::has_good_escapes(head.uri.path()) {
+        return Err(Reply::bad_escape());
+    }
+    let path = percent_decode_str(head.uri.path()).decode_utf8_lossy();
     if let Some(clean) = route::clean_path(&path) {
         return Err(Reply::moved_to(&clean, &head.method));
     }

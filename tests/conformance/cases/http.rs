@@ -34,6 +34,12 @@ pub(crate) fn cases() -> Vec<Case> {
                 get("/v1/agent/services?dc=nope&index=5&wait=1s"),
                 get("/v1/agent/services?ns=default"),
                 get("/v1/health/service/x?tag=%zz"),
+                get("/v1/health/service/x%zz"),
+                get("/v1/kv/x%2"),
+                get("/v1/health/service/%FF"),
+                call("PUT", "/v1/kv/%FF%FE", "x"),
+                get("/v1/kv/%FF%FE?raw"),
+                call("DELETE", "/v1/kv/%FF%FE", ""),
             ],
         ),
         case(

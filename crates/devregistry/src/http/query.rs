@@ -50,12 +50,16 @@ fn escape(text: &str) -> String {
     utf8_percent_encode(text, QUERY).to_string().replace(' ', "+")
 }
 
-fn decode(text: &str) -> Option<String> {
-    let good = |at: usize| {
+/// Whether every `%` of `text` begins an escape.
+pub(super) fn has_good_escapes(text: &str) -> bool {
+    text.match_indices('%').all(|(at, _)| {
         let hex = text.as_bytes().get(at + 1..at + 3);
         hex.is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
-    };
-    if !text.match_indices('%').all(|(at, _)| good(at)) {
+    })
+}
+
+fn decode(text: &str) -> Option<String> {
+    if !has_good_escapes(text) {
         return None;
     }
     let spaced: Cow<'_, str> = if text.contains('+') { text.replace('+', " ").into() } else { text.into() };

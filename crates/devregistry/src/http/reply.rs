@@ -70,6 +70,12 @@ impl Reply {
         Self { status, headers: Vec::new(), is_plain_text: false, body: Bytes::new() }
     }
 
+    /// The answer to a path with a bad escape, which Go's server refuses before Consul sees it.
+    pub(super) fn bad_escape() -> Self {
+        let refusal = Self::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+        Self { headers: Vec::new(), ..refusal }.with_connection_close()
+    }
+
     /// The answer to `/`.
     pub(super) fn root() -> Self {
         Self { headers: Vec::new(), ..Self::text(StatusCode::OK, "Consul Agent") }

@@ -43,6 +43,10 @@ pub(crate) enum Action {
         path: String,
         has: &'static str,
     },
+    /// The fields of a JSON answer, in order; of a list those of its first element.
+    Shape {
+        path: &'static str,
+    },
     /// The part of a JSON answer at this pointer.
     Part {
         path: &'static str,
@@ -120,6 +124,10 @@ pub(crate) fn until(path: &str, has: &'static str) -> Step {
 /// A list, with a filter expression.
 pub(crate) fn filtered(path: &str, expression: &str) -> Step {
     step(Action::Filtered { path: path.to_owned(), expression: expression.to_owned() })
+}
+
+pub(crate) fn shape(path: &'static str) -> Step {
+    step(Action::Shape { path })
 }
 
 pub(crate) fn part(path: &'static str, pointer: &'static str) -> Step {

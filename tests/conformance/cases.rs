@@ -6,6 +6,7 @@ mod agent;
 mod blocking;
 mod catalog;
 mod checks;
+mod events;
 mod filters;
 mod http;
 mod keys;
@@ -19,6 +20,7 @@ pub(crate) fn groups() -> [Vec<Case>; 3] {
         agent::cases(),
         checks::cases(),
         catalog::cases(),
+        events::cases(),
         filters::cases(),
         blocking::cases(),
         refusals::cases(),

@@ -16,6 +16,7 @@ mod cases;
 mod client;
 mod mask;
 mod run;
+mod shape;
 mod target;
 
 use outrigger_tests::consul;

@@ -21,6 +21,7 @@ use tokio::{
 use crate::{
     case::{Action, Case, Step},
     cases, mask,
+    shape::Shape,
     target::{Target, escape},
 };
 
@@ -101,6 +102,8 @@ fn compare(target: &Target, case: &Case, seen: &[String]) -> Vec<String> {
 /// A query in the background: its index, start and answer.
 struct BackgroundQuery {
     index: u64,
+    /// The index is a hash: it grows or falls by chance.
+    is_hash: bool,
     begun: Instant,
     answer: JoinHandle<Response<Bytes>>,
 }
@@ -173,6 +176,11 @@ async fn run_step(target: &Target, step: &Step, state: &mut CaseState) -> String
             };
             format!("FILTER {path} {expression:?}\n{}", format_answer(target, &answer))
         }
+        Action::Shape { path } => {
+            let answer = ask(target, "GET", path, "").await;
+            let shape: Shape = serde_json::from_slice(answer.body()).unwrap();
+            format!("GET {path} shape\n{}", shape.0)
+        }
         Action::Part { path, pointer } => {
             let answer = ask(target, "GET", path, "").await;
             let json: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
@@ -200,10 +208,11 @@ async fn run_step(target: &Target, step: &Step, state: &mut CaseState) -> String
             format!("PAUSE {time:?}")
         }
         Action::Outcome => {
-            let BackgroundQuery { index: sent, begun, answer } = state.background.take().unwrap();
+            let BackgroundQuery { index: sent, is_hash, begun, answer } = state.background.take().unwrap();
             let answer = answer.await.unwrap();
             let slept = begun.elapsed() >= WAIT;
             let moved = match index(&answer) {
+                got if got != sent && is_hash => ", index changed",
                 got if got > sent && sent > 0 => ", index up",
                 got if got < sent => ", index down",
                 _ => "",
@@ -215,6 +224,7 @@ async fn run_step(target: &Target, step: &Step, state: &mut CaseState) -> String
 }
 
 async fn start_background(target: &Target, path: &str, seen: &str, index: u64) -> BackgroundQuery {
+    let is_hash = path.starts_with("/v1/event/");
     let join = if path.contains('?') { '&' } else { '?' };
     let path = format!("{path}{join}{seen}&wait={}ms", WAIT.as_millis());
     let addr = target.addr();
@@ -224,7 +234,7 @@ async fn start_background(target: &Target, path: &str, seen: &str, index: u64) -
         plain::exchange(addr, request, TIMEOUT).await.unwrap()
     });
     sleep(ARRIVAL).await;
-    BackgroundQuery { index, begun, answer }
+    BackgroundQuery { index, is_hash, begun, answer }
 }
 
 async fn ask(target: &Target, method: &str, path: &str, body: &str) -> Response<Bytes> {

@@ -63,11 +63,12 @@ impl Target {
 
     /// What differs from run to run in this target's answers.
     pub(crate) fn variable_parts(&self) -> Vec<(String, &'static str)> {
-        let server = match &self.registry {
-            TargetRegistry::Dev(_) => "8300".to_owned(),
-            TargetRegistry::Consul(consul) => consul.rpc_addr().port().to_string(),
+        let (server, serf) = match &self.registry {
+            TargetRegistry::Dev(_) => (8300, 8301),
+            TargetRegistry::Consul(consul) => (consul.rpc_addr().port(), consul.serf_addr().port()),
         };
-        self.check_targets.addresses().into_iter().chain([(server, "<server-port>")]).collect()
+        let ports = [(server.to_string(), "<server-port>"), (serf.to_string(), "<serf-port>")];
+        self.check_targets.addresses().into_iter().chain(ports).collect()
     }
 
     /// Removes everything that a case may have left.

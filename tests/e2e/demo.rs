@@ -1,6 +1,9 @@
 //! The output of `outrigger demo`, `--help`, `--version` and `check`.
 
-use outrigger_tests::process::run_outrigger;
+use std::time::Duration;
+
+use outrigger_net::reserve_addr;
+use outrigger_tests::{consul::http, process::run_outrigger, wait};
 
 #[tokio::test]
 async fn the_demo_kills_an_instance_and_no_request_fails() {
@@ -40,4 +43,17 @@ async fn check_reports_every_problem_of_a_file_and_exits_with_2() {
     assert_eq!(check.status.code(), Some(2), "{output}");
     assert!(output.contains("bad.yaml:3:5") && output.contains("timeoutt"), "{output}");
     assert!(output.contains("bad.yaml:4:") && output.contains("connect_timeout"), "{output}");
+}
+
+#[tokio::test]
+async fn a_dev_registry_that_is_asked_to_leave_exits_with_0() {
+    let addr = reserve_addr();
+    let listen = addr.to_string();
+    let arguments = ["dev-registry", "--listen", &listen];
+    let leave = wait::until("the registry takes the request", Duration::from_secs(10), async || {
+        http::put(addr, "/v1/agent/leave", "").await.is_ok_and(|answer| answer.status() == 200)
+    });
+    let (registry, ()) = tokio::join!(run_outrigger(&arguments), leave);
+    let output = String::from_utf8_lossy(&registry.stdout).into_owned();
+    assert!(registry.status.success() && output.contains("asked the registry to leave"), "{output}");
 }

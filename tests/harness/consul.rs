@@ -171,7 +171,8 @@ impl Consul {
         SocketAddr::new(self.spec.ip, self.ports.server)
     }
 
-    pub(crate) fn serf_addr(&self) -> SocketAddr {
+    /// The address of its gossip with other agents.
+    pub fn serf_addr(&self) -> SocketAddr {
         SocketAddr::new(self.spec.ip, self.ports.serf_lan)
     }
 

@@ -24,6 +24,11 @@ pub(crate) fn block_time(wait: Option<GoDuration>) -> Duration {
     wait + (wait / JITTER_PART).mul_f64(fastrand::f64())
 }
 
+/// The longest time that `event/list` blocks: without jitter, and the most that is allowed by default.
+pub(crate) fn exact_block_time(wait: Option<GoDuration>) -> Duration {
+    wait.and_then(GoDuration::positive).unwrap_or(MAX_WAIT).min(MAX_WAIT)
+}
+
 /// What `look` returns, and the index of `topic`, once that index is above `index`, or after `longest`, or when the
 /// registry stops. As in Consul, an `index` above that of the topic blocks to the end even when the topic changes, and
 /// the result at the end is the one of the last wake-up. 0 does not block.

@@ -3,15 +3,18 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as _, Incoming};
 use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
 
 mod agent;
 mod agent_health;
+mod agent_process;
 mod catalog;
 mod context;
+mod event;
 mod health;
 mod kv;
 mod query;
@@ -46,7 +49,7 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
     if !query::has_good_escapes(head.uri.path()) {
         return Err(Reply::bad_escape());
     }
-    let path = percent_decode_str(head.uri.path()).decode_utf8_lossy();
+    let path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
     if let Some(clean) = route::clean_path(&path) {
         return Err(Reply::moved_to(&clean, &head.method));
     }
@@ -56,10 +59,22 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
     if !path.chars().all(route::is_printable) {
         return Err(Reply::bare(StatusCode::BAD_REQUEST));
     }
-    let Some(Route { handler, methods, rest, judges_size, takes_namespace }) = route::find_route(&path)
-    else {
-        return Err(Reply::bare(StatusCode::NOT_FOUND));
-    };
+    let Some(route) = route::find_route(&path) else { return Err(Reply::bare(StatusCode::NOT_FOUND)) };
+    let (begun, name) = (Instant::now(), route.metric_name(&head.method));
+    if !route.path.starts_with("/v1/agent/") {
+        context.metrics.count("consul.client.rpc".to_owned());
+    }
+    let reply = handle_call(context, route, head, body).await;
+    context.metrics.record(name, begun.elapsed());
+    reply
+}
+
+async fn handle_call(
+    context: &HttpContext,
+    Route { handler, methods, rest, judges_size, takes_namespace, .. }: Route<'_>,
+    head: Parts,
+    body: Incoming,
+) -> Result<Reply, Reply> {
     if head.method == Method::OPTIONS {
         return Ok(Reply::empty().with_allow(methods));
     }
@@ -77,14 +92,15 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
     let declared_length = body.size_hint().exact();
     let is_too_large = declared_length.is_some_and(|length| length > BODY_MAX as u64);
     let body = if is_too_large && judges_size { Bytes::new() } else { read_body(body).await? };
-    let plain = head.headers.get(http::header::ACCEPT).is_some_and(|accept| accept == "text/plain");
+    let accept = head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let call = ApiRequest {
+        accepts_plain_text: accept == "text/plain",
+        accepts_open_metrics: request::accepts_open_metrics(accept),
         method: head.method,
         path_rest: rest.to_owned(),
         query,
         body,
         declared_length,
-        accepts_plain_text: plain,
     };
     let reply = match handler {
         Handler::Plain(answer) => answer(context, &call),

@@ -1,11 +1,11 @@
 //! A registry to start on a laptop or in a test: Consul's HTTP subset in memory.
 //!
-//! It answers clients of the agent, catalog, health, key-value, session, transaction and status endpoints as Consul
-//! 1.8.7 does: shapes, texts, indexes, blocking queries, checks that run, sessions that expire. A conformance suite
-//! compares it with the real Consul. Nothing is kept over a restart, as with a Consul dev agent.
+//! It answers clients of the agent, catalog, event, health, key-value, session, transaction and status endpoints as
+//! Consul 1.8.7 does: shapes, texts, indexes, blocking queries, filters, checks that run, sessions that expire. A
+//! conformance suite compares it with the real Consul. Nothing is kept over a restart, as with a Consul dev agent.
 //!
-//! Unsupported endpoints answer 501 with a text: events, prepared queries, transactions on anything but keys, ACLs,
-//! Connect, several datacenters, script and gRPC checks.
+//! Unsupported endpoints answer 501 with a text: prepared queries, transactions on anything but keys, ACLs, Connect,
+//! several datacenters, script and gRPC checks.
 //! There is no DNS, and no cluster: the one node always leads.
 
 mod blocking;
@@ -13,6 +13,7 @@ mod checks;
 mod filter;
 mod golang;
 mod http;
+mod metrics;
 mod options;
 mod server;
 mod shared_store;

@@ -69,6 +69,11 @@ impl DevRegistry {
         self.context.addr
     }
 
+    /// Waits until a client has asked the registry to leave (`PUT /v1/agent/leave`). It then takes no more connections.
+    pub async fn left(&self) {
+        self.context.store.stopping.cancelled().await;
+    }
+
     /// Stops: blocked queries are answered at once with what they have, open requests get up to 2 s,
     /// then every task has ended.
     pub async fn shutdown(mut self) {

@@ -6,6 +6,8 @@ mod agent;
 mod agent_state;
 mod catalog;
 mod clock;
+mod event;
+mod event_state;
 mod index;
 mod kv;
 mod kv_table;
@@ -18,6 +20,8 @@ mod tests;
 mod txn;
 
 pub(crate) use agent::{NODE_MAINTENANCE, SERVICE_MAINTENANCE};
+pub(crate) use event::EventFilters;
+pub(crate) use event_state::{Event, NewEvent};
 pub(crate) use index::{Topic, TopicIndex};
 pub(crate) use kv::{KvOp, KvVerb};
 pub(crate) use kv_table::KvEntry;
@@ -26,5 +30,5 @@ pub(crate) use model::{
     TaggedAddress, Weights,
 };
 pub(crate) use session_table::{Session, SessionBehavior, SessionServiceCheck};
-pub(crate) use state::{SERVER_PORT, Store};
+pub(crate) use state::{SERF_PORT, SERVER_PORT, Store};
 pub(crate) use txn::{TxnError, TxnOp};

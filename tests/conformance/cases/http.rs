@@ -57,7 +57,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case(
             "endpoints that the dev registry does not have",
             vec![
-                get("/v1/event/list").differs(unsupported),
                 get("/v1/query").differs(unsupported),
                 get("/v1/acl/tokens").differs(unsupported),
                 get("/v1/health/connect/x").differs(unsupported),

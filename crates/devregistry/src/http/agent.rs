@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderName, StatusCode};
-use serde_json::{Value, json};
 
-use super::{catalog, context::HttpContext, read, reply::Reply, request::ApiRequest};
+use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
     blocking,
     filter::Filter,
-    options::CONSUL_VERSION,
     store::{self, Status, Store},
     wire::{
         fields, request,
@@ -18,56 +16,6 @@ use crate::{
 };
 
 const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
-
-/// `agent/self`
-pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let leader = catalog::server_address(context);
-    let facts = context.store.read(|store| {
-        let id = own_node_id(store);
-        json!({
-            "Config": {
-                "Datacenter": context.options.datacenter, "NodeName": &store.own_node, "NodeID": id,
-                "Revision": "", "Server": true, "Version": CONSUL_VERSION,
-            },
-            "DebugConfig": {},
-            "Coord": {"Vec": [0, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Adjustment": 0, "Height": 0.00001},
-            "Member": member_json(context, store),
-            "Stats": {"consul": {
-                "acl": "disabled", "bootstrap": "true", "known_datacenters": "1", "leader": "true",
-                "leader_addr": leader, "server": "true",
-            }},
-            "Meta": {"consul-network-segment": ""},
-        })
-    });
-    Ok(Reply::json(&facts, call))
-}
-
-/// `agent/members`: the only member; no WAN.
-pub(super) fn members(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    if call.query.first("wan").is_some_and(|wan| !wan.is_empty()) {
-        return Ok(Reply::json(&Value::Null, call));
-    }
-    Ok(Reply::json(&[context.store.read(|store| member_json(context, store))], call))
-}
-
-fn own_node_id(store: &Store) -> &str {
-    store.node(&store.own_node).map_or("", |node| &node.info.id)
-}
-
-fn member_json(context: &HttpContext, store: &Store) -> Value {
-    let address = store.node(&store.own_node).map_or("", |node| &node.info.address);
-    json!({
-        "Name": &store.own_node, "Addr": address, "Port": context.addr.port(),
-        "Tags": {
-            "acls": "0", "bootstrap": "1", "build": format!("{CONSUL_VERSION}:"),
-            "dc": context.options.datacenter, "ft_fs": "1", "id": own_node_id(store),
-            "port": store::SERVER_PORT.to_string(), "raft_vsn": "3", "role": "consul", "segment": "",
-            "vsn": "2", "vsn_max": "3", "vsn_min": "2",
-        },
-        "Status": 1, "ProtocolMin": 1, "ProtocolMax": 5, "ProtocolCur": 2,
-        "DelegateMin": 2, "DelegateMax": 5, "DelegateCur": 4,
-    })
-}
 
 /// `agent/services`, by id.
 pub(super) fn services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {

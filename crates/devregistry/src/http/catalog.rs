@@ -130,18 +130,17 @@ fn reject_own_node(store: &store::Store, node: &str) -> Result<(), Reply> {
 
 /// `status/leader`
 pub(super) fn leader(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    Ok(Reply::json(&server_address(context), call))
+    Ok(Reply::json(&context.store.read(server_address), call))
 }
 
 /// `status/peers`
 pub(super) fn peers(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    Ok(Reply::json(&[server_address(context)], call))
+    Ok(Reply::json(&[context.store.read(server_address)], call))
 }
 
-pub(super) fn server_address(context: &HttpContext) -> String {
-    context.store.read(|store| {
-        let own = store.node(&store.own_node);
-        let ip = own.map_or("127.0.0.1", |node| &node.info.address);
-        if ip.contains(':') { format!("[{ip}]:{SERVER_PORT}") } else { format!("{ip}:{SERVER_PORT}") }
-    })
+/// The address at which Consul's servers would find this one.
+pub(super) fn server_address(store: &Store) -> String {
+    let own = store.node(&store.own_node);
+    let ip = own.map_or("127.0.0.1", |node| &node.info.address);
+    if ip.contains(':') { format!("[{ip}]:{SERVER_PORT}") } else { format!("{ip}:{SERVER_PORT}") }
 }

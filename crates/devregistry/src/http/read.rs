@@ -101,7 +101,7 @@ where
     };
     let longest = blocking::block_time(wait);
     let (reply, at) = blocking::wait_past_index(&context.store, &topic, index, longest, show).await;
-    let reply = with_leader(reply).with_header(INDEX, &at.index.max(1).to_string());
+    let reply = with_index(with_leader(reply), at.index.max(1));
     Ok(match headers {
         ReadHeaders::Catalog => reply.with_header(CONSISTENCY, consistency),
         ReadHeaders::Session | ReadHeaders::Kv => reply,
@@ -121,8 +121,13 @@ impl Reply {
 
     /// With the headers of a failed read. Clients must not keep its index.
     pub(super) fn of_failed_read(self) -> Self {
-        self.with_header(INDEX, "1").with_header(KNOWN_LEADER, "false").with_header(LAST_CONTACT, "0")
+        with_index(self, 1).with_header(KNOWN_LEADER, "false").with_header(LAST_CONTACT, "0")
     }
+}
+
+/// The header of the index.
+pub(super) fn with_index(reply: Reply, index: u64) -> Reply {
+    reply.with_header(INDEX, &index.to_string())
 }
 
 /// Takes a permit for a blocking query.
@@ -161,14 +166,19 @@ pub(super) fn parse_read_params(call: &ApiRequest) -> Result<ReadParams, Reply> 
         return Err(bad(&format!("Invalid max_stale value {max:?}")));
     }
     let wait = parse_wait(call)?;
-    let index = match query.first("index") {
-        None | Some("") => 0,
+    let index = parse_index(call)?;
+    Ok(ReadParams { consistency, index, wait })
+}
+
+/// The `index` parameter.
+pub(super) fn parse_index(call: &ApiRequest) -> Result<u64, Reply> {
+    match call.query.first("index") {
+        None | Some("") => Ok(0),
         Some(index) => Some(index)
             .filter(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
             .and_then(|index| index.parse().ok())
-            .ok_or_else(|| bad("Invalid index"))?,
-    };
-    Ok(ReadParams { consistency, index, wait })
+            .ok_or_else(|| Reply::text(StatusCode::BAD_REQUEST, "Invalid index")),
+    }
 }
 
 /// Refuses the name of another datacenter: this one is the only one.

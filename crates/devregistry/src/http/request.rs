@@ -18,4 +18,37 @@ pub(super) struct ApiRequest {
     pub(super) declared_length: Option<u64>,
     /// `Accept` is exactly `text/plain`.
     pub(super) accepts_plain_text: bool,
+    /// `Accept` names the format of OpenMetrics.
+    pub(super) accepts_open_metrics: bool,
+}
+
+/// Whether an `Accept` header asks for metrics in the format of Prometheus, as Consul reads it.
+pub(super) fn accepts_open_metrics(accept: &str) -> bool {
+    accept.split(',').any(|kind| {
+        let (name, parameter) = kind.split_once(';').unwrap_or((kind, ""));
+        match name.trim().to_lowercase().as_str() {
+            "application/openmetrics-text" => true,
+            "text/plain" => parameter.split(';').next().is_some_and(|first| first.trim() == "version=0.4.0"),
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prometheus_is_known_by_what_it_accepts() {
+        for accept in [
+            "application/openmetrics-text; version=0.0.1",
+            "text/html, Application/OpenMetrics-Text",
+            "text/plain;version=0.4.0",
+        ] {
+            assert!(accepts_open_metrics(accept), "{accept}");
+        }
+        for accept in ["", "text/plain", "*/*", "text/plain;version=0.0.4", "text/plain;q=1;version=0.4.0"] {
+            assert!(!accepts_open_metrics(accept), "{accept}");
+        }
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::pin::Pin;
 
+use http::Method;
+
 use Handler::{Blocking, Plain, Unsupported};
 
 use super::{
-    agent, agent_health, catalog, context::HttpContext, health, kv, reply::Reply, request::ApiRequest,
-    session, txn,
+    agent, agent_health, agent_process, catalog, context::HttpContext, event, health, kv, reply::Reply,
+    request::ApiRequest, session, txn,
 };
 use crate::store::Status;
 
@@ -23,6 +25,8 @@ pub(super) type BlockingReply<'a> = Pin<Box<dyn Future<Output = Result<Reply, Re
 
 /// A path that was found.
 pub(super) struct Route<'a> {
+    /// The endpoint's path; with a final `/` if more follows it.
+    pub(super) path: &'static str,
     pub(super) handler: Handler,
     pub(super) methods: &'static [&'static str],
     /// What follows the endpoint's path.
@@ -31,6 +35,14 @@ pub(super) struct Route<'a> {
     pub(super) judges_size: bool,
     /// Whether the parameter `ns` is ignored, not refused.
     pub(super) takes_namespace: bool,
+}
+
+impl Route<'_> {
+    /// The name under which Consul keeps the times of these requests.
+    pub(super) fn metric_name(&self, method: &Method) -> String {
+        let parts = self.path.split('/').skip(1).map(|part| if part.is_empty() { "_" } else { part });
+        ["consul", "http", method.as_str()].into_iter().chain(parts).collect::<Vec<_>>().join(".")
+    }
 }
 
 const GET: &[&str] = &["GET"];
@@ -43,8 +55,12 @@ const TXN: &str = "/v1/txn";
 /// A path that ends in `/` matches every path that begins with it.
 #[rustfmt::skip]
 const PATHS: &[(&str, &[&str], Handler)] = &[
-    ("/v1/agent/self", GET, Plain(agent::agent_self)),
-    ("/v1/agent/members", GET, Plain(agent::members)),
+    ("/v1/agent/self", GET, Plain(agent_process::agent_self)),
+    ("/v1/agent/members", GET, Plain(agent_process::members)),
+    ("/v1/agent/metrics", GET, Plain(agent_process::metrics)),
+    ("/v1/agent/reload", PUT, Plain(agent_process::reload)),
+    ("/v1/agent/leave", PUT, Plain(agent_process::leave)),
+    ("/v1/agent/force-leave/", PUT, Plain(agent_process::force_leave)),
     ("/v1/agent/services", GET, Plain(agent::services)),
     ("/v1/agent/service/", GET, Blocking(|c, r| Box::pin(agent::service(c, r)))),
     ("/v1/agent/checks", GET, Plain(agent::checks)),
@@ -82,7 +98,8 @@ const PATHS: &[(&str, &[&str], Handler)] = &[
     ("/v1/session/info/", GET, Blocking(|c, r| Box::pin(session::info(c, r)))),
     ("/v1/session/node/", GET, Blocking(|c, r| Box::pin(session::of_node(c, r)))),
     ("/v1/session/list", GET, Blocking(|c, r| Box::pin(session::list(c, r)))),
-    ("/v1/event/", ANY, Unsupported("events")),
+    ("/v1/event/fire/", PUT, Plain(event::fire)),
+    ("/v1/event/list", GET, Blocking(|c, r| Box::pin(event::list(c, r)))),
     ("/v1/query", ANY, Unsupported("prepared queries")),
     ("/v1/query/", ANY, Unsupported("prepared queries")),
     ("/v1/acl/", ANY, Unsupported("ACLs")),
@@ -99,11 +116,7 @@ const PATHS: &[(&str, &[&str], Handler)] = &[
     ("/v1/operator/", ANY, Unsupported("operator endpoints")),
     ("/v1/snapshot", ANY, Unsupported("snapshots")),
     ("/v1/agent/join/", ANY, Unsupported("cluster to join")),
-    ("/v1/agent/leave", ANY, Unsupported("cluster to leave")),
-    ("/v1/agent/force-leave/", ANY, Unsupported("cluster to leave")),
-    ("/v1/agent/reload", ANY, Unsupported("configuration to reload")),
     ("/v1/agent/host", ANY, Unsupported("facts of its host")),
-    ("/v1/agent/metrics", ANY, Unsupported("metrics")),
     ("/v1/agent/monitor", ANY, Unsupported("log to follow")),
     ("/v1/agent/token/", ANY, Unsupported("ACLs")),
 ];
@@ -113,6 +126,7 @@ pub(super) fn find_route(path: &str) -> Option<Route<'_>> {
     if path == "/" {
         let handler = Plain(|_, _| Ok(Reply::root()));
         return Some(Route {
+            path: "/",
             handler,
             methods: &["GET", "HEAD"],
             rest: "",
@@ -125,7 +139,7 @@ pub(super) fn find_route(path: &str) -> Option<Route<'_>> {
         PATHS.iter().filter(|(known, ..)| fits(known)).max_by_key(|(known, ..)| known.len())?;
     let rest = path.strip_prefix(known).unwrap_or_default();
     let (judges_size, takes_namespace) = ([KV, TXN].contains(known), *known == TXN);
-    Some(Route { handler: *handler, methods, rest, judges_size, takes_namespace })
+    Some(Route { path: known, handler: *handler, methods, rest, judges_size, takes_namespace })
 }
 
 /// Whether Consul takes this character in a path: no control characters, and no space but the common one.

@@ -59,6 +59,40 @@ async fn a_shutdown_answers_blocked_queries_and_ends_every_task() {
 }
 
 #[tokio::test]
+async fn a_registry_that_leaves_answers_blocked_queries_and_takes_no_more_connections() {
+    let registry = registry(DevRegistryOptions::default()).await;
+    let addr = registry.addr();
+    let blocked = start_blocking_query(&registry).await;
+    let left = request(addr, "PUT", "/v1/agent/leave", "").await;
+    assert!(left.starts_with("HTTP/1.1 200 OK") && left.ends_with("\r\n\r\n"), "{left}");
+    timeout(TEST_TIMEOUT, registry.left()).await.unwrap();
+    let answer = read_answer(blocked).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("[]"), "{answer}");
+    let refused = async {
+        while TcpStream::connect(addr).await.is_ok() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(TEST_TIMEOUT, refused).await.unwrap();
+    timeout(TEST_TIMEOUT, registry.shutdown()).await.unwrap();
+}
+
+/// As Consul, which reads the payload only where its length is declared.
+#[tokio::test]
+async fn an_event_has_a_payload_of_declared_length_only() {
+    let registry = registry(DevRegistryOptions::default()).await;
+    let mut stream = TcpStream::connect(registry.addr()).await.unwrap();
+    let chunked = "PUT /v1/event/fire/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   1\r\nx\r\n0\r\n\r\n";
+    stream.write_all(chunked.as_bytes()).await.unwrap();
+    let answer = read_answer(stream).await;
+    assert!(answer.contains(r#""Payload":null"#), "{answer}");
+    let answer = request(registry.addr(), "PUT", "/v1/event/fire/a", "x").await;
+    assert!(answer.contains(r#""Payload":"eA==""#), "{answer}");
+    registry.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_dropped_registry_closes_connections_without_an_answer() {
     let registry = registry(DevRegistryOptions::default()).await;
     let blocked = start_blocking_query(&registry).await;

@@ -61,6 +61,11 @@ impl Store {
         }
     }
 
+    /// The index of the last write.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.index
+    }
+
     /// The index of the next write. A write that changes nothing uses one, too.
     pub(super) fn next_index(&mut self) -> u64 {
         self.index += 1;

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     agent_state::Agent,
+    event_state::EventTable,
     index::TableIndexes,
     kv_table::{KvTable, KvTimers},
     model::{Check, Node, NodeInfo, Service, Status, Weights},
@@ -17,6 +18,8 @@ use crate::options::{CONSUL_VERSION, DevRegistryOptions};
 
 /// The port of the built-in `consul` service. Nothing listens on it.
 pub(crate) const SERVER_PORT: u16 = 8300;
+/// The port for the gossip of agents. Nothing listens on it.
+pub(crate) const SERF_PORT: u16 = 8301;
 
 /// The whole state of the registry.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub(crate) struct Store {
     pub(super) kv: KvTable,
     pub(super) kv_timers: KvTimers,
     pub(super) sessions: SessionTable,
+    pub(super) events: EventTable,
     pub(super) next_reap: Instant,
     pub(super) reap_interval: Duration,
     pub(super) deregister_after_min: Duration,
@@ -52,6 +56,7 @@ impl Store {
             kv: KvTable::default(),
             kv_timers: KvTimers::new(options.kv_tombstone_ttl, now),
             sessions: SessionTable::default(),
+            events: EventTable::default(),
             next_reap: now + reap_interval,
             reap_interval,
             deregister_after_min: options.check_deregister_interval_min,

@@ -50,7 +50,10 @@ pub(super) async fn run(arguments: DevRegistryArguments) -> Result<(), CommandEr
          outrigger run --service orders --port 8080     registers the app that listens on 8080\n  \
          curl http://{addr}/v1/health/service/orders     shows it"
     ));
-    signals.next().await;
+    tokio::select! {
+        _ = signals.next() => {}
+        () = registry.left() => print_line("A client asked the registry to leave (PUT /v1/agent/leave)."),
+    }
     tokio::select! {
         () = registry.shutdown() => Ok(()),
         signal = signals.next() => Err(CommandError::running(format!("a second {signal}, exiting at once"))),

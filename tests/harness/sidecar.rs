@@ -15,6 +15,7 @@ use std::{
 
 use outrigger_config::{Environment, Overrides};
 use outrigger_discovery::Discovery;
+use outrigger_events::{EventFilter, RecordedEvent};
 use outrigger_proxy::{EndpointStatus, Proxy, Workers};
 use tempfile::TempDir;
 
@@ -123,6 +124,18 @@ impl Sidecar {
         let prepared = self.proxy.prepare(&config).unwrap_or_else(|error| panic!("prepare: {error}"));
         self.discovery.apply_settings(config.discovery);
         wait::within("it goes by other settings", self.proxy.apply_settings(prepared)).await;
+    }
+
+    /// `kind instance: reason` of each event about `service`, with its count where it is above 1, in their order.
+    pub fn events(&self, service: &str) -> Vec<String> {
+        let filter = EventFilter { service: Some(service.to_owned()), kinds: Vec::new() };
+        let all = self.discovery.events().page(&filter, None, usize::MAX).events;
+        let line = |one: &RecordedEvent| {
+            let (instance, count) = (one.instance().unwrap_or("-"), one.count);
+            let line = format!("{} {instance}: {}", one.kind(), one.reason());
+            if count > 1 { format!("{line} x{count}") } else { line }
+        };
+        all.iter().map(line).collect()
     }
 
     /// Where it listens.

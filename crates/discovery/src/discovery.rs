@@ -132,6 +132,11 @@ impl Discovery {
         }
     }
 
+    /// Where its decisions are recorded.
+    pub fn events(&self) -> &Events {
+        &self.context.events
+    }
+
     /// Every watched service, sorted by name.
     pub fn services(&self) -> Vec<ServiceStatus> {
         let now = now();

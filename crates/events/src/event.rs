@@ -34,11 +34,16 @@ impl Event {
         Self { service: Some(cut(service.as_ref(), MAX_NAME)), ..self }
     }
 
-    /// The same about one instance: its id, and the node that it is registered on.
+    /// The same about the instance with this id.
     #[must_use]
-    pub fn of_instance(self, instance: impl AsRef<str>, node: impl AsRef<str>) -> Self {
-        let (instance, node) = (cut(instance.as_ref(), MAX_NAME), cut(node.as_ref(), MAX_NAME));
-        Self { instance: Some(instance), node: Some(node), ..self }
+    pub fn of_instance(self, instance: impl AsRef<str>) -> Self {
+        Self { instance: Some(cut(instance.as_ref(), MAX_NAME)), ..self }
+    }
+
+    /// The same about an instance on this node.
+    #[must_use]
+    pub fn on_node(self, node: impl AsRef<str>) -> Self {
+        Self { node: Some(cut(node.as_ref(), MAX_NAME)), ..self }
     }
 }
 
@@ -169,7 +174,8 @@ mod tests {
             assert!(cut(text, most).len() <= most);
         }
         let long = "ä".repeat(MAX_REASON);
-        let event = Event::new(EventKind::RegistryLost, &long).of_service(&long).of_instance(&long, &long);
+        let event =
+            Event::new(EventKind::RegistryLost, &long).of_service(&long).of_instance(&long).on_node(&long);
         assert_eq!(event.reason.len(), MAX_REASON - 1);
         let names = [&event.service, &event.instance, &event.node].map(|name| name.as_ref().unwrap().len());
         assert_eq!(names, [MAX_NAME - 1; 3]);

@@ -47,6 +47,52 @@ kinds! {
     ServiceLost = "service_lost",
     /// The registry answers for this service again.
     ServiceBack = "service_back",
+    /// Outlier detection has ejected an instance.
+    InstanceEjected = "instance_ejected",
+    /// An instance would have been ejected, but for `max_ejection_percent`.
+    EjectionPrevented = "ejection_prevented",
+    /// A probe has found that an instance for which requests wait accepts no connections.
+    InstanceProbed = "instance_probed",
+    /// The ejection of an instance is over, and the next request decides.
+    InstanceProbation = "instance_probation",
+    /// An instance that was ejected is used again.
+    InstanceBack = "instance_back",
+    /// No instance of a service is healthy, so that all are used.
+    PanicBegan = "panic_began",
+    /// An instance is healthy again.
+    PanicEnded = "panic_ended",
+    /// The circuit breaker of a service has opened.
+    BreakerOpened = "breaker_opened",
+    /// It lets probes through.
+    BreakerHalfOpen = "breaker_half_open",
+    /// It is closed.
+    BreakerClosed = "breaker_closed",
+    /// The registry has taken the registration of the app.
+    Registered = "registered",
+    /// What the registry holds differs from what was announced.
+    RegistrationDrift = "registration_drift",
+    /// Another process registers the same id, or none does any more.
+    RegistrationConflict = "registration_conflict",
+    /// The registration is left to another process.
+    RegistrationLeft = "registration_left",
+    /// The app is taken out of service by hand.
+    MaintenanceOn = "maintenance_on",
+    /// It is put back.
+    MaintenanceOff = "maintenance_off",
+    /// The app is deregistered.
+    Withdrawn = "withdrawn",
+    /// The registry has not confirmed that the app is deregistered.
+    WithdrawalUnconfirmed = "withdrawal_unconfirmed",
+    /// A drain is requested.
+    DrainRequested = "drain_requested",
+    /// The drain of the sidecar has come to another phase.
+    DrainPhase = "drain_phase",
+    /// A step in which a service leaves the registry has ended.
+    DrainStep = "drain_step",
+    /// Settings that were read again are in place.
+    ReloadApplied = "reload_applied",
+    /// Settings that were read again are not used.
+    ReloadRefused = "reload_refused",
 }
 
 /// No kind has this name.

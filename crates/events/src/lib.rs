@@ -23,8 +23,8 @@ mod time;
 pub use event::{Event, EventFilter, RecordedEvent};
 pub use id::{EventId, NotAnEventId};
 pub use kind::{EventKind, UnknownKind};
-pub use reader::{Delivery, EventReader, ReadFrom, TooManyReaders};
-pub use ring::{CAPACITY, COALESCE_WITHIN, EventPage, Events, MAX_READERS};
+pub use reader::{Delivery, EventReader, MAX_READERS, ReadFrom, TooManyReaders};
+pub use ring::{CAPACITY, COALESCE_WITHIN, EventPage, Events};
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{COALESCE_WITHIN, EventFilter, EventId, Events, MAX_READERS, RecordedEvent, ring::Ring};
+use crate::{COALESCE_WITHIN, EventFilter, EventId, Events, RecordedEvent, ring::Ring};
+
+/// Most readers at once.
+pub const MAX_READERS: usize = 16;
 
 /// Most deliveries of one [`EventReader::next`].
 const MAX_BATCH: usize = 64;
@@ -45,12 +48,12 @@ pub struct TooManyReaders;
 
 /// One of the [`MAX_READERS`] places, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct ReaderSlot {
+struct ReaderSlot {
     _place: Weak<()>,
 }
 
 impl ReaderSlot {
-    pub(crate) fn take(places: &Arc<()>) -> Result<Self, TooManyReaders> {
+    fn take(places: &Arc<()>) -> Result<Self, TooManyReaders> {
         let place = Arc::downgrade(places);
         // With its own: of several that come at once for the last place, all may be refused, and none too many is taken.
         if Arc::weak_count(places) > MAX_READERS { Err(TooManyReaders) } else { Ok(Self { _place: place }) }
@@ -82,8 +85,19 @@ pub(crate) struct OpenEvent {
     count: u64,
 }
 
+impl Events {
+    /// Reads from the ring, and from then on every event of `filter` when it happens.
+    ///
+    /// # Errors
+    /// While there are [`MAX_READERS`].
+    pub fn reader(&self, filter: EventFilter, from: ReadFrom) -> Result<EventReader, TooManyReaders> {
+        let slot = ReaderSlot::take(self.readers())?;
+        Ok(EventReader::new(self.clone(), slot, filter, from))
+    }
+}
+
 impl EventReader {
-    pub(crate) fn new(events: Events, slot: ReaderSlot, filter: EventFilter, from: ReadFrom) -> Self {
+    fn new(events: Events, slot: ReaderSlot, filter: EventFilter, from: ReadFrom) -> Self {
         let last = events.subscribe();
         let (next, is_elsewhere) = events.with_ring(|ring| match from {
             ReadFrom::Newest(most) => (first_of_newest(ring, &filter, most), false),

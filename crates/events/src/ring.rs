@@ -11,19 +11,13 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    Event, EventFilter, EventId, EventReader, ReadFrom, RecordedEvent, TooManyReaders, id::Epoch,
-    reader::ReaderSlot,
-};
+use crate::{Event, EventFilter, EventId, RecordedEvent, id::Epoch};
 
 /// Entries of the ring. With the longest texts they take about 2 MB, usually a tenth of that.
 pub const CAPACITY: usize = 1000;
 
 /// The same event within this time of the first one is coalesced with it.
 pub const COALESCE_WITHIN: Duration = Duration::from_secs(10);
-
-/// Most readers at once.
-pub const MAX_READERS: usize = 16;
 
 /// The handle to the ring. Clones share it. The default has no wall clock: its times begin with 1970.
 #[derive(Clone)]
@@ -36,14 +30,14 @@ pub(crate) struct Shared {
     ring: Mutex<Ring>,
     /// The number of the last event: readers wait for a change.
     last: watch::Sender<u64>,
-    /// Places for readers.
-    pub(crate) readers: Arc<()>,
+    /// Readers hold weak references to it.
+    readers: Arc<()>,
 }
 
 /// What [`Events::page`] returns. Serializes as the page of docs/events.md.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EventPage {
-    /// Where the next question goes on ([`ReadFrom::After`]): there are no events before it that were asked for and are not here,
+    /// Where the next question goes on: there are no events before it that were asked for and are not here,
     /// but those that are lost.
     pub position: EventId,
     /// How many events after the position of the question have left the ring, whether they were asked for or not. `None`: the position
@@ -192,13 +186,9 @@ impl Events {
         (next.max(ring.first()), Some(ring.first().saturating_sub(next)))
     }
 
-    /// Reads from the ring, and from then on every event of `filter` when it happens.
-    ///
-    /// # Errors
-    /// While there are [`MAX_READERS`].
-    pub fn reader(&self, filter: EventFilter, from: ReadFrom) -> Result<EventReader, TooManyReaders> {
-        let slot = ReaderSlot::take(&self.0.readers)?;
-        Ok(EventReader::new(self.clone(), slot, filter, from))
+    /// What each reader holds a weak reference to.
+    pub(crate) fn readers(&self) -> &Arc<()> {
+        &self.0.readers
     }
 
     pub(crate) fn with_ring<T>(&self, read: impl FnOnce(&Ring) -> T) -> T {

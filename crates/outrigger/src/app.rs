@@ -16,6 +16,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_config::{Config, LoadedConfig};
+use outrigger_events::Events;
 use outrigger_proxy::ClusterStatus;
 use outrigger_registration::{AppAddress, LifecycleState, ServiceRegistration};
 use prometheus::IntCounter;
@@ -130,6 +131,11 @@ impl App {
     /// The addresses of the API for the app; empty without `api.listen`.
     pub fn api_addrs(&self) -> Vec<SocketAddr> {
         self.running.servers.api.addrs()
+    }
+
+    /// The last decisions with their reasons.
+    pub fn events(&self) -> &Events {
+        &self.running.components.events
     }
 
     /// The lifecycle state of the process.

@@ -8,6 +8,7 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use outrigger_config::{Config, LoadedConfig, Problems, SettingChange, fingerprint};
+use outrigger_events::{Event, EventKind, Events};
 use prometheus::{
     Gauge, IntCounterVec, IntGauge, register_gauge_with_registry, register_int_counter_vec_with_registry,
     register_int_gauge_with_registry,
@@ -126,12 +127,14 @@ impl ReloadWorker {
     pub(crate) async fn run<F: Future<Output = ReloadResult>>(
         mut self,
         reload_metrics: ReloadMetrics,
+        events: Events,
         reload: impl Fn() -> F,
     ) {
         while let Some(respond) = self.0.recv().await {
             let outcome = reload().await;
             reload_metrics.record_result(&outcome);
             log_result(&outcome);
+            events.record(result_event(&outcome));
             // The caller may have stopped waiting.
             let _ = respond.send(outcome);
         }
@@ -159,6 +162,22 @@ fn log_result(outcome: &ReloadResult) {
             warn!(problems = problems.len(), "reload refused, going on as before");
         }
         Err(refused) => warn!(reason = %refused, "reload refused, going on as before"),
+    }
+}
+
+fn result_event(outcome: &ReloadResult) -> Event {
+    match outcome {
+        Ok(AppliedReload { changed, needs_restart, .. }) => {
+            let changes = changed.iter().map(ToString::to_string);
+            let kept = needs_restart.iter().map(|change| format!("needs a restart: {change}"));
+            let all: Vec<_> = changes.chain(kept).collect();
+            let reason = if all.is_empty() { "nothing has changed".to_owned() } else { all.join("; ") };
+            Event::new(EventKind::ReloadApplied, reason)
+        }
+        Err(ReloadError::Problems { problems, .. }) => {
+            Event::new(EventKind::ReloadRefused, problems.join("; "))
+        }
+        Err(refused) => Event::new(EventKind::ReloadRefused, refused.to_string()),
     }
 }
 
@@ -238,6 +257,7 @@ impl ReloadMetrics {
 mod tests {
     use std::{cell::Cell, time::Duration};
 
+    use outrigger_events::EventFilter;
     use tokio::time::{sleep, timeout};
 
     use super::*;
@@ -289,7 +309,8 @@ mod tests {
         assert_eq!(handle.reload().await, Err(ReloadError::Busy));
 
         let (running, most) = (Cell::new(0), Cell::new(0));
-        let worker = worker.run(test_metrics().1, || async {
+        let events = Events::default();
+        let worker = worker.run(test_metrics().1, events.clone(), || async {
             running.set(running.get() + 1);
             most.set(most.get().max(running.get()));
             sleep(Duration::from_secs(1)).await;
@@ -306,5 +327,9 @@ mod tests {
             () = worker => panic!("the worker ends only with its task"),
         }
         assert_eq!(most.get(), 1);
+        let recorded = events.page(&EventFilter::default(), None, usize::MAX).events;
+        let count: u64 = recorded.iter().map(|one| one.count).sum();
+        assert!(recorded.iter().all(|one| one.kind() == EventKind::ReloadRefused));
+        assert_eq!((count, recorded[0].reason()), (MAX_QUEUED as u64, &*ReloadError::NoFile.to_string()));
     }
 }

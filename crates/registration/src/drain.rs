@@ -12,6 +12,7 @@
 //! [`crate::withdraw`] runs steps 2 to 4, `Lifecycle::drain_and_stop` runs 5 and 6. Each step is bounded:
 //! docs/decisions/order-of-leaving.md has the times, and why giving up is safe.
 
+use outrigger_events::{Event, EventKind, Events};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -61,9 +62,15 @@ pub struct DrainControl {
     /// Cancelled to skip the waits for callers: the app has ended, or a second signal came.
     pub skip_waits: CancellationToken,
     phase: watch::Sender<DrainPhase>,
+    /// Where its phases are recorded.
+    events: Events,
 }
 
 impl DrainControl {
+    pub(crate) fn new(events: Events) -> Self {
+        Self { events, ..Self::default() }
+    }
+
     /// How far the drain has come.
     pub fn phase(&self) -> DrainPhase {
         *self.phase.borrow()
@@ -79,6 +86,7 @@ impl DrainControl {
         let changed = self.phase.send_if_modified(|now| std::mem::replace(now, phase) != phase);
         if changed {
             info!(phase = phase.label(), "draining");
+            self.events.record(Event::new(EventKind::DrainPhase, phase.label()));
         }
     }
 }

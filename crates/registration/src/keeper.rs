@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use outrigger_events::EventKind;
 use outrigger_registry::{Drift, Registrar, Registration, ReportedHealth, Seen};
 use tokio::{
     sync::watch,
@@ -74,6 +75,9 @@ impl Keeper {
                 return self.seen;
             };
             reason = next;
+            if let Some(drift) = reason.drift() {
+                self.maintenance.record_event(EventKind::RegistrationDrift, drift);
+            }
             // In a conflict the next report waits for the registration: until then it would be one for the other process.
             if !matches!(reason, AnnounceReason::NewCredentials | AnnounceReason::NewSettings)
                 && self.state.current().phase != RegistrationPhase::Conflict
@@ -137,6 +141,7 @@ impl Keeper {
                 self.state.record_registered();
                 self.claim.save(self.seen.claim.since).await;
                 log_announced(&registration, reason);
+                self.maintenance.record_event(EventKind::Registered, reason.announced());
                 return true;
             };
             let error = &failure.text;
@@ -241,8 +246,15 @@ impl Keeper {
             return;
         }
         match self.state.current().conflict() {
-            Some(conflict) => warn!(id, service = name, port, "{conflict}"),
-            None => info!(id, service = name, "no other process registers the id any more"),
+            Some(conflict) => {
+                warn!(id, service = name, port, "{conflict}");
+                self.maintenance.record_event(EventKind::RegistrationConflict, conflict);
+            }
+            None => {
+                let over = "no other process registers the id any more";
+                info!(id, service = name, "{over}");
+                self.maintenance.record_event(EventKind::RegistrationConflict, over);
+            }
         }
     }
 

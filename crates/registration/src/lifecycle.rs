@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use outrigger_events::Events;
 use outrigger_registry::{Registration, ReportedHealth};
 use outrigger_task::essential;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -48,12 +49,13 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Starts the task, which waits for the first settings. `first_answers` resolves once the registry has answered
-    /// for every declared service.
+    /// for every declared service. The steps of a drain are recorded in `events`.
     pub fn start(
         first_answers: impl Future<Output = ()> + Send + 'static,
         propagation: PropagationMonitor,
+        events: Events,
     ) -> Self {
-        let handle = LifecycleHandle::new();
+        let handle = LifecycleHandle::new(events);
         info!(state = handle.state().label(), "state changed");
         let task = tokio::spawn(essential("the lifecycle", run(handle.clone(), first_answers, propagation)));
         Self { handle, _task: AbortOnDropHandle::new(task) }

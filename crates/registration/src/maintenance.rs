@@ -8,6 +8,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use outrigger_events::{Event, EventKind, Events};
 use outrigger_registry::{Drift, Registrar, Registration, Seen};
 use tracing::{info, warn};
 
@@ -60,6 +61,7 @@ pub(crate) struct Maintenance {
     pub(crate) registration: Registration,
     pub(crate) state: RegistrationState,
     pub(crate) file: MaintenanceFile,
+    pub(crate) events: Events,
 }
 
 impl Maintenance {
@@ -82,7 +84,16 @@ impl Maintenance {
                 reason, "the app is in maintenance since an earlier run; `outrigger maintenance off` ends it"
             );
         }
+        if let Some(reason) = &left {
+            self.record_event(EventKind::MaintenanceOn, format!("since an earlier run: {reason}"));
+        }
         self.state.load_maintenance(left);
+    }
+
+    /// Records a decision about the registration.
+    pub(crate) fn record_event(&self, kind: EventKind, reason: impl AsRef<str>) {
+        let Registration { name, id, .. } = &self.registration;
+        self.events.record(Event::new(kind, reason).of_service(name).of_instance(id));
     }
 
     /// Records a request, and tries to carry it out. Before the app is registered, it is carried out with the
@@ -93,6 +104,12 @@ impl Maintenance {
             return Err(MaintenanceError::Leaving);
         }
         info!(service = self.registration.name, id = status.id, ?request, "maintenance was requested");
+        match &request {
+            MaintenanceRequest::On(reason) => {
+                self.record_event(EventKind::MaintenanceOn, format!("requested: {reason}"));
+            }
+            MaintenanceRequest::Off => self.record_event(EventKind::MaintenanceOff, "requested"),
+        }
         let again = status.maintenance.is_some() && request != MaintenanceRequest::Off;
         self.state.request_maintenance(request);
         self.write_file().await;
@@ -149,8 +166,14 @@ impl Maintenance {
         if self.state.record_maintenance(before, maintenance.clone()) {
             let (service, id) = (&self.registration.name, &before.id);
             match maintenance {
-                Some(reason) => info!(service, id, reason, "the app is in maintenance at the registry"),
-                None => info!(service, id, "another client ended maintenance"),
+                Some(reason) => {
+                    info!(service, id, reason, "the app is in maintenance at the registry");
+                    self.record_event(EventKind::MaintenanceOn, format!("at the registry: {reason}"));
+                }
+                None => {
+                    info!(service, id, "another client ended maintenance");
+                    self.record_event(EventKind::MaintenanceOff, "another client ended it");
+                }
             }
             self.write_file().await;
         }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use outrigger_events::Events;
 use outrigger_registry::{Registrar, Registration};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,8 @@ pub struct RegistrationPlan {
     pub maintenance_file: Option<PathBuf>,
     /// Where is kept that this process was the first of those with its id. Absent: a restart makes it the later one.
     pub claim: Option<ClaimPlace>,
+    /// Where decisions about it are recorded.
+    pub events: Events,
 }
 
 /// What becomes of the registrations when another process takes this one's place.

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config::{Health, ReachTest, error_chain};
+use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{Registrar, Registration, Report, ReportedHealth, Seen};
 use outrigger_task::essential;
@@ -61,6 +62,7 @@ pub(crate) struct Registrant {
     registrar: Arc<dyn Registrar>,
     registration: watch::Sender<Registration>,
     state: RegistrationState,
+    events: Events,
     probe_task: ProbeTask,
     /// Longest wait for each try of the deregistration.
     deregister_timeout: Duration,
@@ -158,7 +160,7 @@ impl Registrant {
         maintenance: Maintenance,
         claim: ClaimFile,
     ) -> Self {
-        let Maintenance { registrar, state, .. } = maintenance.clone();
+        let Maintenance { registrar, state, events, .. } = maintenance.clone();
         state.set_phase(RegistrationPhase::AwaitingApp);
         let (health, registration) = (probing.results.subscribe(), watch::Sender::new(registration));
         let refused = watch::Sender::new(0);
@@ -179,6 +181,7 @@ impl Registrant {
             registrar,
             registration,
             state,
+            events,
             probe_task: probing,
             deregister_timeout: CALL_TIMEOUT,
             stop,
@@ -226,6 +229,13 @@ impl Registrant {
         self.end_tasks().await;
         let Registration { id, name, .. } = self.registration();
         info!(service = name, id, "the registration of the app is left to another process");
+        self.record_event(EventKind::RegistrationLeft, "it is left to another process");
+    }
+
+    /// Records a decision about the registration.
+    pub(crate) fn record_event(&self, kind: EventKind, reason: impl AsRef<str>) {
+        let Registration { name, id, .. } = self.registration();
+        self.events.record(Event::new(kind, reason).of_service(name).of_instance(id));
     }
 
     /// Ends the tasks. True when the app was (or may have been) registered, by this run or an earlier one; false also where
@@ -350,6 +360,7 @@ impl Registrant {
     pub(crate) async fn deregister(&mut self) -> bool {
         let Registration { id, name: service, .. } = &self.registration();
         let within = self.deregister_timeout;
+        let mut failure = String::new();
         for n in 0..MAX_TRIES {
             if self.seen.is_contested && self.look().await == Some(true) && self.seen.is_others {
                 self.state.set_phase(RegistrationPhase::Left);
@@ -360,6 +371,7 @@ impl Registrant {
                 Ok(Ok(())) => {
                     self.state.set_phase(RegistrationPhase::Left);
                     info!(service, id, "deregistered the app");
+                    self.record_event(EventKind::Withdrawn, "the registry has confirmed it");
                     return true;
                 }
                 Ok(Err(error)) => error_chain(&error),
@@ -367,14 +379,18 @@ impl Registrant {
                     // No further try: see [`STALLED_TIMEOUT`].
                     self.state.record_failure(format!("no answer within {within:?}"));
                     warn!(service, id, "the registry has not confirmed the deregistration within {within:?}");
+                    let reason = format!("the registry has not confirmed it within {within:?}");
+                    self.record_event(EventKind::WithdrawalUnconfirmed, reason);
                     return false;
                 }
             };
             warn!(service, id, error, attempt = n + 1, "could not deregister the app");
-            self.state.record_failure(error);
+            self.state.record_failure(error.clone());
+            failure = error;
             sleep(RETRY_BACKOFF.pause(n, fastrand::u64(..))).await;
         }
         warn!(service, id, "could not deregister the app; the registry removes it after deregister_after");
+        self.record_event(EventKind::WithdrawalUnconfirmed, failure);
         false
     }
 }

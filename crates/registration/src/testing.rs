@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config::{Drain, Health, Propagation};
+use outrigger_events::{EventFilter, Events};
 pub(crate) use outrigger_registry::consul::testing::{
     AgentCall, AgentState, CHECK_OUTPUT, DRAIN_OUTPUT, EventLog, FakeAgent, LIVENESS_CHALLENGE, own_check,
     registration as test_registration,
@@ -49,6 +50,7 @@ pub(crate) struct RegistrantFixture {
     pub(crate) state: RegistrationState,
     pub(crate) maintenance: Maintenance,
     pub(crate) registrant: Registrant,
+    pub(crate) events: Events,
     pub(crate) started_at: Instant,
 }
 
@@ -87,16 +89,26 @@ pub(crate) fn start_registrant_on(
         task: pending(),
         reach_task: pending(),
     };
+    let events = Events::default();
     state.load_maintenance(file.read());
     let maintenance = Maintenance {
         registrar: agent.clone(),
         registration: registration.clone(),
         state: state.clone(),
         file,
+        events: events.clone(),
     };
     let registrant =
         Registrant::start_with_probe(registration, probing, maintenance.clone(), ClaimFile::new(claim));
-    RegistrantFixture { agent, health: sender, state, maintenance, registrant, started_at: Instant::now() }
+    RegistrantFixture {
+        agent,
+        health: sender,
+        state,
+        maintenance,
+        registrant,
+        events,
+        started_at: Instant::now(),
+    }
 }
 
 impl RegistrantFixture {
@@ -109,6 +121,12 @@ impl RegistrantFixture {
         }
         from.elapsed()
     }
+}
+
+/// `kind: reason` of each event.
+pub(crate) fn event_lines(events: &Events) -> Vec<String> {
+    let all = events.page(&EventFilter::default(), None, usize::MAX).events;
+    all.iter().map(|one| format!("{}: {}", one.kind(), one.reason())).collect()
 }
 
 /// Runs every step of the withdrawal without waiting for callers. True: a registration had been sent.

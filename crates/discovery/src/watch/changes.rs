@@ -55,7 +55,7 @@ impl Changes<'_> {
             _ => "the registry does not list it any more".to_owned(),
         };
         let event = Event::new(KINDS[kind], reason).of_service(&self.service);
-        self.events.record(event.of_instance(&instance.id.id, &instance.id.node));
+        self.events.record(event.of_instance(&instance.id.id).on_node(&instance.id.node));
     }
 
     fn record_rest(self) {

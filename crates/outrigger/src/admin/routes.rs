@@ -13,7 +13,7 @@ use axum::{
 };
 use outrigger_config::{ListenHost, error_chain};
 use outrigger_discovery::{RegistryContact, ServiceStatus};
-use outrigger_events::Events;
+use outrigger_events::{Event, EventKind, Events};
 use outrigger_proxy::ClusterStatus;
 use outrigger_registration::{LifecycleHandle, MaintenanceError, MaintenanceRequest};
 use prometheus::TEXT_FORMAT;
@@ -210,6 +210,7 @@ async fn drain(State(state): State<AdminState>) -> Json<DrainStatus> {
 
 async fn begin_drain(State(state): State<AdminState>) -> Response {
     info!("drain requested");
+    state.events.record(Event::new(EventKind::DrainRequested, "POST /drain"));
     state.lifecycle.drain().requested.cancel();
     let status = DrainStatus::of(&state.lifecycle, state.backend.in_flight());
     (StatusCode::ACCEPTED, Json(status)).into_response()

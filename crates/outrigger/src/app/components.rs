@@ -114,7 +114,7 @@ impl Components {
         let learner = proxy.clone();
         let first_answers = async move { learner.wait_for_first_answers().await };
         let propagation = PropagationMonitor::new(config.drain, Some(discovery.clone()));
-        let lifecycle = Lifecycle::start(first_answers, propagation);
+        let lifecycle = Lifecycle::start(first_answers, propagation, events.clone());
         lifecycle.register_metrics(&metrics)?;
         let network = NetworkStatus::register(&metrics)?;
         let locks = opened.locks.clone().map(|locks| open_locks(locks, config));
@@ -156,6 +156,7 @@ impl Components {
                 registration,
                 probe: service.health.clone(),
                 maintenance_file: registry::maintenance_file_path(config, service),
+                events: self.events.clone(),
             }
         };
         config.services.iter().map(plan).collect()

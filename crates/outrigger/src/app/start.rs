@@ -76,8 +76,8 @@ impl App {
             }
         }
         let reloads = {
-            let running = running.clone();
-            reload_worker.run(reload_metrics, move || {
+            let (running, events) = (running.clone(), running.components.events.clone());
+            reload_worker.run(reload_metrics, events, move || {
                 let running = running.clone();
                 async move { running.reload().await }
             })

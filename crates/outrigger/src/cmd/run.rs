@@ -4,6 +4,7 @@ use std::{convert::Infallible, ffi::OsString, pin::pin, process::ExitCode};
 
 use clap::Args;
 use outrigger_config::{Config, Environment, LoadedConfig, Probe, ReachTest, Service};
+use outrigger_events::{Event, EventKind};
 use outrigger_net::{Inherited, format_host_port};
 use tokio::signal::unix::{self, SignalKind};
 use tracing::{debug, info, warn};
@@ -151,6 +152,7 @@ async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<ExitC
     };
     let Some(signal) = signal else { return finish_replaced(app, signals).await.map(|()| ExitCode::SUCCESS) };
     info!(signal, "leaving; a second signal exits at once");
+    app.events().record(Event::new(EventKind::DrainRequested, signal));
     let leave = async {
         app.drain().await;
         // Not after Ctrl-C: the person at the terminal waits for this process alone.
@@ -292,7 +294,7 @@ fn log_start(app: &App, config: &Config) {
         info!(service, %addr, "carrying requests to one service");
     }
     for addr in app.admin_addrs() {
-        info!(%addr, "admin side: /metrics /healthz /readyz /services /config /maintenance /reload /drain");
+        info!(%addr, "admin side: /metrics /healthz /readyz /services /config /events /maintenance /reload /drain");
     }
     for addr in app.metrics_addrs() {
         info!(%addr, "metrics and health for the network");

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, io, time::Duration};
 
+use outrigger_events::{Event, EventKind};
 use outrigger_policy::backoff::Backoff;
 use rustix::process::{Signal, getpid, set_child_subreaper};
 use tokio::time::{Instant, sleep_until};
@@ -70,6 +71,7 @@ pub(crate) async fn supervise(
     let program = AppCommand { path: path.clone(), arguments: arguments.to_vec() };
     if let Some(signal) = signal_before_start(sidecar, &mut signals).await {
         info!(signal = signals::signal_name(signal), "leaving before the app was started");
+        record_drain_request(sidecar, signal);
         return 0;
     }
     let first = match start(&program, sidecar) {
@@ -96,6 +98,10 @@ pub(crate) async fn supervise(
     };
     supervisor.record_start(first);
     supervisor.run().await
+}
+
+fn record_drain_request(sidecar: &App, signal: Signal) {
+    sidecar.events().record(Event::new(EventKind::DrainRequested, signals::signal_name(signal)));
 }
 
 fn start(program: &AppCommand, sidecar: &App) -> Result<AppProcess, SpawnError> {
@@ -194,6 +200,7 @@ impl Supervisor<'_> {
                     SignalAction::Forward(signal) => self.send_signal(signal),
                     SignalAction::ShutDown(signal) => {
                         info!(signal = signals::signal_name(signal), "leaving; a second signal stops the app at once, a third kills it");
+                        record_drain_request(self.sidecar, signal);
                         self.shutdown_signal = signals::signal_for_app(signal, self.group.is_shared());
                         return ProcessEvent::StopRequested;
                     }

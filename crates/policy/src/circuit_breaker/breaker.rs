@@ -22,6 +22,22 @@ pub struct BreakerOpen {
     pub retry_after: Duration,
 }
 
+/// What the end of a request has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerChange {
+    /// The breaker was closed and is open.
+    Opened {
+        /// Requests in the window that failed; with `consecutive_failures` it may be few of them.
+        failed: u64,
+        /// Requests in the window that ended.
+        ended: u64,
+    },
+    /// A probe has failed: it is open again.
+    Reopened,
+    /// The probes have succeeded: it is closed.
+    Closed,
+}
+
 /// One service's circuit breaker.
 #[derive(Debug)]
 pub struct Breaker {
@@ -59,13 +75,15 @@ impl Breaker {
         }
     }
 
-    /// Turns the breaker off: it is closed, and begins empty at the first request with settings.
-    pub fn turn_off(&self) {
+    /// Turns the breaker off: it is closed, and begins empty at the first request with settings. Returns whether it was not closed
+    /// before.
+    pub fn turn_off(&self) -> bool {
         let mut phase = self.phase.lock();
-        if self.epoch.load(Relaxed) & OFF_FLAG == 0 {
-            *phase = Phase::Closed;
-            self.start_epoch(OFF_FLAG);
+        if self.epoch.load(Relaxed) & OFF_FLAG != 0 {
+            return false;
         }
+        self.start_epoch(OFF_FLAG);
+        !matches!(std::mem::replace(&mut *phase, Phase::Closed), Phase::Closed)
     }
 
     /// Lets a request pass. Without settings every request passes uncounted.
@@ -100,22 +118,26 @@ impl Breaker {
 
     /// Ends the open time at once, because a probe has connected to an instance that could not be
     /// connected to before. The next requests are probes; if one fails, the next open time is twice as
-    /// long. Changes nothing unless the breaker is open.
-    pub fn half_open(&self) {
+    /// long. Changes nothing unless the breaker is open; returns whether it was.
+    pub fn half_open(&self) -> bool {
         let mut phase = self.phase.lock();
-        if phase.half_open() {
+        let changed = phase.half_open();
+        if changed {
             self.start_epoch(0);
         }
+        changed
     }
 
     /// Ends the open time at once, because an endpoint has joined that had no part in the failures. The
     /// next requests are probes, and if one fails the next open time is the shortest again: earlier
-    /// probes met other endpoints. Changes nothing while the breaker is closed.
-    pub fn half_open_for_new_endpoint(&self) {
+    /// probes met other endpoints. Changes nothing while the breaker is closed; returns whether it was not.
+    pub fn half_open_for_new_endpoint(&self) -> bool {
         let mut phase = self.phase.lock();
-        if phase.restart_half_open() {
+        let changed = phase.restart_half_open();
+        if changed {
             self.start_epoch(0);
         }
+        changed
     }
 
     /// How often the breaker has opened from closed. A failed probe is not counted.
@@ -138,57 +160,63 @@ impl Breaker {
             // Another thread has closed it since the word was read.
             Admission::Ordinary => Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), None)),
             Admission::FirstProbe(number) => {
-                Ok(Permit::counted(self, settings, self.start_epoch(0), Some(number)))
+                let probe = Probe { number, ends_open_time: true };
+                Ok(Permit::counted(self, settings, self.start_epoch(0), Some(probe)))
             }
             Admission::Probe(number) => {
-                Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), Some(number)))
+                let probe = Probe { number, ends_open_time: false };
+                Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), Some(probe)))
             }
             Admission::Refused(retry_after) => Err(BreakerOpen { retry_after }),
         }
     }
 
     /// Counts the end of a request that was admitted while closed.
-    fn record_closed(&self, settings: &CircuitBreaker, epoch: u64, now: Instant, verdict: Verdict) {
+    fn record_closed(
+        &self,
+        settings: &CircuitBreaker,
+        epoch: u64,
+        now: Instant,
+        verdict: Verdict,
+    ) -> Option<BreakerChange> {
         if self.epoch.load(Acquire) != epoch {
-            return;
+            return None;
         }
         match verdict {
-            Verdict::Ignore => {}
+            Verdict::Ignore => None,
             Verdict::Success => {
                 self.ended.add(self.clock.tick(now));
                 // A load for nearly all requests: the cache line stays shared between workers.
                 if self.consecutive.load(Relaxed) != 0 {
                     self.consecutive.store(0, Relaxed);
                 }
+                None
             }
             Verdict::Failure => {
                 let tick = self.clock.tick(now);
                 self.ended.add(tick);
                 self.failed.add(tick);
                 let consecutive = self.consecutive.fetch_add(1, Relaxed).saturating_add(1);
-                if self.should_trip(settings, tick, consecutive) {
-                    self.trip(settings, epoch, now);
-                }
+                let (ended, failed) = (self.ended.sum(tick), self.failed.sum(tick));
+                let trips =
+                    should_trip(settings, ended, failed, consecutive) && self.trip(settings, epoch, now);
+                trips.then_some(BreakerChange::Opened { failed, ended })
             }
         }
     }
 
-    fn should_trip(&self, settings: &CircuitBreaker, tick: u32, consecutive: u32) -> bool {
-        let (ended, failed) = (self.ended.sum(tick), self.failed.sum(tick));
-        let ratio_reached = ended >= u64::from(settings.min_requests)
-            && failed as f64 >= settings.failure_ratio * ended as f64;
-        ratio_reached || settings.consecutive_failures.is_some_and(|most| consecutive >= most)
-    }
-
+    /// Returns whether this call opened it.
     #[cold]
-    fn trip(&self, settings: &CircuitBreaker, epoch: u64, now: Instant) {
+    fn trip(&self, settings: &CircuitBreaker, epoch: u64, now: Instant) -> bool {
         let mut phase = self.phase.lock();
         // Of several threads that saw enough failures, the first one opens the breaker.
-        if self.epoch.load(Relaxed) == epoch {
+        let is_first = self.epoch.load(Relaxed) == epoch;
+        if is_first {
             *phase = Phase::new_open(now, settings);
             self.trips.fetch_add(1, Relaxed);
             self.start_epoch(0);
         }
+        is_first
     }
 
     fn record_probe(
@@ -198,19 +226,21 @@ impl Breaker {
         number: u32,
         now: Instant,
         verdict: Verdict,
-    ) {
+    ) -> Option<BreakerChange> {
         let mut phase = self.phase.lock();
         if self.epoch.load(Relaxed) != epoch {
-            return;
+            return None;
         }
         match phase.record_probe(number, now, verdict, settings) {
-            ProbeEffect::Unchanged => {}
+            ProbeEffect::Unchanged => None,
             ProbeEffect::Reopened => {
                 self.start_epoch(0);
+                Some(BreakerChange::Reopened)
             }
             ProbeEffect::Closed => {
                 self.clear_counts();
                 self.start_epoch(CLOSED_FLAG);
+                Some(BreakerChange::Closed)
             }
         }
     }
@@ -237,6 +267,20 @@ impl Breaker {
     }
 }
 
+fn should_trip(settings: &CircuitBreaker, ended: u64, failed: u64, consecutive: u32) -> bool {
+    let ratio_reached =
+        ended >= u64::from(settings.min_requests) && failed as f64 >= settings.failure_ratio * ended as f64;
+    ratio_reached || settings.consecutive_failures.is_some_and(|most| consecutive >= most)
+}
+
+/// A request that finds out whether the service can be used again.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    number: u32,
+    /// Its admission has made an open breaker half-open.
+    ends_open_time: bool,
+}
+
 /// One admitted request. A request that is retried keeps its permit.
 ///
 /// A permit that is dropped without a verdict counts nothing, and frees the slot of a probe.
@@ -247,8 +291,8 @@ pub struct Permit<'a> {
     counted_by: Option<(&'a Breaker, &'a CircuitBreaker)>,
     /// The epoch of the admission.
     epoch: u64,
-    /// The number of a probe.
-    probe: Option<u32>,
+    /// The request is a probe.
+    probe: Option<Probe>,
 }
 
 impl<'a> Permit<'a> {
@@ -256,15 +300,15 @@ impl<'a> Permit<'a> {
         Self { counted_by: None, epoch: 0, probe: None }
     }
 
-    fn counted(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64, probe: Option<u32>) -> Self {
+    fn counted(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64, probe: Option<Probe>) -> Self {
         Self { counted_by: Some((breaker, settings)), epoch, probe }
     }
 
-    /// Records the result that the app sees. Called once per request, after its last attempt.
-    pub fn record(mut self, now: Instant, verdict: Verdict) {
-        let Some((breaker, settings)) = self.counted_by.take() else { return };
+    /// Records the result that the app sees. Called once per request, after its last attempt. Returns what it has changed.
+    pub fn record(mut self, now: Instant, verdict: Verdict) -> Option<BreakerChange> {
+        let (breaker, settings) = self.counted_by.take()?;
         match self.probe {
-            Some(number) => breaker.record_probe(settings, self.epoch, number, now, verdict),
+            Some(probe) => breaker.record_probe(settings, self.epoch, probe.number, now, verdict),
             None => breaker.record_closed(settings, self.epoch, now, verdict),
         }
     }
@@ -273,12 +317,17 @@ impl<'a> Permit<'a> {
     pub fn is_probe(&self) -> bool {
         self.probe.is_some()
     }
+
+    /// Whether the breaker was open, and half-open from this request on.
+    pub fn ends_open_time(&self) -> bool {
+        self.probe.is_some_and(|probe| probe.ends_open_time)
+    }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        if let (Some((breaker, _)), Some(number)) = (self.counted_by.take(), self.probe) {
-            breaker.release_probe(self.epoch, number);
+        if let (Some((breaker, _)), Some(probe)) = (self.counted_by.take(), self.probe) {
+            breaker.release_probe(self.epoch, probe.number);
         }
     }
 }

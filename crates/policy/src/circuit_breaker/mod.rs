@@ -37,5 +37,5 @@ mod breaker;
 mod phase;
 mod slots;
 
-pub use breaker::{Breaker, BreakerOpen, Permit};
+pub use breaker::{Breaker, BreakerChange, BreakerOpen, Permit};
 pub use phase::BreakerState;

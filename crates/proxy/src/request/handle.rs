@@ -114,8 +114,7 @@ impl Downstream<'_> {
             }
             let policy = &settings.policy;
             let permit = cluster
-                .breaker
-                .admit(policy.circuit_breaker.as_ref(), self.now.into_std())
+                .admit(policy.circuit_breaker.as_ref(), self.now)
                 .map_err(|open| refuse_open(cluster, policy, open.retry_after))?;
             let limit = policy.deadline.map(|limit| add_saturating(accepted.into_std(), limit));
             let cap = client_ends(facts.deadline, accepted);
@@ -158,7 +157,7 @@ impl Downstream<'_> {
                     }
                 }
                 AttemptsEnd::Gone { verdict } => {
-                    permit.record(Instant::now().into_std(), verdict);
+                    cluster.end_permit(permit, verdict, Instant::now());
                     return Ok(AfterRequest::Close);
                 }
                 AttemptsEnd::Refused { refusal, verdict } => {

@@ -13,9 +13,10 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config::{self as config, count, format_coarse_duration, format_duration, tag_list};
 use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
+use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::{
     Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, Verdict,
-    circuit_breaker::{BreakerState, Permit},
+    circuit_breaker::{BreakerChange, BreakerOpen, BreakerState, Permit},
     outlier_detection::{EjectionState, Report, stall::PeakLatency},
 };
 use outrigger_registry::{Instance, InstanceId, Query};
@@ -187,6 +188,8 @@ pub(crate) struct Cluster {
     declared: AtomicBool,
     pub(crate) view: ArcSwap<View>,
     pub(crate) breaker: Breaker,
+    /// Where what the breaker does is recorded.
+    events: Events,
     pub(crate) budget: RetryBudget,
     pub(crate) peak_latency: PeakLatency,
     /// Recent response times; recorded only while `hedge` is on.
@@ -209,6 +212,7 @@ impl Cluster {
         declared: bool,
         settings: ClusterSettings,
         follower: Follower,
+        events: Events,
     ) -> Self {
         let opened_at = Instant::now();
         let now = opened_at.into_std();
@@ -221,7 +225,8 @@ impl Cluster {
             budget: RetryBudget::new(&policy.retry.budget, now),
             peak_latency: PeakLatency::default(),
             latency: LatencyHistogram::new(now),
-            ejector: OutlierEjector::new(label.clone()),
+            ejector: OutlierEjector::new(label.clone(), events.clone()),
+            events,
             label,
             // Sidecars that start together must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
@@ -301,8 +306,11 @@ impl Cluster {
         let old = self.view.swap(view.clone());
         // Compared only when it matters. A breaker that opens at this moment knows the old endpoints only,
         // and stays open for its time.
-        if self.breaker_state(Instant::now()) != BreakerState::Closed && view.has_new_endpoint(&old) {
-            self.breaker.half_open_for_new_endpoint();
+        if self.breaker_state(Instant::now()) != BreakerState::Closed
+            && view.has_new_endpoint(&old)
+            && self.breaker.half_open_for_new_endpoint()
+        {
+            self.record_event(EventKind::BreakerHalfOpen, "an instance has joined");
         }
         self.changed.send_replace(version);
         old
@@ -436,12 +444,67 @@ impl Cluster {
         self.ejector.report(view.settings.policy.outlier.as_ref(), endpoint, report, now);
     }
 
-    /// Records for the breaker what the app sees of a request.
+    /// Lets a request pass the breaker.
+    pub(crate) fn admit<'a>(
+        &'a self,
+        settings: Option<&'a config::CircuitBreaker>,
+        now: Instant,
+    ) -> Result<Permit<'a>, BreakerOpen> {
+        let permit = self.breaker.admit(settings, now.into_std())?;
+        if permit.ends_open_time() {
+            self.record_event(EventKind::BreakerHalfOpen, "its time is over, and a request is let through");
+        }
+        Ok(permit)
+    }
+
+    /// Records for the breaker what the app sees of a request, and acts on a failure.
     pub(crate) fn record_verdict(&self, permit: Permit<'_>, verdict: Verdict, now: Instant) {
-        permit.record(now.into_std(), verdict);
+        self.end_permit(permit, verdict, now);
         if verdict == Verdict::Failure {
             self.record_failure();
         }
+    }
+
+    /// Records for the breaker what the app would have seen of a request.
+    pub(crate) fn end_permit(&self, permit: Permit<'_>, verdict: Verdict, now: Instant) {
+        if let Some(change) = permit.record(now.into_std(), verdict) {
+            self.record_breaker_change(change);
+        }
+    }
+
+    #[cold]
+    fn record_breaker_change(&self, change: BreakerChange) {
+        match change {
+            BreakerChange::Opened { failed, ended } => {
+                let reason = format!("{failed} of the last {ended} requests failed");
+                self.record_event(EventKind::BreakerOpened, reason);
+            }
+            BreakerChange::Reopened => {
+                self.record_event(EventKind::BreakerOpened, "a request that was let through failed");
+            }
+            BreakerChange::Closed => {
+                self.record_event(EventKind::BreakerClosed, "the requests that were let through succeeded");
+            }
+        }
+    }
+
+    /// Ends the breaker's open time, because a probe has connected to an instance.
+    pub(crate) fn half_open_breaker(&self) {
+        if self.breaker.half_open() {
+            self.record_event(EventKind::BreakerHalfOpen, "a probe has connected to an instance");
+        }
+    }
+
+    /// Turns the breaker off, because the settings have none any more.
+    pub(crate) fn turn_breaker_off(&self) {
+        if self.breaker.turn_off() {
+            self.record_event(EventKind::BreakerClosed, "the settings turn it off");
+        }
+    }
+
+    #[cold]
+    fn record_event(&self, kind: EventKind, reason: impl AsRef<str>) {
+        self.events.record(Event::new(kind, reason).of_service(&self.label));
     }
 
     /// Acts on a failed request: it may have opened the breaker, and then only probes find out.

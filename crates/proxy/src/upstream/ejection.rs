@@ -1,4 +1,4 @@
-//! Keeps a cluster's [`Detector`], logs its events and counts ejections.
+//! Keeps a cluster's [`Detector`], logs and records its events, and counts ejections.
 //!
 //! The detector has one lock per cluster, so that two workers cannot both eject the last two endpoints.
 //! A request takes the lock only after a failure. [`super::probe`] lets time pass and probes.
@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use outrigger_config as config;
+use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::outlier_detection::{
     Detector, EjectionCounts, EjectionDetails, EjectionEvent, Report, ReturnedBy,
 };
@@ -23,6 +24,7 @@ use crate::upstream::endpoint::Endpoint;
 #[derive(Debug)]
 pub(crate) struct OutlierEjector {
     service: Arc<str>,
+    events: Events,
     detector: Mutex<Detector<Endpoint>>,
     /// Endpoints that requests wait for, to be probed.
     to_probe: Mutex<Vec<Arc<Endpoint>>>,
@@ -42,9 +44,10 @@ pub(super) struct DueProbes {
 
 impl OutlierEjector {
     /// Ejects endpoints of the cluster that the log calls `service`.
-    pub(crate) fn new(service: Arc<str>) -> Self {
+    pub(crate) fn new(service: Arc<str>, events: Events) -> Self {
         Self {
             service,
+            events,
             detector: Mutex::default(),
             to_probe: Mutex::default(),
             wakeup: Notify::new(),
@@ -133,6 +136,13 @@ impl OutlierEjector {
         }
     }
 
+    /// Logs and records that requests wait for an endpoint that accepts no connections.
+    pub(super) fn record_unreachable(&self, endpoint: &Endpoint) {
+        let (service, InstanceId { node, id: instance, .. }) = (&self.service, &endpoint.id);
+        warn!(%service, %instance, %node, "instance does not answer, nor accept connections");
+        self.record(EventKind::InstanceProbed, Some(endpoint), "it does not answer, nor accept connections");
+    }
+
     fn record_events(&self, events: Vec<EjectionEvent<Endpoint>>) {
         let service = &self.service;
         for event in events {
@@ -141,27 +151,49 @@ impl OutlierEjector {
                     self.totals[usize::from(!reason.is_hard())].fetch_add(1, Relaxed);
                     let (InstanceId { node, id: instance, .. }, why) = (&endpoint.id, reason.label());
                     warn!(%service, %instance, %node, why, for_at_least = ?ejection_time, "instance ejected");
+                    let time = config::format_coarse_duration(ejection_time);
+                    let reason = format!("{why}; for at least {time}");
+                    self.record(EventKind::InstanceEjected, Some(&endpoint), reason);
                 }
                 EjectionEvent::CapReached { endpoint, reason } => {
                     self.totals[2].fetch_add(1, Relaxed);
                     let (InstanceId { node, id: instance, .. }, why) = (&endpoint.id, reason.label());
                     warn!(%service, %instance, %node, why, "instance not ejected: max_ejection_percent is reached");
+                    let reason = format!("{why}; max_ejection_percent is reached");
+                    self.record(EventKind::EjectionPrevented, Some(&endpoint), reason);
                 }
                 EjectionEvent::Probation { endpoint } => {
                     let InstanceId { node, id: instance, .. } = &endpoint.id;
                     info!(%service, %instance, %node, "instance is on probation");
+                    let reason = "a probe has connected; the next request that may be retried decides";
+                    self.record(EventKind::InstanceProbation, Some(&endpoint), reason);
                 }
                 EjectionEvent::Returned { endpoint, by } => {
                     let InstanceId { node, id: instance, .. } = &endpoint.id;
                     info!(%service, %instance, %node, by = ?by, "instance is healthy again");
+                    let reason = match by {
+                        ReturnedBy::Request => "a request has succeeded",
+                        ReturnedBy::Probe => "a probe has connected",
+                    };
+                    self.record(EventKind::InstanceBack, Some(&endpoint), reason);
                 }
                 EjectionEvent::Panic(true) => {
-                    warn!(%service, "panic mode: no healthy instance, so all may be picked")
+                    warn!(%service, "panic mode: no healthy instance, so all may be picked");
+                    self.record(EventKind::PanicBegan, None, "no healthy instance, so all may be picked");
                 }
                 EjectionEvent::Panic(false) => {
-                    info!(%service, "panic mode ends: an instance is healthy again")
+                    info!(%service, "panic mode ends: an instance is healthy again");
+                    self.record(EventKind::PanicEnded, None, "an instance is healthy again");
                 }
             }
         }
+    }
+
+    fn record(&self, kind: EventKind, endpoint: Option<&Endpoint>, reason: impl AsRef<str>) {
+        let event = Event::new(kind, reason).of_service(&self.service);
+        self.events.record(match endpoint {
+            Some(Endpoint { id: InstanceId { id, node, .. }, .. }) => event.of_instance(id).on_node(node),
+            None => event,
+        });
     }
 }

@@ -430,7 +430,8 @@ impl ClusterManager {
         let label = key.to_string();
         let series = self.metrics.service_series(declared.then_some(&*label));
         let settings = ClusterSettings::new(self.settings.load().policy_for(&key).clone(), series);
-        let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower));
+        let events = self.discovery.events().clone();
+        let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower, events));
         let (updates, update_queue) = mpsc::unbounded_channel();
         let own_listeners = self.own_listeners.subscribe();
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers, own_listeners);

@@ -4,10 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_net::Purpose;
 use outrigger_policy::{Outcome, Sent, circuit_breaker::BreakerState, outlier_detection::FailureAttribution};
-use outrigger_registry::InstanceId;
 use outrigger_task::essential;
 use tokio::{task::JoinSet, time::Instant};
-use tracing::warn;
 
 use crate::upstream::{cluster::Cluster, connect::connect_outcome, endpoint::Endpoint};
 
@@ -72,8 +70,7 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
         timeouts += 1;
     }
     if timeouts == 2 {
-        let InstanceId { node, id: instance, .. } = &endpoint.id;
-        warn!(service = %cluster.label, %instance, %node, "instance does not answer, nor accept connections");
+        cluster.ejector.record_unreachable(&endpoint);
     }
     endpoint.stall.end_probe(timeouts == 2, Instant::now().into_std());
 }
@@ -92,6 +89,6 @@ async fn probe_ejected(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     };
     let settings = cluster.view.load().settings.clone();
     if cluster.ejector.report_probe(settings.policy.outlier.as_ref(), &endpoint, connected) {
-        cluster.breaker.half_open();
+        cluster.half_open_breaker();
     }
 }

@@ -100,7 +100,7 @@ impl Reconciler {
         let has_breaker = policy.circuit_breaker.is_some();
         self.rebuild_view(before.snapshot.clone(), Arc::new(before.settings.with_policy(policy, series)));
         if !has_breaker {
-            self.cluster.breaker.turn_off();
+            self.cluster.turn_breaker_off();
         }
         info!(service = %self.cluster.label, "settings changed");
     }

@@ -43,20 +43,41 @@ pub(super) enum AnnounceReason {
     NewSettings,
 }
 
+impl AnnounceReason {
+    /// What the registry has taken.
+    pub(super) fn announced(self) -> &'static str {
+        match self {
+            Self::First => "registered the app",
+            Self::FoundExisting => "took over the registration of an earlier run",
+            Self::Forgotten => "the registry had forgotten the app, registered again",
+            Self::Changed => "another client changed the registration, corrected it",
+            Self::ReportRefused => "the registry refused a report, registered again",
+            Self::Unlisted => "the catalog did not list the app, registered again",
+            Self::TakenOver => "the other process with this id is gone, registered the app",
+            Self::NewCredentials => "the token was replaced, registered again with it",
+            Self::NewSettings => "registered the app with its new settings",
+        }
+    }
+
+    /// How what the registry holds differs from what was announced. `None`: it does not.
+    pub(super) fn drift(self) -> Option<&'static str> {
+        match self {
+            Self::Forgotten => Some("forgotten: the registry does not hold the app any more"),
+            Self::Changed => Some("changed: the registry holds something else"),
+            Self::ReportRefused => {
+                Some("report_refused: the registry holds the app, and has refused a report")
+            }
+            Self::Unlisted => Some("unlisted: the catalog does not list the app"),
+            Self::NewCredentials => Some("credentials: the token was replaced"),
+            Self::First | Self::FoundExisting | Self::TakenOver | Self::NewSettings => None,
+        }
+    }
+}
+
 /// Logs that the registry has taken an announcement.
 pub(super) fn log_announced(registration: &Registration, reason: AnnounceReason) {
     let Registration { id, name, port, .. } = registration;
-    let what = match reason {
-        AnnounceReason::First => "registered the app",
-        AnnounceReason::FoundExisting => "took over the registration of an earlier run",
-        AnnounceReason::Forgotten => "the registry had forgotten the app, registered again",
-        AnnounceReason::Changed => "another client changed the registration, corrected it",
-        AnnounceReason::ReportRefused => "the registry refused a report, registered again",
-        AnnounceReason::Unlisted => "the catalog did not list the app, registered again",
-        AnnounceReason::TakenOver => "the other process with this id is gone, registered the app",
-        AnnounceReason::NewCredentials => "the token was replaced, registered again with it",
-        AnnounceReason::NewSettings => "registered the app with its new settings",
-    };
+    let what = reason.announced();
     match reason {
         AnnounceReason::First | AnnounceReason::FoundExisting | AnnounceReason::NewSettings => {
             info!(id, service = name, port, "{what}");

@@ -378,3 +378,43 @@ async fn maintenance_is_restored_for_every_reason_to_register_at_an_agent_that_l
         assert_eq!(fixture.state.current().maintenance.as_deref(), Some("disk"));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_drift_and_its_correction_is_an_event() {
+    let fixture = start_registrant(PASSING);
+    fixture.wait_until(|agent| agent.held.is_some()).await;
+    sleep(Duration::from_secs(100)).await;
+    let first = ["registered: registered the app".to_owned()];
+    assert_eq!(event_lines(&fixture.events), first);
+    type AgentChange = fn(&FakeAgent);
+    let changes: [(AgentChange, &str, &str); 4] = [
+        (
+            FakeAgent::forget,
+            "forgotten: the registry does not hold the app any more",
+            "the registry had forgotten the app, registered again",
+        ),
+        (
+            |agent| agent.change(|agent| agent.held.as_mut().unwrap().port += 1),
+            "changed: the registry holds something else",
+            "another client changed the registration, corrected it",
+        ),
+        (
+            |agent| agent.change(|agent| agent.unlisted = true),
+            "unlisted: the catalog does not list the app",
+            "the catalog did not list the app, registered again",
+        ),
+        (
+            FakeAgent::rotate_credentials,
+            "credentials: the token was replaced",
+            "the token was replaced, registered again with it",
+        ),
+    ];
+    for (n, (change, drift, corrected)) in changes.into_iter().enumerate() {
+        change(&fixture.agent);
+        sleep(Duration::from_secs(100)).await;
+        let expected = [format!("registration_drift: {drift}"), format!("registered: {corrected}")];
+        assert_eq!(event_lines(&fixture.events)[1 + 2 * n..], expected);
+    }
+    let recorded = fixture.events.page(&Default::default(), None, usize::MAX).events;
+    assert!(recorded.iter().all(|one| (one.service(), one.instance()) == (Some("orders"), Some("orders-1"))));
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use outrigger_events::Events;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -34,10 +35,11 @@ struct LifecycleShared {
 }
 
 impl LifecycleHandle {
-    pub(super) fn new() -> Self {
+    /// The phases of its drain are recorded in `events`.
+    pub(super) fn new(events: Events) -> Self {
         Self(Arc::new(LifecycleShared {
             state: watch::Sender::new(LifecycleState::Learning),
-            drain: DrainControl::default(),
+            drain: DrainControl::new(events),
             settings: watch::Sender::new(None),
             handed_over: watch::Sender::new(None),
             is_let_go: watch::Sender::new(false),

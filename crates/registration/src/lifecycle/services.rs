@@ -61,6 +61,7 @@ impl LocalService {
             registration: self.plan.registration.clone(),
             state: self.state.clone(),
             file: self.maintenance_file.clone(),
+            events: self.plan.events.clone(),
         }
     }
 
@@ -127,6 +128,7 @@ mod tests {
             probe: Default::default(),
             maintenance_file: None,
             claim: None,
+            events: Default::default(),
         }
     }
 

@@ -18,6 +18,8 @@ use crate::{
     testing::*,
 };
 
+mod drain_events;
+
 const PROPAGATION: Duration = Duration::from_secs(2);
 
 async fn stop_recorded_traffic(agent: Arc<FakeAgent>) -> usize {
@@ -33,7 +35,7 @@ fn start_lifecycle(
     plan: Option<RegistrationPlan>,
     propagation: Duration,
 ) -> Lifecycle {
-    let lifecycle = Lifecycle::start(first_answers, fixed_propagation(propagation));
+    let lifecycle = Lifecycle::start(first_answers, fixed_propagation(propagation), Events::default());
     lifecycle.apply_settings(plan, fixed_drain(propagation));
     lifecycle
 }
@@ -50,7 +52,8 @@ impl LifecycleFixture {
         let started = CancellationToken::new();
         started.cancel();
         let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self { agent: Arc::default(), folder: tempfile::tempdir().unwrap(), app, started }
+        let folder = tempfile::tempdir().unwrap();
+        Self { agent: Arc::default(), folder, app, started }
     }
 
     fn file_path(&self, name: &str) -> PathBuf {
@@ -77,6 +80,7 @@ impl LifecycleFixture {
             probe: Health::default(),
             maintenance_file: Some(self.file_path(name)),
             claim: None,
+            events: Events::default(),
         }
     }
 
@@ -227,7 +231,8 @@ async fn a_panic_of_the_lifecycle_ends_the_process_with_a_message() {
 
 #[tokio::test(start_paused = true)]
 async fn before_the_first_settings_it_is_not_ready_and_can_be_drained() {
-    let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION));
+    let lifecycle =
+        Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION), Events::default());
     sleep(LEARN_TIMEOUT * 2).await;
     assert_eq!(lifecycle.handle().state(), LifecycleState::Learning);
     timeout(LEARN_TIMEOUT, lifecycle.drain()).await.unwrap();
@@ -428,7 +433,8 @@ async fn an_instance_that_the_other_process_does_not_register_is_withdrawn() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_handed_over_by_a_process_that_leaves() {
-    let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION));
+    let lifecycle =
+        Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION), Events::default());
     lifecycle.drain().await;
     timeout(Duration::from_secs(60), lifecycle.hand_over(keep("orders-1"))).await.unwrap();
     timeout(Duration::from_secs(60), lifecycle.take_back()).await.unwrap();
@@ -437,7 +443,8 @@ async fn nothing_is_handed_over_by_a_process_that_leaves() {
 /// One sidecar beside two services, each at an agent and a port of its own.
 async fn start_two(propagation: Duration) -> ([LifecycleFixture; 2], Lifecycle) {
     let two = [LifecycleFixture::new().await, LifecycleFixture::new().await];
-    let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(propagation));
+    let lifecycle =
+        Lifecycle::start(std::future::ready(()), fixed_propagation(propagation), Events::default());
     lifecycle.apply_settings(plans_of_two(&two), fixed_drain(propagation));
     (two, lifecycle)
 }
@@ -450,7 +457,8 @@ fn plans_of_two(two: &[LifecycleFixture; 2]) -> [RegistrationPlan; 2] {
 async fn it_is_ready_when_every_service_is_and_not_before() {
     let waiting = LifecycleFixture { started: CancellationToken::new(), ..LifecycleFixture::new().await };
     let two = [LifecycleFixture::new().await, waiting];
-    let lifecycle = Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION));
+    let lifecycle =
+        Lifecycle::start(std::future::ready(()), fixed_propagation(PROPAGATION), Events::default());
     lifecycle.apply_settings(plans_of_two(&two), fixed_drain(PROPAGATION));
     two[0].until_registered("orders", None).await;
     sleep(Duration::from_millis(200)).await;

@@ -225,3 +225,24 @@ async fn a_request_that_the_old_registration_took_stays_pending_for_the_registra
     assert_eq!(fixture.maintenance.send_desired().await, Ok(()), "with the registration");
     assert_eq!((held(&fixture), fixture.state.current().pending_request), (None, Some(on("disk"))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn maintenance_is_an_event_with_its_origin() {
+    let folder = folder();
+    let fixture = settled(&folder).await;
+    fixture.maintenance.request(on("disk")).await.unwrap();
+    fixture.maintenance.request(MaintenanceRequest::Off).await.unwrap();
+    fixture.agent.change(|agent| agent.checks.maintenance = Some("by another client".into()));
+    sleep(Duration::from_secs(30)).await;
+    fixture.agent.change(|agent| agent.checks.maintenance = None);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(
+        event_lines(&fixture.events)[1..],
+        [
+            "maintenance_on: requested: disk",
+            "maintenance_off: requested",
+            "maintenance_on: at the registry: by another client",
+            "maintenance_off: another client ended it",
+        ]
+    );
+}

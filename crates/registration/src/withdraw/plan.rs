@@ -44,6 +44,18 @@ pub(super) enum StepResult {
     Skipped,
 }
 
+impl StepResult {
+    /// The name in events.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed out",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
 impl WithdrawStep {
     /// The step that follows this one.
     pub(super) fn next(self, result: StepResult) -> Self {
@@ -63,6 +75,19 @@ impl WithdrawStep {
     /// Whether the step may be skipped. Calls to the registry are not: an aborted call may still arrive later.
     pub(super) fn is_skippable(self) -> bool {
         matches!(self, Self::AwaitCritical | Self::AwaitRemoved | Self::WaitMargin | Self::WaitUnobserved)
+    }
+
+    /// The name in events.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::ReportCritical => "report_critical",
+            Self::AwaitCritical => "await_critical",
+            Self::Deregister => "deregister",
+            Self::AwaitRemoved => "await_removed",
+            Self::WaitMargin => "wait_margin",
+            Self::WaitUnobserved => "wait_unobserved",
+            Self::Safe => "safe",
+        }
     }
 
     /// The phase of the drain during the step.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use outrigger_events::EventKind;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
@@ -85,6 +86,7 @@ async fn run_steps(
             () = drain.skip_waits.cancelled(), if step.is_skippable() => StepResult::Skipped,
             result = run_step(step, &mut registrant, propagation, drain, until) => result,
         };
+        registrant.record_event(EventKind::DrainStep, format!("{}: {}", step.label(), result.label()));
         let skipped = drain.skip_waits.is_cancelled() && step == WithdrawStep::Deregister;
         step = step.next(if skipped { StepResult::Skipped } else { result });
     }

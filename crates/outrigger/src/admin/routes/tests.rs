@@ -135,7 +135,8 @@ fn admin() -> TestAdmin {
 
 fn admin_with(outcome: ReloadResult) -> TestAdmin {
     let settings = Drain { propagation: Propagation::Fixed(Duration::from_secs(2)), ..Drain::default() };
-    let life = Lifecycle::start(std::future::pending(), PropagationMonitor::new(settings, None));
+    let life =
+        Lifecycle::start(std::future::pending(), PropagationMonitor::new(settings, None), Default::default());
     life.apply_settings(None, settings);
     let metrics = crate::telemetry::new_metrics_registry().unwrap();
     life.register_metrics(&metrics).unwrap();

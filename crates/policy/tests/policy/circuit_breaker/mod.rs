@@ -13,7 +13,7 @@ use crate::{millis, origin};
 use outrigger_config::CircuitBreaker;
 use outrigger_policy::{
     Breaker, Verdict,
-    circuit_breaker::{BreakerOpen, BreakerState, Permit},
+    circuit_breaker::{BreakerChange, BreakerOpen, BreakerState, Permit},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -448,4 +448,45 @@ fn a_closed_breaker_keeps_its_counts_when_an_endpoint_joins() {
     run_requests(&breaker, now, 1, Verdict::Failure);
     assert_eq!(breaker.state(now), BreakerState::Open);
     TestBreaker::new(None, now).half_open_for_new_endpoint();
+}
+
+#[test]
+fn each_change_of_the_state_is_returned_once_to_the_call_that_makes_it() {
+    let settings =
+        CircuitBreaker { min_requests: 4, consecutive_failures: None, ..CircuitBreaker::default() };
+    let now = origin();
+    let breaker = Breaker::new(now);
+    let admit = |now| breaker.admit(Some(&settings), now).unwrap();
+    assert!(!breaker.half_open() && !breaker.half_open_for_new_endpoint());
+    assert_eq!(admit(now).record(now, Verdict::Success), None);
+    let late = admit(now);
+    for _ in 0..2 {
+        assert_eq!(admit(now).record(now, Verdict::Failure), None);
+    }
+    let last = admit(now);
+    assert!(!last.ends_open_time());
+    assert_eq!(last.record(now, Verdict::Failure), Some(BreakerChange::Opened { failed: 3, ended: 4 }));
+    assert_eq!(late.record(now, Verdict::Failure), None, "it is open already");
+    // The first request after the open time makes it half-open, and its failure opens it again.
+    let now = now + settings.open_for;
+    let probe = admit(now);
+    assert!(probe.is_probe() && probe.ends_open_time());
+    assert!(breaker.admit(Some(&settings), now).is_err());
+    assert_eq!(probe.record(now, Verdict::Failure), Some(BreakerChange::Reopened));
+    // A reason from outside makes it half-open before a request.
+    assert!(breaker.half_open() && !breaker.half_open() && breaker.half_open_for_new_endpoint());
+    let mut changes = Vec::new();
+    for _ in 0..settings.probes {
+        let probe = admit(now);
+        assert!(probe.is_probe() && !probe.ends_open_time());
+        changes.extend(probe.record(now, Verdict::Success));
+    }
+    assert_eq!(changes, [BreakerChange::Closed]);
+    // A breaker that is turned off while it is open is closed by that.
+    for _ in 0..4 {
+        let _ = admit(now).record(now, Verdict::Failure);
+    }
+    assert_ne!(breaker.state(Some(&settings), now), BreakerState::Closed);
+    assert!(breaker.turn_off() && !breaker.turn_off());
+    assert!(!Breaker::new(now).turn_off());
 }

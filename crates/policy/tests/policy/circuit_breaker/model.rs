@@ -203,7 +203,7 @@ proptest! {
                 BreakerEvent::End(which, verdict) if !in_flight.is_empty() => {
                     let (permit, number, changes) = in_flight.swap_remove(which.index(in_flight.len()));
                     match verdict {
-                        Some(verdict) => permit.record(start + now, verdict),
+                        Some(verdict) => _ = permit.record(start + now, verdict),
                         None => drop(permit),
                     }
                     model.end(number, changes, now, verdict);

@@ -91,7 +91,7 @@ fn a_late_verdict_changes_nothing_after_the_next_probe_has_opened_it() {
 
 fn end(permit: Permit<'_>, now: Instant, verdict: Option<Verdict>) {
     match verdict {
-        Some(verdict) => permit.record(now, verdict),
+        Some(verdict) => _ = permit.record(now, verdict),
         None => drop(permit),
     }
 }

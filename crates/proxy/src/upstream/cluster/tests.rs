@@ -35,7 +35,7 @@ fn cluster_that_drains() -> (Cluster, [Arc<Endpoint>; 4]) {
     let key = ClusterKey::new("orders", None, &[]);
     let follower = discovery.follow(key.query(), WatchReason::OnDemand).unwrap();
     let settings = ClusterSettings::new(policy.clone(), Metrics::new(1).unwrap().service_series(None));
-    let cluster = Cluster::new(key, false, settings, follower);
+    let cluster = Cluster::new(key, false, settings, follower, discovery.events().clone());
     let endpoints = [1, 2, 3, 4].map(|n: u16| {
         let id = InstanceId { datacenter: "dc1".into(), node: "n".into(), id: n.to_string().into() };
         let now = Instant::now().into_std();

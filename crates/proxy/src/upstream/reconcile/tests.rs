@@ -38,7 +38,7 @@ impl WriterRig {
         let policy = config::Policy { balance: config::Balance::Weighted, ..config::Policy::default() };
         let settings = ClusterSettings::new(policy, metrics.service_series(None));
         let key = ClusterKey::new("orders", None, &[]);
-        let cluster = Arc::new(Cluster::new(key, false, settings, follow()));
+        let cluster = Arc::new(Cluster::new(key, false, settings, follow(), discovery.events().clone()));
         let (updates, update_queue) = mpsc::unbounded_channel();
         let own_listeners = watch::Sender::default().subscribe();
         let reconciler = Reconciler::new(cluster.clone(), metrics, 1, own_listeners);

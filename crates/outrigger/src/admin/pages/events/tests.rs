@@ -9,7 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 
 fn joined(name: impl ToString) -> Event {
-    Event::new(EventKind::InstanceJoined, "passing").of_service("orders").of_instance(name.to_string(), "n1")
+    Event::new(EventKind::InstanceJoined, "passing")
+        .of_service("orders")
+        .of_instance(name.to_string())
+        .on_node("n1")
 }
 
 fn ask(events: &Events, query: &str, headers: &[(&str, &str)], connection: ConnectionControl) -> Response {

@@ -137,6 +137,21 @@ pub(crate) fn cases() -> Vec<Case> {
             ],
         ),
         case(
+            "a transaction that writes to a tree and deletes it",
+            vec![
+                put("/v1/kv/q/a", "1"),
+                put("/v1/kv/q/b", "1"),
+                watch("/v1/kv/q/a"),
+                ops(&[("set", "q/b", r#""Value":"Mg==""#), ("delete-tree", "q/", "")]),
+                outcome().differs("wakes the watches of the deleted keys; Consul does not wake them"),
+                get("/v1/kv/q/?keys"),
+                put("/v1/kv/q/a", "1"),
+                watch("/v1/kv/q/a"),
+                ops(&[("delete-tree", "q/", "")]),
+                outcome(),
+            ],
+        ),
+        case(
             "bodies of transactions",
             vec![
                 txn(""),

@@ -6,6 +6,7 @@ mod agent;
 mod blocking;
 mod catalog;
 mod checks;
+mod coordinates;
 mod events;
 mod filters;
 mod http;
@@ -20,15 +21,13 @@ pub(crate) fn groups() -> [Vec<Case>; 3] {
         agent::cases(),
         checks::cases(),
         catalog::cases(),
-        events::cases(),
-        filters::cases(),
         blocking::cases(),
         refusals::cases(),
         http::cases(),
     ];
     [
         services.into_iter().flatten().collect(),
-        keys::cases(),
-        sessions::cases().into_iter().chain(transactions::cases()).collect(),
+        [keys::cases(), filters::cases(), events::cases()].into_iter().flatten().collect(),
+        [sessions::cases(), transactions::cases(), coordinates::cases()].into_iter().flatten().collect(),
     ]
 }

@@ -14,6 +14,7 @@ mod agent_health;
 mod agent_process;
 mod catalog;
 mod context;
+mod coordinate;
 mod event;
 mod health;
 mod kv;

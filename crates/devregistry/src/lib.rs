@@ -1,7 +1,7 @@
 //! A registry to start on a laptop or in a test: Consul's HTTP subset in memory.
 //!
-//! It answers clients of the agent, catalog, event, health, key-value, session, transaction and status endpoints as
-//! Consul 1.8.7 does: shapes, texts, indexes, blocking queries, filters, checks that run, sessions that expire. A
+//! It answers clients of the agent, catalog, coordinate, event, health, key-value, session, transaction and status
+//! endpoints as Consul 1.8.7 does: shapes, texts, indexes, blocking queries, filters, checks that run, sessions that expire. A
 //! conformance suite compares it with the real Consul. Nothing is kept over a restart, as with a Consul dev agent.
 //!
 //! Unsupported endpoints answer 501 with a text: prepared queries, transactions on anything but keys, ACLs, Connect,

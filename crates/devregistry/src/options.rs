@@ -20,6 +20,8 @@ pub struct DevRegistryOptions {
     /// How long the catalog keeps a check's old output when the output changed and the status did not. Default 5m, as
     /// Consul.
     pub check_update_interval: Duration,
+    /// How often the coordinates of nodes are written that clients have told. Default 5s, as Consul; tests may lower it.
+    pub coordinate_update_period: Duration,
     /// How long the deletion of a key counts for the index of a prefix; after that, the index may go back. Default 15m,
     /// as Consul; tests may lower it.
     pub kv_tombstone_ttl: Duration,
@@ -38,6 +40,7 @@ impl Default for DevRegistryOptions {
             check_deregister_interval_min: Duration::from_secs(60),
             check_reap_interval: Duration::from_secs(30),
             check_update_interval: Duration::from_secs(300),
+            coordinate_update_period: Duration::from_secs(5),
             kv_tombstone_ttl: Duration::from_secs(15 * 60),
             http_max_conns_per_client: 200,
             max_blocking_queries: 4096,

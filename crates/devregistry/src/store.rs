@@ -6,6 +6,8 @@ mod agent;
 mod agent_state;
 mod catalog;
 mod clock;
+mod coordinate;
+mod coordinate_table;
 mod event;
 mod event_state;
 mod index;
@@ -20,6 +22,7 @@ mod tests;
 mod txn;
 
 pub(crate) use agent::{NODE_MAINTENANCE, SERVICE_MAINTENANCE};
+pub(crate) use coordinate_table::{Coordinate, DIMENSIONS, NodeCoordinate};
 pub(crate) use event::EventFilters;
 pub(crate) use event_state::{Event, NewEvent};
 pub(crate) use index::{Topic, TopicIndex};

@@ -3,6 +3,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod base64;
+pub(crate) mod coordinate;
 pub(crate) mod decode;
 pub(crate) mod duration;
 pub(crate) mod event;

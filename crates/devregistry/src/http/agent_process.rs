@@ -7,8 +7,8 @@ use http::{StatusCode, header};
 use super::{catalog, context::HttpContext, reply::Reply, request::ApiRequest};
 use crate::{
     options::CONSUL_VERSION,
-    store::{SERF_PORT, SERVER_PORT, Store},
-    wire::agent::{AgentConfig, AgentSelf, CoordinateJson, Gauge, Member, MetricsJson, NoLabels},
+    store::{Coordinate, SERF_PORT, SERVER_PORT, Store},
+    wire::agent::{AgentConfig, AgentSelf, Gauge, Member, MetricsJson, NoLabels},
 };
 
 /// `agent/self`
@@ -22,10 +22,11 @@ pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Rep
             server: true,
             version: CONSUL_VERSION,
         };
+        let coordinate = Coordinate::origin();
         let shown = AgentSelf {
             config,
             debug_config: BTreeMap::new(),
-            coord: CoordinateJson { vec: &[0.0; 8], error: 1.5, adjustment: 0.0, height: 1e-5 },
+            coord: (&coordinate).into(),
             member: member(context, store),
             stats: stats(store),
             meta: [("consul-network-segment", "")].into(),

@@ -92,6 +92,10 @@ impl Reply {
         reply.with_header(header::LOCATION, &to)
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// With another status.
     pub(super) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;

@@ -7,8 +7,8 @@ use http::Method;
 use Handler::{Blocking, Plain, Unsupported};
 
 use super::{
-    agent, agent_health, agent_process, catalog, context::HttpContext, event, health, kv, reply::Reply,
-    request::ApiRequest, session, txn,
+    agent, agent_health, agent_process, catalog, context::HttpContext, coordinate, event, health, kv,
+    reply::Reply, request::ApiRequest, session, txn,
 };
 use crate::store::Status;
 
@@ -112,7 +112,10 @@ const PATHS: &[(&str, &[&str], Handler)] = &[
     ("/v1/catalog/gateway-services/", ANY, Unsupported("Connect")),
     ("/v1/health/connect/", ANY, Unsupported("Connect")),
     ("/v1/health/ingress/", ANY, Unsupported("Connect")),
-    ("/v1/coordinate/", ANY, Unsupported("network coordinates")),
+    ("/v1/coordinate/datacenters", GET, Plain(coordinate::datacenters)),
+    ("/v1/coordinate/nodes", GET, Blocking(|c, r| Box::pin(coordinate::nodes(c, r)))),
+    ("/v1/coordinate/node/", GET, Blocking(|c, r| Box::pin(coordinate::node(c, r)))),
+    ("/v1/coordinate/update", PUT, Plain(coordinate::update)),
     ("/v1/operator/", ANY, Unsupported("operator endpoints")),
     ("/v1/snapshot", ANY, Unsupported("snapshots")),
     ("/v1/agent/join/", ANY, Unsupported("cluster to join")),

@@ -58,6 +58,8 @@ impl Store {
             Topic::Sessions => self.sessions.table_index(),
             Topic::Session(id) => self.sessions.session_index(id),
             Topic::SessionsOf(node) => self.sessions.node_index(node),
+            Topic::Coordinates => self.coordinates.table_index(),
+            Topic::CoordinatesOf(node) => self.coordinates.node_index(node),
         }
     }
 
@@ -216,6 +218,7 @@ impl Store {
         services.iter().for_each(|id| self.remove_service(name, id, at));
         self.nodes.remove(name);
         self.tables.nodes = at;
+        self.coordinates.remove_node(name, at);
         self.end_sessions_of(name, at, now);
     }
 

@@ -1,5 +1,5 @@
 //! What happens without a command: TTLs of checks and sessions expire, late outputs reach the catalog, services that
-//! stay critical and tombstones of keys are removed.
+//! stay critical and tombstones of keys are removed, coordinates are written.
 //! Nothing here reads a clock: `now` is an argument, and `next_tick` gives the time of the next call.
 
 use std::time::Instant;
@@ -18,8 +18,12 @@ impl Store {
             [expires, held.output_sync_due]
         });
         let reaping = self.agent.checks.values().any(|held| held.deregister_after.is_some());
-        let shared =
-            [reaping.then_some(self.next_reap), self.kv_timers.next_reap(), self.sessions.next_expiry()];
+        let shared = [
+            reaping.then_some(self.next_reap),
+            self.kv_timers.next_reap(),
+            self.sessions.next_expiry(),
+            self.coordinates.next_due(),
+        ];
         own.chain(shared).flatten().min()
     }
 
@@ -30,6 +34,7 @@ impl Store {
         self.reap_critical_services(now);
         self.expire_sessions(now);
         self.reap_tombstones(now);
+        self.write_coordinates(now);
     }
 
     fn expire_ttls(&mut self, now: Instant) {

@@ -57,6 +57,10 @@ pub(crate) enum Topic {
     Session(String),
     /// `session/node/N`
     SessionsOf(String),
+    /// `coordinate/nodes`
+    Coordinates,
+    /// `coordinate/node/N`
+    CoordinatesOf(String),
 }
 
 /// The index of a topic.

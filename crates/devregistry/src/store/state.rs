@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     agent_state::Agent,
+    coordinate_table::CoordinateTable,
     event_state::EventTable,
     index::TableIndexes,
     kv_table::{KvTable, KvTimers},
@@ -35,6 +36,7 @@ pub(crate) struct Store {
     pub(super) kv_timers: KvTimers,
     pub(super) sessions: SessionTable,
     pub(super) events: EventTable,
+    pub(super) coordinates: CoordinateTable,
     pub(super) next_reap: Instant,
     pub(super) reap_interval: Duration,
     pub(super) deregister_after_min: Duration,
@@ -57,6 +59,7 @@ impl Store {
             kv_timers: KvTimers::new(options.kv_tombstone_ttl, now),
             sessions: SessionTable::default(),
             events: EventTable::default(),
+            coordinates: CoordinateTable::new(options.coordinate_update_period, now),
             next_reap: now + reap_interval,
             reap_interval,
             deregister_after_min: options.check_deregister_interval_min,

@@ -11,6 +11,7 @@ use proptest::{collection::vec, prelude::*};
 use super::{index::TopicIndex, *};
 use crate::options::DevRegistryOptions;
 
+mod coordinates;
 mod keys;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,7 +21,15 @@ fn start_time() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// A registry that has told its own coordinate: nothing is due.
 fn store(now: Instant) -> Store {
+    let mut store = fresh_store(now);
+    store.tick(now + 15 * SECOND);
+    store.tick(now + 20 * SECOND);
+    store
+}
+
+fn fresh_store(now: Instant) -> Store {
     Store::new(&DevRegistryOptions::default(), SocketAddr::from(([127, 0, 0, 1], 8500)), now)
 }
 

@@ -133,6 +133,28 @@ impl JsonFields {
         }
     }
 
+    /// A number with a fraction.
+    pub(crate) fn number(&mut self, name: &str) -> Result<f64> {
+        match self.take(name) {
+            None => Ok(0.0),
+            Some(value) => value.as_f64().ok_or_else(|| self.type_mismatch(&value, name, "float64")),
+        }
+    }
+
+    /// A list of them.
+    pub(crate) fn numbers(&mut self, name: &str) -> Result<Vec<f64>> {
+        let items = match self.take(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(items)) => items,
+            Some(other) => return Err(self.type_mismatch(&other, name, "[]float64")),
+        };
+        let number = |item: Value| match item {
+            Value::Null => Ok(0.0),
+            item => item.as_f64().ok_or_else(|| self.type_mismatch(&item, name, "float64")),
+        };
+        items.into_iter().map(number).collect()
+    }
+
     pub(crate) fn strings(&mut self, name: &str) -> Result<Vec<String>> {
         self.strings_as(name, "string")
     }

@@ -30,6 +30,11 @@ impl Refusal {
         Self(StatusCode::BAD_REQUEST, text.into())
     }
 
+    /// Consul's servers refuse it.
+    pub(crate) fn internal(text: &str) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned())
+    }
+
     /// The request needs a feature that this registry does not have.
     pub(crate) fn unsupported(what: &str) -> Self {
         Self(StatusCode::NOT_IMPLEMENTED, format!("The dev registry {what}"))
@@ -378,12 +383,13 @@ pub(crate) fn parse_catalog_removal(
     Ok((node, named(service), named(check)))
 }
 
-/// Refuses a write for another datacenter than the registry's. Here it is in the body; the parameter `dc` has no effect.
-fn require_datacenter(wanted: &str, own: &str) -> Result<(), Refusal> {
+/// Refuses a write for another datacenter than the registry's. For the catalog it is in the body, and the parameter `dc` has
+/// no effect.
+pub(crate) fn require_datacenter(wanted: &str, own: &str) -> Result<(), Refusal> {
     if wanted.is_empty() || wanted == own {
         return Ok(());
     }
-    Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter".to_owned()))
+    Err(Refusal::internal("No path to datacenter"))
 }
 
 fn validate_weights(weights: Weights) -> Result<(), Refusal> {

@@ -71,6 +71,10 @@ kinds! {
     Registered = "registered",
     /// What the registry holds differs from what was announced.
     RegistrationDrift = "registration_drift",
+    /// The app has acquired a lock.
+    LockAcquired = "lock_acquired",
+    /// A lock that the app held is lost.
+    LockLost = "lock_lost",
     /// Another process registers the same id, or none does any more.
     RegistrationConflict = "registration_conflict",
     /// The registration is left to another process.

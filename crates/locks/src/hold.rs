@@ -194,7 +194,7 @@ impl Hold {
         self.lease.as_ref().map_or(Duration::MAX, |lease| *lease.until.lock())
     }
 
-    /// Keeps the hold until it ends, tells the end, and then ends its session.
+    /// Keeps the hold until it ends, tells the end, and then ends its session. `record_loss` is called with a loss as it is told.
     pub(crate) async fn keep(
         &self,
         registry: &dyn Locks,
@@ -202,6 +202,7 @@ impl Hold {
         validity: Validity,
         view: View,
         known: &mut KnownLock,
+        record_loss: impl FnOnce(&LossReason),
     ) {
         let (ending, validity) = self.keep_alive(registry, clock, validity, view).await;
         match ending {
@@ -212,6 +213,7 @@ impl Hold {
             }
             Ending::Lost(reason) => {
                 warn!(lock = %self.name, token = self.token, %reason, "the lock is lost");
+                record_loss(&reason);
                 self.state.send_replace(HoldState::Lost(reason));
                 *self.end.lock() = End::Over;
             }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use outrigger_config::LockSettings;
+use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{
     Cursor, Error as RegistryError, KnownLock, LockPlace, Locks, SessionId, SessionInfo,
@@ -126,6 +127,7 @@ struct Shared {
     settings: LockSettings,
     /// Shown as the name of every session.
     holder: String,
+    events: Events,
     clock: BootClock,
     /// Where holds and watches run, whatever thread asks for them.
     runtime: Handle,
@@ -151,7 +153,8 @@ struct Queue {
 }
 
 impl LockManager {
-    /// The locks of `registry`, with the record in `folder`. `holder` is the name of the sessions, for operators.
+    /// The locks of `registry`, with the record in `folder`. `holder` is the name of the sessions, for operators. Acquisitions and losses are
+    /// recorded in `events`.
     /// [`restore`](Self::restore) is to be called once, when no earlier process uses the record any more. Must be called within the
     /// runtime that is to keep the locks.
     pub fn new(
@@ -160,6 +163,7 @@ impl LockManager {
         holder: String,
         folder: Option<&Path>,
         clock: BootClock,
+        events: Events,
     ) -> Self {
         let runtime = Handle::current();
         Self(Arc::new(Shared {
@@ -170,6 +174,7 @@ impl LockManager {
             registry,
             settings,
             holder,
+            events,
             clock,
             record: Record::new(folder),
             holds: Mutex::default(),
@@ -444,7 +449,9 @@ impl Shared {
         let (shared, kept) = (self.clone(), hold.clone());
         let name = format!("the hold of the lock {}", hold.name);
         self.runtime.spawn(essential(name, async move {
-            kept.keep(&*shared.registry, shared.clock, validity, view, &mut known).await;
+            let record_loss =
+                |reason: &LossReason| shared.record_event(EventKind::LockLost, &kept, &format!(": {reason}"));
+            kept.keep(&*shared.registry, shared.clock, validity, view, &mut known, record_loss).await;
             drop(slot);
             shared.remember(&kept.place, known);
             shared.save().await;
@@ -454,6 +461,11 @@ impl Shared {
             shared.holds.lock().remove(&kept.id);
         }));
         hold
+    }
+
+    fn record_event(&self, kind: EventKind, hold: &Hold, what: &str) {
+        let reason = format!("{} with token {}{what}", hold.name, hold.token);
+        self.events.record(Event::new(kind, reason));
     }
 
     fn remember(&self, place: &LockPlace, known: KnownLock) {

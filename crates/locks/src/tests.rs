@@ -31,7 +31,7 @@ fn manager_with(
     folder: Option<&std::path::Path>,
 ) -> LockManager {
     let clock = BootClock::Tokio(Instant::now());
-    LockManager::new(registry.shared(), settings, "orders-1".into(), folder, clock)
+    LockManager::new(registry.shared(), settings, "orders-1".into(), folder, clock, Default::default())
 }
 
 fn manager(registry: &FakeRegistry) -> LockManager {
@@ -299,6 +299,7 @@ async fn a_restart_keeps_leases_and_ends_the_sessions_of_connections() {
             "orders-1".into(),
             Some(folder.path()),
             BootClock::Kernel,
+            Default::default(),
         )
     };
     let before = open();

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_events::EventKind;
 use outrigger_registry::{Error as RegistryError, KnownLock, LockAttempt, LockPlace, NewSession, SessionId};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -112,6 +113,7 @@ impl Shared {
         };
         let hold = Hold::new(random_id(), grant, lease);
         let hold = self.keep(hold, open.ttl, open.validity, view, slot, known);
+        self.record_event(EventKind::LockAcquired, &hold, "");
         self.save().await;
         debug!(lock = %hold.name, token, "acquired the lock");
         Ok(hold)

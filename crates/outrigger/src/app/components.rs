@@ -117,7 +117,7 @@ impl Components {
         let lifecycle = Lifecycle::start(first_answers, propagation, events.clone());
         lifecycle.register_metrics(&metrics)?;
         let network = NetworkStatus::register(&metrics)?;
-        let locks = opened.locks.clone().map(|locks| open_locks(locks, config));
+        let locks = opened.locks.clone().map(|locks| open_locks(locks, config, events.clone()));
         Ok(Self {
             proxy,
             discovery,
@@ -164,7 +164,7 @@ impl Components {
 }
 
 /// The locks of this sidecar. Their record is in a folder of this run, because each process has its own.
-fn open_locks(registry: Arc<dyn Locks>, config: &Config) -> LockManager {
+fn open_locks(registry: Arc<dyn Locks>, config: &Config, events: Events) -> LockManager {
     let name = registry::run_name(config);
     let folder = config
         .state_dir
@@ -175,7 +175,7 @@ fn open_locks(registry: Arc<dyn Locks>, config: &Config) -> LockManager {
         Some(service) => build_registration(service, &host_name()).id,
         None => host_name(),
     };
-    LockManager::new(registry, config.api.locks.clone(), holder, folder.as_deref(), BootClock::Kernel)
+    LockManager::new(registry, config.api.locks.clone(), holder, folder.as_deref(), BootClock::Kernel, events)
 }
 
 impl AdminBackend for Components {

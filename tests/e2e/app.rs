@@ -20,8 +20,7 @@ pub(crate) async fn start_router_by(consul: &str, more: &str) -> (App, SocketAdd
     );
     let loaded = load(Some(("test.yaml", &text)), &Environment::default(), &Overrides::default())
         .unwrap_or_else(|problems| panic!("{problems}"));
-    let app =
-        App::start(loaded.config, &loaded.origins, Workers::CurrentRuntime).await.expect("start the app");
+    let app = App::start(loaded, Workers::CurrentRuntime).await.expect("start the app");
     wait::within("it is ready", app.ready()).await;
     let addr = app.outbound_addrs()[0];
     (app, addr)

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     Config, ConsulSettings, LoadedConfig, Origins, Registry, Secret, Service, Token, Upstream,
-    settings::{HIDDEN, Setting, list_every_setting, list_settings},
+    settings::{HIDDEN, Setting, TUNED, list_every_setting, list_settings},
     tag_list,
 };
 
@@ -192,13 +192,19 @@ fn settings_by_name(loaded: &LoadedConfig, is_list: bool) -> Vec<Setting> {
             setting.key = key;
             continue;
         }
-        let Some((n, key)) = setting.key.strip_prefix("upstreams[").and_then(|rest| rest.split_once(']'))
+        let Some((list, (n, key))) =
+            setting.key.split_once('[').and_then(|(list, rest)| Some((list, rest.split_once(']')?)))
         else {
             continue;
         };
-        let upstream = n.parse().ok().and_then(|n: usize| loaded.config.upstreams.get(n));
-        if let Some(upstream) = upstream {
-            setting.key = format!("upstreams.{}{key}", upstream_label(upstream));
+        let Ok(n) = n.parse::<usize>() else { continue };
+        let label = match list {
+            "upstreams" => loaded.config.upstreams.get(n).map(upstream_label),
+            TUNED => loaded.config.tuned.get(n).map(|tuned| tuned.service.clone()),
+            _ => None,
+        };
+        if let Some(label) = label {
+            setting.key = format!("upstreams.{label}{key}");
         }
     }
     all

@@ -21,8 +21,8 @@ pub fn error_chain(error: &dyn Error) -> String {
 
 /// One problem, or one warning.
 ///
-/// Displays as `FILE:LINE:COL key: what is wrong; hint`; for a value from a flag or the environment as
-/// `--port: what is wrong; hint`.
+/// Displays as `FILE:LINE:COL key: what is wrong; hint`, for a document of the registry as `kv:KEY@INDEX:LINE:COL key: …`; for
+/// a value from a flag or the environment as `--port: what is wrong; hint`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where the wrong value was given.
@@ -40,12 +40,16 @@ impl fmt::Display for Problem {
         match &self.origin {
             Origin::File { file, line: 0, .. } => write!(f, "{file}")?,
             Origin::File { file, line, col } => write!(f, "{file}:{line}:{col}")?,
+            Origin::Kv { line: 0, .. } => write!(f, "{}", self.origin)?,
+            Origin::Kv { line, col, .. } => write!(f, "{}:{line}:{col}", self.origin)?,
             Origin::Flag(name) => f.write_str(name)?,
             Origin::Environment(name) => f.write_str(name)?,
             Origin::Default => f.write_str("default")?,
         }
         match &self.origin {
-            Origin::File { .. } | Origin::Default if !self.key.is_empty() => write!(f, " {}: ", self.key)?,
+            Origin::File { .. } | Origin::Kv { .. } | Origin::Default if !self.key.is_empty() => {
+                write!(f, " {}: ", self.key)?
+            }
             _ => f.write_str(": ")?,
         }
         f.write_str(&self.what)?;

@@ -54,6 +54,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     }
     defaults [POLICY]
     upstreams [..UPSTREAM]
+    dynamic_config { prefix allow allow_services bounds }
     admin { listen metrics_listen }
     api {
         listen token_file
@@ -74,9 +75,9 @@ const SERVICE: &[KeySpec] = keys! {
 };
 
 /// The keys of `defaults`: those of an upstream without its own five.
-const POLICY: &[KeySpec] = UPSTREAM.split_at(5).1;
+pub(crate) const POLICY: &[KeySpec] = UPSTREAM.split_at(5).1;
 
-const UPSTREAM: &[KeySpec] = keys! {
+pub(crate) const UPSTREAM: &[KeySpec] = keys! {
     service listen hosts tags datacenter
     balance timeout per_try_timeout deadline connect_timeout body_idle
     max_in_flight max_pending pending_timeout
@@ -133,6 +134,10 @@ pub(crate) fn suggest(unknown: &str, keys: &[KeySpec]) -> String {
         elsewhere.truncate(3);
         return format!("it belongs at {}", elsewhere.join(" or "));
     }
+    valid_here(keys)
+}
+
+pub(crate) fn valid_here(keys: &[KeySpec]) -> String {
     format!("valid here: {}", keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", "))
 }
 

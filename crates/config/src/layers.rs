@@ -289,7 +289,7 @@ impl Overlay {
         overlay
     }
 
-    fn add(&mut self, key: &'static str, origin: Origin, text: String) {
+    pub(crate) fn add(&mut self, key: &'static str, origin: Origin, text: String) {
         self.0.entry(key).or_default().push(OverrideValue { origin, text });
     }
 

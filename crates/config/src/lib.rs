@@ -3,7 +3,7 @@
 //!
 //! Entry points: [`load()`] is pure (the file's text, the environment and the flags are arguments);
 //! [`load_path`] reads the file, then calls it. Flags win over the environment, which wins over the file,
-//! which wins over the default.
+//! which wins over the default. [`LoadedConfig::with_documents`] puts documents of the registry's KV over the result.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -16,6 +16,8 @@
 //! | `units`, `address`, `names` | parsers of single values: durations, sizes, listen addresses, service names |
 //! | `text` | parts of texts that users read: numbers of things, labels, escaped text of others |
 //! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `diff` |
+//! | `policy_source` | what the file says of services, kept so that documents can be put between its layers |
+//! | `documents` | documents of the registry's KV, which set how services are called, over the settings of the file |
 //! | `small_file` | reads the small files of other crates too: regular files only, within a limit |
 //! | `state_folder` | the folder of this program's own files, and a lock in it, for other crates |
 //! | `diff` | running and new settings → what runs next, and what changes |
@@ -26,6 +28,7 @@
 mod address;
 mod check;
 mod diff;
+mod documents;
 mod error;
 mod expand;
 mod keys;
@@ -34,6 +37,7 @@ mod load;
 mod model;
 mod names;
 mod origin;
+mod policy_source;
 mod raw;
 mod renamed;
 mod render;
@@ -45,6 +49,10 @@ mod text;
 mod units;
 
 pub use diff::{RESTART_ONLY, ReloadPlan, SettingChange, fingerprint, plan_reload};
+pub use documents::{
+    AppliedDocuments, DocumentResult, DocumentState, DocumentVersions, MAX_DOCUMENT_BYTES,
+    MAX_DOCUMENTS_BYTES, SettingsDocument, check_document, settings_prefix,
+};
 pub use error::{Problem, Problems, error_chain};
 pub use keys::keys;
 pub use layers::{ADMIN_LISTEN_VARIABLE, CONFIG_VARIABLE, Environment, Overrides, VARIABLES};
@@ -53,7 +61,7 @@ pub use model::*;
 pub use origin::{Origin, Origins};
 pub use render::render;
 pub use small_file::{SmallFile, check_own_folder};
-pub use state_folder::{LockError, create_own_folder, lock_file};
+pub use state_folder::{LockError, create_own_folder, lock_file, replace_own_file};
 pub use summary::summarize;
 pub use text::{breaks_line, count, escape_control, tag_list};
 pub use units::{format_coarse_duration, format_duration, format_size, parse_duration};

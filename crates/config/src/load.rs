@@ -6,6 +6,7 @@ use crate::{
     Config, Environment, Origin, Origins, Overrides, Problem, Problems, SmallFile,
     check::{CheckOutcome, check},
     layers::Overlay,
+    policy_source::PolicySource,
     raw,
     renamed::RenamedKeys,
 };
@@ -14,7 +15,7 @@ use crate::{
 pub const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 /// Valid settings, and where each of them comes from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct LoadedConfig {
     /// The settings.
     pub config: Config,
@@ -22,6 +23,29 @@ pub struct LoadedConfig {
     pub origins: Origins,
     /// What is suspicious but not wrong. The caller logs each once.
     pub warnings: Vec<Problem>,
+    /// What the file and flags say of services, for [`LoadedConfig::with_documents`].
+    pub(crate) source: PolicySource,
+}
+
+impl LoadedConfig {
+    /// Settings that come from no file. [`LoadedConfig::with_documents`] takes the whole policy of an upstream for the upstream's own.
+    pub fn without_file(config: Config, origins: Origins) -> Self {
+        Self { config, origins, warnings: Vec::new(), source: PolicySource::default() }
+    }
+}
+
+impl From<Config> for LoadedConfig {
+    /// Settings that a program made.
+    fn from(config: Config) -> Self {
+        Self::without_file(config, Origins::default())
+    }
+}
+
+impl PartialEq for LoadedConfig {
+    /// Equal settings of equal origins are equal, however the file writes them.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.config, &self.origins, &self.warnings) == (&other.config, &other.origins, &other.warnings)
+    }
 }
 
 /// Turns the file (its name and text; it is optional), the environment and the flags into settings. Pure: it
@@ -47,10 +71,11 @@ pub fn load(
         single_problem(origin, error.message, "the file is not valid YAML here")
     })?;
     let renamed = RenamedKeys::rename_in(&mut tree, &file);
+    let policies = PolicySource::new(&file, &tree, &renamed, env, overrides);
     let CheckOutcome { config, origins, problems, warnings } =
         check(&file, source.map(|_| &tree), renamed, env, Overlay::new(env, overrides));
     if problems.is_empty() {
-        Ok(LoadedConfig { config, origins, warnings })
+        Ok(LoadedConfig { config, origins, warnings, source: policies })
     } else {
         Err(Problems::new(problems, warnings))
     }

@@ -6,6 +6,7 @@
 
 mod allowed_origin;
 mod api;
+mod dynamic_config;
 mod listeners;
 mod policy;
 mod process;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 pub use allowed_origin::AllowedOrigin;
 pub use api::{Api, LockSettings};
+pub use dynamic_config::{Bounds, DynamicConfig, SettingGroup, TunedService, UnknownKeys};
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, Upstream,
@@ -51,6 +53,10 @@ pub struct Config {
     pub defaults: Policy,
     /// Services declared in the file: watched from the start.
     pub upstreams: Vec<Upstream>,
+    /// Which documents of the registry's KV set how services are called, and what they may set.
+    pub dynamic_config: DynamicConfig,
+    /// Services that are not declared and have settings of their own from such documents, sorted by name. A file sets none.
+    pub tuned: Vec<TunedService>,
     /// The admin listener.
     pub admin: Admin,
     /// The API for the local app.
@@ -78,6 +84,8 @@ impl Default for Config {
             outbound: Outbound::default(),
             defaults: Policy::default(),
             upstreams: Vec::new(),
+            dynamic_config: DynamicConfig::default(),
+            tuned: Vec::new(),
             admin: Admin { listen: Listen::localhost(7079), metrics_listen: None },
             api: Api::default(),
             drain: Drain::default(),

@@ -10,6 +10,9 @@ use crate::{Secret, error::InvalidValue};
 /// Longest name of a service, in bytes; as in the path form.
 const MAX_SERVICE_NAME: usize = 128;
 
+/// Longest prefix of keys, in bytes: Consul takes keys of 512 bytes at most.
+const MAX_KV_PREFIX: usize = 200;
+
 /// A DNS label of at most 63 letters, digits, `-` and `_`, with a letter or digit at both ends.
 fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -44,6 +47,17 @@ pub(crate) fn datacenter(text: &str) -> Result<String, InvalidValue> {
     } else {
         Err(InvalidValue::new("cannot be a datacenter's name", "letters, digits, - and _"))
     }
+}
+
+/// The first part of keys of the registry's KV, without a slash at its end.
+pub(crate) fn kv_prefix(text: &str) -> Result<String, InvalidValue> {
+    let prefix = text.strip_suffix('/').unwrap_or(text);
+    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic());
+    if prefix.len() <= MAX_KV_PREFIX && prefix.split('/').all(is_part) {
+        return Ok(prefix.to_owned());
+    }
+    let hint = "write words with slashes between them, as outrigger or team/outrigger; 1 to 200 visible ASCII letters";
+    Err(InvalidValue::new("is not a prefix of keys", hint))
 }
 
 /// The domain of Consul's names, in lower case and without a dot at its end.

@@ -2,12 +2,12 @@
 //! YAML crate.
 //!
 //! Scalars stay text, as written: the key decides what `2.30` or `off` means, not YAML. Duplicate keys are kept, so that `check` can name both places. Aliases and merge keys
-//! work, within a budget that an exponential document exceeds early.
+//! work in a file, within a budget that an exponential document exceeds early; a document of the registry has none.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Budget, DuplicateKeyPolicy, Error, Spanned};
+use serde_saphyr::{Budget, DuplicateKeyPolicy, Error, Spanned, budget::BudgetBreach};
 
 /// A place in the text; both numbers start at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,18 +59,33 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// Parses one document. An empty text is [`NodeValue::Null`].
+/// Which YAML a text may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// A file of the operator.
+    File,
+    /// A document of the registry's KV: without anchors, aliases and merge keys.
+    Document,
+}
+
+/// Parses a file. An empty text is [`NodeValue::Null`].
 pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
+    parse_as(text, Dialect::File)
+}
+
+/// Parses a text. An empty one is [`NodeValue::Null`].
+pub(crate) fn parse_as(text: &str, dialect: Dialect) -> Result<Node, SyntaxError> {
     // The byte order mark, which some editors write. YAML ignores it, but would count it as a column.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
-        let at = error.location().map_or(Position { line: 1, col: 1 }, |l| position_of(&l));
-        SyntaxError { at, message: describe_error(error.without_snippet()) }
-    })?;
+    let tree: Spanned<Tree> =
+        serde_saphyr::from_str_with_options(text, options(dialect)).map_err(|error| {
+            let at = error.location().map_or(Position { line: 1, col: 1 }, |l| position_of(&l));
+            SyntaxError { at, message: describe_error(error.without_snippet()) }
+        })?;
     Ok(build_node(tree, text))
 }
 
-fn options() -> serde_saphyr::Options {
+fn options(dialect: Dialect) -> serde_saphyr::Options {
     let mut budget = Budget::default();
     // Far above any settings file, and low enough to stop an exponential document early.
     budget.max_events = 200_000;
@@ -81,6 +96,9 @@ fn options() -> serde_saphyr::Options {
     budget.max_merge_keys = 1_000;
     budget.max_recorded_anchor_events = 100_000;
     budget.max_documents = 2;
+    if dialect == Dialect::Document {
+        (budget.max_aliases, budget.max_anchors, budget.max_merge_keys) = (0, 0, 0);
+    }
     let mut options = serde_saphyr::Options::default();
     options.budget = Some(budget);
     options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
@@ -155,6 +173,15 @@ fn describe_error(error: &Error) -> String {
         // Only a key has a type.
         Error::NullIntoString { .. } | Error::Unexpected { expected: "string scalar", .. } => {
             "a key must be a word".to_owned()
+        }
+        Error::Budget { breach: BudgetBreach::Aliases { aliases: 1 }, .. } => {
+            "* begins an alias, which a document of the registry cannot have; a text needs quotes".to_owned()
+        }
+        Error::Budget { breach: BudgetBreach::Anchors { anchors: 1 }, .. } => {
+            "& begins an anchor, which a document of the registry cannot have; a text needs quotes".to_owned()
+        }
+        Error::Budget { breach: BudgetBreach::MergeKeys { merge_keys: 1 }, .. } => {
+            "<< merges a mapping, which a document of the registry cannot do".to_owned()
         }
         other => explain_star(first_line(&other.to_string())),
     }
@@ -263,11 +290,41 @@ mod tests {
     }
 
     fn check(text: &str, expected: &str) {
-        let got = match parse(text) {
+        check_as(Dialect::File, text, expected);
+    }
+
+    fn check_as(dialect: Dialect, text: &str, expected: &str) {
+        let got = match parse_as(text, dialect) {
             Ok(node) => shape(&node),
             Err(error) => format!("{}:{} {}", error.at.line, error.at.col, error.message),
         };
         assert_eq!(got, expected, "in {text:?}");
+    }
+
+    #[test]
+    fn a_document_of_the_registry_has_no_anchor_alias_or_merge_key() {
+        let check = |text: &str, expected: &str| check_as(Dialect::Document, text, expected);
+        let anchor = "& begins an anchor, which a document of the registry cannot have; a text needs quotes";
+        check("timeout: &x 1s\n", &format!("1:13 {anchor}"));
+        check("retry: &x {max_retries: 1}\n", &format!("1:11 {anchor}"));
+        let alias = "alias references unknown anchor; a text that begins with * needs quotes";
+        check("timeout: *x\n", &format!("1:10 {alias}"));
+        check(
+            "retry:\n  <<: {max_retries: 1}\n",
+            "2:3 << merges a mapping, which a document of the registry cannot do",
+        );
+        check("a: '*x'\nb: \"&x\"\n", r#"1:1 {1:1 a = 1:4 "*x", 2:1 b = 2:4 "&x"}"#);
+    }
+
+    #[test]
+    fn a_document_may_be_json() {
+        let check = |text: &str, expected: &str| check_as(Dialect::Document, text, expected);
+        let expected = r#"1:1 {2:2 timeout = 2:13 "2s", 3:2 retry = 3:11 {4:3 statuses = 4:15 [4:16 "503"]}, 6:2 pool = 6:10 null}"#;
+        check(
+            "{\n\t\"timeout\": \"2s\",\n\t\"retry\": {\n\t\t\"statuses\": [503]\n\t},\n\t\"pool\": null\n}\n",
+            expected,
+        );
+        check(r#"{"a":"\/\u00e9"}"#, r#"1:1 {1:2 a = 1:6 "/é"}"#);
     }
 
     #[test]

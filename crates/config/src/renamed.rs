@@ -78,7 +78,7 @@ pub(crate) fn suggest(path: &str, unknown: &str) -> Option<String> {
 }
 
 /// The settings of a file with an old name, and their problems and warnings.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct RenamedKeys {
     /// By the new dotted key: the key as written, and its conversion.
     written: BTreeMap<String, (String, Convert)>,
@@ -130,6 +130,11 @@ impl RenamedKeys {
                 });
             }
         }
+    }
+
+    /// The same without the problems and warnings.
+    pub(crate) fn without_problems(&self) -> Self {
+        Self { written: self.written.clone(), ..Self::default() }
     }
 
     /// The value of this key in the form that the new name has.

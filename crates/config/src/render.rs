@@ -1,21 +1,34 @@
-//! Settings → the text of a settings file with every value and its origin, for `/config`.
+//! Settings → the text of a settings file with every value and its origin, for `/config`. A value of a document of the
+//! registry's KV also has the places that it overrides.
 //!
 //! Reading the text again gives the same settings (a test checks that), except for the secrets, which the text
 //! does not show.
 
 use crate::{
-    Config, Origins, expand,
-    settings::{DisplayValue, HIDDEN, Setting, effective_origin, list_settings},
+    Config, Origin, Origins, expand,
+    settings::{DisplayValue, HIDDEN, Setting, effective_layers, list_settings},
 };
 
 /// Every setting as YAML, each with its origin as a comment. Secrets read `(hidden)`.
 pub fn render(config: &Config, origins: &Origins) -> String {
     let mut out = Writer::default();
     for setting in list_settings(config, origins) {
-        let origin: String = effective_origin(origins, &setting.key).to_string();
-        out.setting(&setting, &origin.replace(char::is_control, "?"));
+        let layers = effective_layers(origins, &setting.key);
+        out.setting(&setting, &describe_layers(layers).replace(char::is_control, "?"));
     }
     out.text
+}
+
+/// `kv:outrigger/settings/services/orders@12, over o.yaml:3`
+fn describe_layers(layers: &[Origin]) -> String {
+    match layers {
+        [] => Origin::Default.to_string(),
+        [only] => only.to_string(),
+        [first, rest @ ..] => {
+            let rest: Vec<_> = rest.iter().map(ToString::to_string).collect();
+            format!("{first}, over {}", rest.join(", "))
+        }
+    }
 }
 
 #[derive(Default)]

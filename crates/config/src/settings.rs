@@ -4,14 +4,17 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
-    AwaitApp, Balance, CircuitBreaker, Config, ConsulSettings, Health, HedgePolicy, InheritedToken,
-    LogFormat, OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup, Propagation,
-    ReachTest, Registry, RetryPolicy, Service, Token, Upstream, WorkerThreads, format_duration, format_size,
-    keys::join,
+    AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConsulSettings, DynamicConfig, Health, HedgePolicy,
+    InheritedToken, LogFormat, OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe,
+    ProcessGroup, Propagation, ReachTest, Registry, RetryPolicy, Service, SettingGroup, Token, Upstream,
+    WorkerThreads, format_duration, format_size, keys::join,
 };
 
 /// Replaces a secret.
 pub(crate) const HIDDEN: &str = "(hidden)";
+
+/// The list of [`Config::tuned`].
+pub(crate) const TUNED: &str = "x-services";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Setting {
@@ -74,20 +77,36 @@ fn collect_settings(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setti
     for (n, upstream) in config.upstreams.iter().enumerate() {
         list.upstream(&format!("upstreams[{n}]"), upstream, &wanted);
     }
+    for (n, tuned) in config.tuned.iter().enumerate() {
+        let path = tuned_path(n);
+        list.text(join(&path, "service"), &tuned.service);
+        list.policy(&path, &tuned.policy, &wanted);
+    }
+    list.dynamic_config(&config.dynamic_config);
     list.process(config);
     list.0
 }
 
+/// The path of the settings of a service that only documents set. A settings file may have such a key and ignores it.
+pub(crate) fn tuned_path(n: usize) -> String {
+    format!("{TUNED}[{n}]")
+}
+
 /// Where a value comes from: the key itself or, as in `retry: off`, its section.
 pub(crate) fn effective_origin<'a>(origins: &'a Origins, key: &str) -> &'a Origin {
+    effective_layers(origins, key).first().unwrap_or(&Origin::Default)
+}
+
+/// As [`effective_origin`], with the places that it overrides after it. Empty: the value is the default.
+pub(crate) fn effective_layers<'a>(origins: &'a Origins, key: &str) -> &'a [Origin] {
     let mut key = key;
     loop {
         if origins.is_set(key) {
-            return origins.get(key);
+            return origins.layers(key);
         }
         match key.rsplit_once('.') {
             Some((parent, _)) => key = parent,
-            None => return &Origin::Default,
+            None => return &[],
         }
     }
 }
@@ -293,6 +312,16 @@ impl SettingList {
         self.text(join(path, "max_waiting"), pool.max_waiting);
     }
 
+    fn dynamic_config(&mut self, dynamic: &DynamicConfig) {
+        self.text_or_off("dynamic_config.prefix", dynamic.prefix.as_ref());
+        let allow: Vec<_> = dynamic.allow.iter().map(|group| group.as_str()).collect();
+        self.list("dynamic_config.allow", &allow);
+        self.list("dynamic_config.allow_services", &dynamic.allow_services);
+        let bounds =
+            dynamic.bounds.iter().map(|(key, Bounds { low, high })| (key.clone(), format!("{low}..{high}")));
+        self.push("dynamic_config.bounds", DisplayValue::Map(bounds.collect()));
+    }
+
     fn process(&mut self, config: &Config) {
         self.text("admin.listen", &config.admin.listen);
         self.text_if_some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
@@ -360,4 +389,5 @@ name_variants!(AwaitApp { Auto: "auto", On: "on", Connections: "connections", Of
 name_variants!(InheritedToken { Pass: "pass", Drop: "drop" });
 name_variants!(ProcessGroup { Own: "own", Shared: "shared" });
 name_variants!(OnAppExit { Exit: "exit", Restart: "restart" });
+name_variants!(SettingGroup { Tuning: "tuning", Routing: "routing" });
 name_variants!(LogFormat { Auto: "auto", Text: "text", Json: "json" });

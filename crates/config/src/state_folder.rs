@@ -1,13 +1,15 @@
 //! The folder of this program's own files, and the locks in it: what several processes of one user share.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
-    io,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use rustix::{fs::OFlags, io::Errno};
+
+use crate::check_own_folder;
 
 /// Only this user may read and write the folder: its files decide where the app's requests go.
 const FOLDER_MODE: u32 = 0o700;
@@ -22,6 +24,32 @@ const LOCK_FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::NOFOLLOW);
 /// When one of them cannot be created.
 pub fn create_own_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+}
+
+/// Writes a file of this program's own with mode 0600: the whole content or nothing. The folder must exist, and
+/// [`check_own_folder`] must accept it.
+///
+/// # Errors
+/// When the folder is not this program's own, or the file cannot be written.
+pub fn replace_own_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("the folder {}: {error}", folder.display()))
+        };
+        check_own_folder(folder).map_err(named)?;
+    }
+    let temporary = path.with_extension("tmp");
+    let _ = fs::remove_file(&temporary); // of a run that was cut off
+    let write = || {
+        // Created new, so that no link in its place is followed.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&temporary); // so that a full disk gets its space back
+    })
 }
 
 /// Why a file is not locked.

@@ -200,6 +200,7 @@ impl DownstreamSettings {
         let limits = &config.outbound.limits;
         let bytes = limits.max_header_bytes;
         let idle = config.upstreams.iter().map(|upstream| upstream.policy.body_idle);
+        let idle = idle.chain(config.tuned.iter().map(|tuned| tuned.policy.body_idle));
         Self {
             outbound: config.outbound.clone(),
             request_heads: HeadLimits { bytes, fields: limits.max_headers, target: bytes },

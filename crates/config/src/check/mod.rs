@@ -5,10 +5,13 @@
 //! settings are still checked; the result is valid only when there is no problem.
 
 mod api;
+mod documents;
+mod dynamic_config;
 mod environment;
 mod listeners;
 mod open;
 mod policy;
+mod prune;
 mod quote;
 mod reader;
 mod registry;
@@ -19,6 +22,7 @@ mod upstreams;
 
 use std::{sync::Arc, time::Duration};
 
+pub(crate) use documents::{DocumentTree, PolicyReader, PolicyReading, parse_scalar};
 use reader::Reader;
 use section::Section;
 
@@ -63,6 +67,8 @@ pub(crate) fn check(
     state_dir::read_state_dir(&mut r, &root, &mut config.state_dir);
     let section = r.section(&root, "outbound");
     read_outbound(&mut r, &section, &mut config.outbound);
+    let section = r.section(&root, "dynamic_config");
+    config.dynamic_config = dynamic_config::read_dynamic_config(&mut r, &section, &config.registry);
     let section = r.section(&root, "defaults");
     config.defaults = policy::read_policy(&mut r, &section, &config.defaults);
     config.upstreams = upstreams::read_upstreams(&mut r, &root, &config.defaults);

@@ -1,8 +1,12 @@
 //! Opens the mappings of the file: checks their keys, and records their places.
 
-use super::{quote::sanitize, reader::Reader, section::Section};
+use super::{
+    quote::sanitize,
+    reader::{Reader, Source},
+    section::Section,
+};
 use crate::{
-    Origin,
+    Origin, UnknownKeys,
     error::InvalidValue,
     keys::{self, KeySpec},
     raw::{Node, NodeValue, Position},
@@ -92,15 +96,39 @@ impl Reader<'_> {
     fn add_entry<'n>(&mut self, section: &mut Section<'n>, at: Position, name: &str, value: &'n Node) {
         let path = section.key(&sanitize(name));
         let Some(key) = section.keys.iter().find(|key| key.name == name) else {
-            let wrong = InvalidValue::new("unknown key", suggest_key(name, section));
-            return self.report(&self.origin_at(at), &path, wrong);
+            return self.report_unknown(at, &path, name, section);
         };
+        let in_document = matches!(self.source, Source::Document { .. });
         match section.entries.iter().find(|(known, ..)| *known == name) {
             Some((_, first, _)) => {
                 let what = format!("is given twice, first on line {}", first.line);
                 self.report(&self.origin_at(at), &path, InvalidValue::new(what, "remove one of them"));
             }
+            // It drops what documents and the file below set (`prune`).
+            None if in_document && value.value == NodeValue::Null => {}
             None => section.entries.push((key.name, at, value)),
+        }
+    }
+
+    /// An older sidecar must not refuse a document for a key that a newer one knows.
+    fn report_unknown(&mut self, at: Position, path: &str, name: &str, section: &Section<'_>) {
+        let origin = self.origin_at(at);
+        match &self.source {
+            Source::Document { unknown: UnknownKeys::Warn, .. } => {
+                self.warn(
+                    origin,
+                    path,
+                    "unknown key, which is ignored",
+                    suggest_key_of_document(name, section),
+                );
+            }
+            Source::Document { unknown: UnknownKeys::Refuse, .. } => {
+                let hint = suggest_key_of_document(name, section);
+                self.report(&origin, path, InvalidValue::new("unknown key", hint));
+            }
+            Source::File(_) => {
+                self.report(&origin, path, InvalidValue::new("unknown key", suggest_key(name, section)));
+            }
         }
     }
 
@@ -117,6 +145,20 @@ impl Reader<'_> {
 /// compose files. Below the top it is more likely a mistake: `x-forwarded` for `x_forwarded`.
 fn is_extension(section: &Section<'_>, name: &str) -> bool {
     section.path.is_empty() && name.starts_with("x-")
+}
+
+/// As [`suggest_key`], with the keys as a document has them.
+fn suggest_key_of_document(name: &str, section: &Section<'_>) -> String {
+    if let Some(near) = keys::nearest_key(name, section.keys) {
+        return format!("did you mean {near}?");
+    }
+    let all = keys::keys();
+    let of_policy = all.iter().filter_map(|path| path.strip_prefix("defaults."));
+    let elsewhere: Vec<_> = of_policy.filter(|path| path.rsplit('.').next() == Some(name)).collect();
+    match elsewhere.is_empty() {
+        true => keys::valid_here(section.keys),
+        false => format!("it belongs at {}", elsewhere.join(" or ")),
+    }
 }
 
 /// The hint for a key that does not exist: the nearest key, also by its old name.

@@ -1,31 +1,53 @@
 //! The policy of a service: the same keys in `defaults` and in every upstream.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use super::{reader::Reader, section::Section, service::check_not_above};
 use crate::{
-    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
+    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, keys,
+    raw::{KeyNode, Node, NodeValue, Position},
     units::{
         DAY, HOUR, MIB, MINUTE, MS, SECOND, duration_in, integer, on_or_off, one_of, percent, ratio_in,
         size_in, switch,
     },
 };
 
+/// The range of `retry.max_retries`.
+const MAX_RETRIES: RangeInclusive<u32> = 0..=10;
+
+/// Reads the bounds of every setting that has a range, as values of that setting.
+pub(super) fn read_bounds(r: &mut Reader<'_>) {
+    let at = Position { line: 1, col: 1 };
+    let section = |name: &str, inside| {
+        let key = KeyNode { at, name: name.to_owned() };
+        (key, Node { at, value: NodeValue::Map(inside) })
+    };
+    let mut sections: Vec<_> =
+        ["hedge", "circuit_breaker", "outlier", "pool"].map(|name| section(name, Vec::new())).into();
+    sections.push(section("retry", vec![section("budget", Vec::new())]));
+    let every_section = Node { at, value: NodeValue::Map(sections) };
+    let origins = std::mem::take(&mut r.origins);
+    let s = r.open_section("defaults".to_owned(), keys::POLICY, Some(&every_section));
+    read_policy(r, &s, &Policy::default());
+    r.origins = origins;
+}
+
 /// `base`, overridden by the settings of the section.
 pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Policy {
     let mut out = base.clone();
+    r.begin_policy(&s.path);
     r.set(s, "balance", &mut out.balance, one_of(&Balance::ALL, Balance::as_str));
-    r.set(s, "timeout", &mut out.timeout, duration_in(MS..=HOUR));
-    r.set_or_off(s, "per_try_timeout", &mut out.per_try_timeout, duration_in(MS..=HOUR));
+    r.tune(s, "timeout", &mut out.timeout, duration_in(MS..=HOUR));
+    r.tune_or_off(s, "per_try_timeout", &mut out.per_try_timeout, duration_in(MS..=HOUR));
     if let Some(per_try) = out.per_try_timeout {
         check_not_above(r, s, ("per_try_timeout", per_try), ("timeout", out.timeout));
     }
-    r.set_or_off(s, "deadline", &mut out.deadline, duration_in(MS..=DAY));
-    r.set(s, "connect_timeout", &mut out.connect_timeout, duration_in(MS..=MINUTE));
-    r.set(s, "body_idle", &mut out.body_idle, duration_in(10 * MS..=DAY));
-    r.set_or_off(s, "max_in_flight", &mut out.max_in_flight, integer(1..=1_000_000));
-    r.set(s, "max_pending", &mut out.max_pending, integer(0..=100_000));
-    r.set(s, "pending_timeout", &mut out.pending_timeout, duration_in(MS..=HOUR));
+    r.tune_or_off(s, "deadline", &mut out.deadline, duration_in(MS..=DAY));
+    r.tune(s, "connect_timeout", &mut out.connect_timeout, duration_in(MS..=MINUTE));
+    r.tune(s, "body_idle", &mut out.body_idle, duration_in(10 * MS..=DAY));
+    r.tune_or_off(s, "max_in_flight", &mut out.max_in_flight, integer(1..=1_000_000));
+    r.tune(s, "max_pending", &mut out.max_pending, integer(0..=100_000));
+    r.tune(s, "pending_timeout", &mut out.pending_timeout, duration_in(MS..=HOUR));
     read_retry(r, s, &mut out.retry);
     read_optional_section(r, s, "hedge", &mut out.hedge, read_hedge_section);
     read_optional_section(r, s, "circuit_breaker", &mut out.circuit_breaker, read_breaker_section);
@@ -38,8 +60,15 @@ pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) ->
 /// `retry: off` is `max_retries: 0`; `retry: on` cancels an `off` of the defaults.
 fn read_retry(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut RetryPolicy) {
     match r.read_switch(parent, "retry") {
-        Some(false) => out.max_retries = 0,
-        Some(true) if out.max_retries == 0 => out.max_retries = RetryPolicy::default().max_retries,
+        Some(false) => {
+            r.check_bounds(&parent.key("retry"), "retry.max_retries", &0, integer(MAX_RETRIES));
+            out.max_retries = 0;
+            r.origins.copy(&parent.key("retry"), parent.key("retry.max_retries"));
+        }
+        Some(true) if out.max_retries == 0 => {
+            out.max_retries = RetryPolicy::default().max_retries;
+            r.origins.copy(&parent.key("retry"), parent.key("retry.max_retries"));
+        }
         Some(true) => {}
         None => {
             let section = r.section(parent, "retry");
@@ -49,9 +78,9 @@ fn read_retry(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut RetryPolicy) {
 }
 
 fn read_retry_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryPolicy) {
-    r.set(s, "max_retries", &mut out.max_retries, integer(0..=10));
-    r.set(s, "backoff_base", &mut out.backoff_base, duration_in(Duration::ZERO..=10 * SECOND));
-    r.set(s, "backoff_max", &mut out.backoff_max, duration_in(Duration::ZERO..=MINUTE));
+    r.tune(s, "max_retries", &mut out.max_retries, integer(MAX_RETRIES));
+    r.tune(s, "backoff_base", &mut out.backoff_base, duration_in(Duration::ZERO..=10 * SECOND));
+    r.tune(s, "backoff_max", &mut out.backoff_max, duration_in(Duration::ZERO..=MINUTE));
     // A limit that is not set does not exceed the one that is set.
     if s.node("backoff_base").is_none() {
         out.backoff_base = out.backoff_base.min(out.backoff_max);
@@ -59,17 +88,17 @@ fn read_retry_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryPolicy
     check_not_above(r, s, ("backoff_base", out.backoff_base), ("backoff_max", out.backoff_max));
     r.set_list(s, "statuses", &mut out.statuses, integer(400..=599));
     r.set(s, "non_idempotent", &mut out.non_idempotent, switch);
-    r.set(s, "max_retry_after", &mut out.max_retry_after, duration_in(Duration::ZERO..=HOUR));
+    r.tune(s, "max_retry_after", &mut out.max_retry_after, duration_in(Duration::ZERO..=HOUR));
     r.set(s, "stalled", &mut out.stalled, on_or_off);
-    r.set(s, "max_body", &mut out.max_body, size_in(0..=MIB));
+    r.tune(s, "max_body", &mut out.max_body, size_in(0..=MIB));
     let section = r.section(s, "budget");
     read_budget(r, &section, &mut out.budget);
 }
 
 fn read_budget(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryBudget) {
-    r.set(s, "ratio", &mut out.ratio, ratio_in(0.0..=1.0));
-    r.set(s, "min_per_second", &mut out.min_per_second, integer(0..=10_000));
-    r.set(s, "window", &mut out.window, duration_in(SECOND..=MINUTE));
+    r.tune(s, "ratio", &mut out.ratio, ratio_in(0.0..=1.0));
+    r.tune(s, "min_per_second", &mut out.min_per_second, integer(0..=10_000));
+    r.tune(s, "window", &mut out.window, duration_in(SECOND..=MINUTE));
 }
 
 /// A section that may be `off`; a mapping (or `on`) turns it on.
@@ -96,44 +125,49 @@ fn read_optional_section<T: Copy + Default>(
 }
 
 fn read_hedge_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut HedgePolicy) {
-    r.set(s, "percentile", &mut out.percentile, ratio_in(0.5..=0.999));
-    r.set(s, "min_delay", &mut out.min_delay, duration_in(Duration::ZERO..=MINUTE));
+    r.tune(s, "percentile", &mut out.percentile, ratio_in(0.5..=0.999));
+    r.tune(s, "min_delay", &mut out.min_delay, duration_in(Duration::ZERO..=MINUTE));
 }
 
 fn read_outlier_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut OutlierDetection) {
-    r.set_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
-    r.set_or_off(s, "success_rate", &mut out.success_rate, ratio_in(0.01..=1.0));
-    r.set(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
-    r.set(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
-    r.set(s, "max_ejection_percent", &mut out.max_ejection_percent, percent);
-    r.set(s, "base_ejection_time", &mut out.base_ejection_time, duration_in(10 * MS..=HOUR));
-    r.set(s, "max_ejection_time", &mut out.max_ejection_time, duration_in(10 * MS..=HOUR));
+    r.tune_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
+    r.tune_or_off(s, "success_rate", &mut out.success_rate, ratio_in(0.01..=1.0));
+    r.tune(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
+    r.tune(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
+    r.tune(s, "max_ejection_percent", &mut out.max_ejection_percent, percent);
+    r.tune(s, "base_ejection_time", &mut out.base_ejection_time, duration_in(10 * MS..=HOUR));
+    r.tune(s, "max_ejection_time", &mut out.max_ejection_time, duration_in(10 * MS..=HOUR));
     let base = ("base_ejection_time", out.base_ejection_time);
     check_not_above(r, s, base, ("max_ejection_time", out.max_ejection_time));
 }
 
 fn read_breaker_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut CircuitBreaker) {
-    r.set(s, "failure_ratio", &mut out.failure_ratio, ratio_in(0.01..=1.0));
-    r.set(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
-    r.set(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
-    r.set_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
-    r.set(s, "open_for", &mut out.open_for, duration_in(10 * MS..=HOUR));
-    r.set(s, "max_open_for", &mut out.max_open_for, duration_in(10 * MS..=HOUR));
+    r.tune(s, "failure_ratio", &mut out.failure_ratio, ratio_in(0.01..=1.0));
+    r.tune(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
+    r.tune(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
+    r.tune_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
+    r.tune(s, "open_for", &mut out.open_for, duration_in(10 * MS..=HOUR));
+    r.tune(s, "max_open_for", &mut out.max_open_for, duration_in(10 * MS..=HOUR));
     check_not_above(r, s, ("open_for", out.open_for), ("max_open_for", out.max_open_for));
-    r.set(s, "probes", &mut out.probes, integer(1..=100));
+    r.tune(s, "probes", &mut out.probes, integer(1..=100));
 }
 
 fn read_pool(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Pool) {
-    r.set(s, "idle_timeout", &mut out.idle_timeout, duration_in(Duration::ZERO..=HOUR));
-    r.set(s, "non_idempotent_max_idle", &mut out.non_idempotent_max_idle, duration_in(Duration::ZERO..=HOUR));
+    r.tune(s, "idle_timeout", &mut out.idle_timeout, duration_in(Duration::ZERO..=HOUR));
+    r.tune(
+        s,
+        "non_idempotent_max_idle",
+        &mut out.non_idempotent_max_idle,
+        duration_in(Duration::ZERO..=HOUR),
+    );
     if s.node("non_idempotent_max_idle").is_none() {
         out.non_idempotent_max_idle = out.non_idempotent_max_idle.min(out.idle_timeout);
     }
     let reused = ("non_idempotent_max_idle", out.non_idempotent_max_idle);
     check_not_above(r, s, reused, ("idle_timeout", out.idle_timeout));
-    r.set(s, "max_idle", &mut out.max_idle, integer(0..=100_000));
-    r.set(s, "max_connections", &mut out.max_connections, integer(1..=100_000));
-    r.set(s, "max_waiting", &mut out.max_waiting, integer(0..=100_000));
+    r.tune(s, "max_idle", &mut out.max_idle, integer(0..=100_000));
+    r.tune(s, "max_connections", &mut out.max_connections, integer(1..=100_000));
+    r.tune(s, "max_waiting", &mut out.max_waiting, integer(0..=100_000));
     if s.node("max_idle").is_none() {
         out.max_idle = out.max_idle.min(out.max_connections);
     }

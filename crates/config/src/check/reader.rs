@@ -7,7 +7,7 @@ use super::{
     section::Section,
 };
 use crate::{
-    Environment, Origin, Origins, Problem, Secret,
+    Bounds, Environment, Origin, Origins, Problem, Secret, UnknownKeys,
     error::InvalidValue,
     expand, keys,
     layers::{Overlay, split_items},
@@ -16,9 +16,52 @@ use crate::{
     units,
 };
 
+/// Where the nodes of the tree that is being read come from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// The settings file of this name.
+    File(Arc<str>),
+    /// A document of the registry's KV.
+    Document {
+        /// The whole key.
+        key: Arc<str>,
+        /// The index of the write that made this version.
+        index: u64,
+        unknown: UnknownKeys,
+    },
+}
+
+/// `off`, or a value that this parser reads.
+fn or_off<T>(
+    parse: &impl Fn(&str) -> Result<T, InvalidValue>,
+) -> impl Fn(&str) -> Result<Option<T>, InvalidValue> {
+    |text| if units::switch(text) == Ok(false) { Ok(None) } else { parse(text).map(Some) }
+}
+
+/// That the value is within the bounds, if there are any. `None`: the value is `off`.
+fn check_within<T: PartialOrd>(
+    bounds: Option<&Bounds>,
+    value: Option<&T>,
+    parse: &impl Fn(&str) -> Result<T, InvalidValue>,
+) -> Result<(), InvalidValue> {
+    let Some(Bounds { low, high }) = bounds else { return Ok(()) };
+    match (value, parse(low), parse(high)) {
+        (Some(value), Ok(low), Ok(high)) if low <= *value && *value <= high => Ok(()),
+        _ => {
+            Err(InvalidValue::new("is outside of dynamic_config.bounds", format!("allowed: {low} to {high}")))
+        }
+    }
+}
+
 /// The state of one check.
 pub(super) struct Reader<'a> {
-    pub(super) file: Arc<str>,
+    pub(super) source: Source,
+    /// The path of the policy that is being read: `defaults`, `upstreams[0]`.
+    policy_path: String,
+    /// `dynamic_config.bounds`.
+    pub(super) bounds: BTreeMap<String, Bounds>,
+    /// The places of the bounds that were not read yet.
+    pub(super) unread_bounds: BTreeMap<String, Origin>,
     pub(super) renamed: RenamedKeys,
     pub(super) env: &'a Environment,
     pub(super) overlay: Overlay,
@@ -43,8 +86,18 @@ impl<'a> Reader<'a> {
     ) -> Self {
         let problems = std::mem::take(&mut renamed.problems);
         let warnings = std::mem::take(&mut renamed.warnings);
-        let file = Arc::clone(file);
-        Self { file, renamed, env, overlay, origins: Origins::default(), problems, warnings }
+        Self {
+            source: Source::File(Arc::clone(file)),
+            policy_path: String::new(),
+            bounds: BTreeMap::new(),
+            unread_bounds: BTreeMap::new(),
+            renamed,
+            env,
+            overlay,
+            origins: Origins::default(),
+            problems,
+            warnings,
+        }
     }
 
     pub(super) fn report(&mut self, origin: &Origin, key: &str, wrong: InvalidValue) {
@@ -67,8 +120,21 @@ impl<'a> Reader<'a> {
         self.report(&self.origins.get(key).clone(), key, InvalidValue::new(what, hint));
     }
 
+    /// The name of the settings file.
+    pub(super) fn file(&self) -> &str {
+        match &self.source {
+            Source::File(file) => file,
+            Source::Document { .. } => "",
+        }
+    }
+
     pub(super) fn origin_at(&self, at: Position) -> Origin {
-        Origin::File { file: Arc::clone(&self.file), line: at.line, col: at.col }
+        match &self.source {
+            Source::File(file) => Origin::File { file: Arc::clone(file), line: at.line, col: at.col },
+            Source::Document { key, index, .. } => {
+                Origin::Kv { key: Arc::clone(key), index: *index, line: at.line, col: at.col }
+            }
+        }
     }
 
     /// Puts the value that wins into `target`, and records its origin.
@@ -84,6 +150,89 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The settings from here on are those of the policy at this path.
+    pub(super) fn begin_policy(&mut self, path: &str) {
+        path.clone_into(&mut self.policy_path);
+    }
+
+    /// As [`Reader::set`], for a setting of a policy that has a range: a value of a document keeps to
+    /// `dynamic_config.bounds`.
+    pub(super) fn tune<T: PartialOrd>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut T,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+    ) {
+        let bounds = self.bounds_of(section, name, &parse);
+        let within = |value: &T| check_within(bounds.as_ref(), Some(value), &parse);
+        if let Some(value) = self.get_bounded(section, name, &parse, within) {
+            *target = value;
+        }
+    }
+
+    /// As [`Reader::tune`], for a setting that inherits a value: `off` removes it, and is outside of every bounds.
+    pub(super) fn tune_or_off<T: PartialOrd>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut Option<T>,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+    ) {
+        let bounds = self.bounds_of(section, name, &parse);
+        let within = |value: &Option<T>| check_within(bounds.as_ref(), value.as_ref(), &parse);
+        if let Some(value) = self.get_bounded(section, name, or_off(&parse), within) {
+            *target = value;
+        }
+    }
+
+    /// Reports a value of a document that another text stands for, such as the `max_retries` of `retry: off`.
+    pub(super) fn check_bounds<T: PartialOrd>(
+        &mut self,
+        key: &str,
+        bounded: &str,
+        value: &T,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+    ) {
+        let origin = self.origins.get(key).clone();
+        let within = check_within(self.bounds.get(bounded), Some(value), &parse);
+        if let (Origin::Kv { .. }, Err(wrong)) = (&origin, within) {
+            self.report(&origin, key, InvalidValue { what: format!("{bounded} {}", wrong.what), ..wrong });
+        }
+    }
+
+    /// The bounds of a setting of the policy. Reads them for the first time.
+    fn bounds_of<T: PartialOrd>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        parse: &impl Fn(&str) -> Result<T, InvalidValue>,
+    ) -> Option<Bounds> {
+        let path = section.key(name);
+        let key = path.strip_prefix(&self.policy_path)?.strip_prefix('.')?;
+        let bounds = self.bounds.get(key)?.clone();
+        if let Some(origin) = self.unread_bounds.remove(key) {
+            let path = keys::join("dynamic_config.bounds", key);
+            let mut ends = Vec::new();
+            for text in [&bounds.low, &bounds.high] {
+                match parse(text) {
+                    Ok(end) => ends.push(end),
+                    Err(InvalidValue { what, hint }) => {
+                        let what = format!("{} {what}", quote(text));
+                        self.report(&origin, &path, InvalidValue { what, hint });
+                    }
+                }
+            }
+            if let [low, high] = ends.as_slice()
+                && low > high
+            {
+                let what = format!("{} is above {}", quote(&bounds.low), quote(&bounds.high));
+                self.report(&origin, &path, InvalidValue::new(what, "write the lower value first"));
+            }
+        }
+        Some(bounds)
+    }
+
     /// As [`Reader::set`], for a setting that inherits a value: `off` removes it.
     pub(super) fn set_or_off<T>(
         &mut self,
@@ -92,9 +241,7 @@ impl<'a> Reader<'a> {
         target: &mut Option<T>,
         parse: impl Fn(&str) -> Result<T, InvalidValue>,
     ) {
-        let parse =
-            |text: &str| if units::switch(text) == Ok(false) { Ok(None) } else { parse(text).map(Some) };
-        self.set(section, name, target, parse);
+        self.set(section, name, target, or_off(&parse));
     }
 
     /// The value that wins. The other values are checked too.
@@ -104,11 +251,26 @@ impl<'a> Reader<'a> {
         name: &str,
         parse: impl Fn(&str) -> Result<T, InvalidValue>,
     ) -> Option<T> {
+        self.get_bounded(section, name, parse, |_| Ok(()))
+    }
+
+    /// As [`Reader::get`]; a value of a document must be `within` its bounds.
+    fn get_bounded<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+        within: impl Fn(&T) -> Result<(), InvalidValue>,
+    ) -> Option<T> {
         let key = section.key(name);
         let mut winner = None;
         let mut decided = false;
         for given in self.candidates(section, name) {
-            let value = parse(&given.text);
+            let is_bounded = matches!(given.origin, Origin::Kv { .. });
+            let value = parse(&given.text).and_then(|value| match is_bounded {
+                true => within(&value).map(|()| value),
+                false => Ok(value),
+            });
             if !decided {
                 self.origins.set(key.clone(), given.origin.clone());
             }
@@ -159,6 +321,9 @@ impl<'a> Reader<'a> {
             self.report(&origin, key, wrong);
             return None;
         };
+        if let Source::Document { .. } = &self.source {
+            return self.read_literal(written, origin, key);
+        }
         match expand::expand(written, self.env) {
             // The content of a variable may be a secret: the message shows its name.
             Ok(expanded) => {
@@ -181,6 +346,16 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// One value of a document, as it is written: the variables of this process are not for everyone that can write a key.
+    fn read_literal(&mut self, written: &str, origin: Origin, key: &str) -> Option<Candidate> {
+        if written.contains("${") {
+            let what = format!("{} has a variable, and a document has none", quote(written));
+            self.report(&origin, key, InvalidValue::new(what, "write the value itself"));
+            return None;
+        }
+        Some(Candidate { text: written.to_owned(), shown: quote(written), origin })
     }
 
     /// A list of values; in a variable, commas separate them ([`split_items`]).

@@ -50,7 +50,7 @@ enum Choice {
 fn choice(origin: &Origin) -> Choice {
     match origin {
         Origin::Default => Choice::None,
-        Origin::File { .. } => Choice::File,
+        Origin::File { .. } | Origin::Kv { .. } => Choice::File,
         Origin::Environment(name) if [CONSUL_VARIABLE, REGISTRY_FILE_VARIABLE].contains(&&**name) => {
             Choice::Environment
         }
@@ -195,7 +195,7 @@ pub(super) fn read_path(r: &mut Reader<'_>, s: &Section<'_>, name: &str) -> Opti
 /// A path from the file is relative to the folder of the file, any other to the working directory.
 pub(super) fn resolve_path(r: &Reader<'_>, key: &str, path: PathBuf) -> Option<PathBuf> {
     let in_file = matches!(r.origins.get(key), Origin::File { .. });
-    match Path::new(&*r.file).parent() {
+    match Path::new(r.file()).parent() {
         Some(folder) if in_file => Some(folder.join(path)),
         _ => Some(path),
     }

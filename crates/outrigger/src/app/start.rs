@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, thread};
 
-use outrigger_config::{Config, LoadedConfig, Origins, WorkerThreads};
+use outrigger_config::{LoadedConfig, WorkerThreads};
 use outrigger_proxy::Workers;
 use outrigger_task::essential;
 use prometheus::register_int_counter_with_registry;
@@ -29,13 +29,13 @@ pub fn proxy_workers(count: WorkerThreads) -> Workers {
 }
 
 impl App {
-    /// Binds, serves, and starts to learn and to register. The `/config` page shows `origins`.
+    /// Binds, serves, and starts to learn and to register.
     /// Needs a tokio runtime with I/O and time: it becomes the control plane.
     ///
     /// # Errors
     /// When a port is occupied, or a file that the settings name cannot be used.
-    pub async fn start(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
-        let app = Self::start_from(config, origins, workers, StartFrom::default()).await?;
+    pub async fn start(settings: impl Into<LoadedConfig>, workers: Workers) -> Result<Self, StartError> {
+        let app = Self::start_from(settings, workers, StartFrom::default()).await?;
         app.take_place();
         Ok(app)
     }
@@ -46,11 +46,12 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub async fn start_from(
-        config: Config,
-        origins: &Origins,
+        settings: impl Into<LoadedConfig>,
         workers: Workers,
         from: StartFrom,
     ) -> Result<Self, StartError> {
+        let settings = settings.into();
+        let LoadedConfig { config, origins, .. } = &settings;
         limits::raise_open_files();
         let is_after_another = from.is_after_another;
         let metrics = telemetry::new_metrics_registry()?;
@@ -59,14 +60,13 @@ impl App {
             "How often the sidecar started the app.",
             metrics
         )?;
-        let reload_metrics = reload::ReloadMetrics::register(&metrics, &config)?;
+        let reload_metrics = reload::ReloadMetrics::register(&metrics, config)?;
         let (reload_handle, reload_worker) = reload::reload_channel();
         let admin_thread = AdminThread::start().map_err(StartError::Thread)?;
         let thread = admin_thread.handle().clone();
-        let components = Components::open(&config, origins, workers, metrics, thread, reload_handle, from)?;
+        let components = Components::open(config, origins, workers, metrics, thread, reload_handle, from)?;
         let running =
             Arc::new(Running { components: Arc::new(components), servers: AdminServers::default() });
-        let settings = LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() };
         Box::pin(running.apply(settings)).await?;
         for addr in running.components.inherited.close() {
             if is_after_another {

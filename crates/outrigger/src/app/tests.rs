@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use http::Request;
 use http_body_util::Full;
 use outrigger_config::{
-    ConsulAddress, ConsulSettings, Drain, Listen, Origins, Propagation, Registry, Service, WorkerThreads,
+    ConsulAddress, ConsulSettings, Drain, Listen, Propagation, Registry, Service, WorkerThreads,
 };
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_proxy::Workers;
@@ -52,7 +52,7 @@ fn orders(port: u16) -> Service {
 }
 
 async fn start(config: Config) -> Result<App, StartError> {
-    App::start(config, &Origins::default(), Workers::CurrentRuntime).await
+    App::start(config, Workers::CurrentRuntime).await
 }
 
 async fn get(addr: SocketAddr, line: &str) -> (u16, String) {

@@ -94,9 +94,9 @@ impl StartInputs {
     /// The app is not probed before it has started.
     async fn start(self, from: StartFrom) -> Result<App, CommandError> {
         info!(version = VERSION, commit = COMMIT, "outrigger starts");
-        let LoadedConfig { config, origins, .. } = self.loaded;
+        let config = self.loaded.config.clone();
         let threads = proxy_workers(config.workers);
-        let app = App::start_from(config.clone(), &origins, threads, from)
+        let app = App::start_from(self.loaded, threads, from)
             .await
             .map_err(|error| CommandError::running(error_chain(&error)))?;
         if let Some(logs) = &self.logs {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use outrigger_config::{Listen, Origins};
+use outrigger_config::Listen;
 use outrigger_net::Inherited;
 use outrigger_proxy::Workers;
 use tokio::{net::TcpStream, time::timeout};
@@ -38,12 +38,12 @@ impl Fixture {
     }
 
     async fn start(&self) -> App {
-        App::start(self.config(), &Origins::default(), Workers::CurrentRuntime).await.unwrap()
+        App::start(self.config(), Workers::CurrentRuntime).await.unwrap()
     }
 
     async fn start_after(&self, inherited: Inherited) -> App {
         let from = StartFrom { inherited, is_after_another: true };
-        App::start_from(self.config(), &Origins::default(), Workers::CurrentRuntime, from).await.unwrap()
+        App::start_from(self.config(), Workers::CurrentRuntime, from).await.unwrap()
     }
 
     async fn connect(&self) -> Channel {

@@ -22,7 +22,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    host::{HostNames, ServiceName},
+    host::ServiceName,
     listener::own::OwnListeners,
     metrics::Metrics,
     reason::{Reason, Refusal},
@@ -32,6 +32,11 @@ use crate::{
         reconcile::{Reconciler, SettingsUpdate},
     },
 };
+
+mod settings;
+
+use settings::ManagerSettings;
+pub(crate) use settings::upstream_key;
 
 /// How often idle connections are closed and idle clusters dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,33 +91,6 @@ pub(crate) struct ClusterManager {
     settings: ArcSwap<ManagerSettings>,
     /// Where this sidecar listens: no cluster has an endpoint there.
     own_listeners: watch::Sender<OwnListeners>,
-}
-
-/// The settings until the next reload.
-#[derive(Debug)]
-struct ManagerSettings {
-    discovery: config::DiscoverySettings,
-    defaults: config::Policy,
-    upstreams: Vec<config::Upstream>,
-    names: HostNames,
-}
-
-impl ManagerSettings {
-    fn new(config: &config::Config) -> Self {
-        let (defaults, upstreams) = (config.defaults.clone(), config.upstreams.clone());
-        Self { discovery: config.discovery, defaults, upstreams, names: HostNames::new(config) }
-    }
-
-    fn find_declared(&self, key: &ClusterKey) -> Option<&config::Upstream> {
-        self.upstreams.iter().find(|upstream| upstream_key(upstream) == *key)
-    }
-
-    /// An undeclared form of a declared service has the policy of that service.
-    fn policy_for(&self, key: &ClusterKey) -> &config::Policy {
-        let same = |upstream: &&config::Upstream| upstream.service.eq_ignore_ascii_case(&key.service);
-        let declared = self.find_declared(key).or_else(|| self.upstreams.iter().find(same));
-        declared.map_or(&self.defaults, |upstream| &upstream.policy)
-    }
 }
 
 /// The clusters, changed under a lock.
@@ -573,11 +551,6 @@ impl ClusterManager {
             managed.task.abort();
         }
     }
-}
-
-/// The cluster key of an upstream.
-pub(crate) fn upstream_key(upstream: &config::Upstream) -> ClusterKey {
-    ClusterKey::new(&upstream.service, upstream.datacenter.as_deref(), &upstream.tags)
 }
 
 fn quota_refusal(refused: FollowError) -> Refusal {

@@ -2,14 +2,12 @@
 //! be in maintenance. The file is named by the app's name and port, and moves when a reload changes them.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use outrigger_config::{SmallFile, check_own_folder, create_own_folder};
+use outrigger_config::{SmallFile, check_own_folder, create_own_folder, replace_own_file};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -122,13 +120,7 @@ fn write(path: &Path, reason: Option<&str>) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         create_own_folder(folder)?;
     }
-    check_folder(path)?;
-    let temporary = path.with_extension("tmp");
-    let _ = fs::remove_file(&temporary); // of a run that was cut off
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(reason.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
+    replace_own_file(path, reason.as_bytes())
 }
 
 #[cfg(test)]

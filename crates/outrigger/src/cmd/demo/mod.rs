@@ -23,8 +23,8 @@ use std::{
 
 use clap::Args;
 use outrigger_config::{
-    Balance, Config, ConsulAddress, ConsulSettings, Environment, Listen, LogFormat, Origins, Policy,
-    Registry, Upstream, parse_duration,
+    Balance, Config, ConsulAddress, ConsulSettings, Environment, Listen, LogFormat, Policy, Registry,
+    Upstream, parse_duration,
 };
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use tokio::time::timeout;
@@ -137,9 +137,7 @@ fn init_quiet_logging() {
 /// A sidecar on the default ports, or on free ports where those are taken.
 async fn start_sidecar(registry: SocketAddr) -> Result<App, CommandError> {
     let mut config = demo_config(registry);
-    let start = async |config: &Config| {
-        App::start(config.clone(), &Origins::default(), proxy_workers(config.workers)).await
-    };
+    let start = async |config: &Config| App::start(config.clone(), proxy_workers(config.workers)).await;
     let started = match start(&config).await {
         Err(error) if error.is_bind_error() => {
             print_line(format!("{}\n(the demo uses free ports instead)\n", error_chain(&error)));

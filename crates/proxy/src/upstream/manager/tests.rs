@@ -284,3 +284,32 @@ async fn a_service_with_a_request_in_flight_stays_watched_and_is_evicted_last() 
     sleep(Duration::from_secs(1)).await;
     assert_eq!(rig.watched(), Vec::<String>::new());
 }
+
+#[test]
+fn an_undeclared_service_has_the_policy_of_its_document() {
+    let text =
+        "service: {name: shop, port: 80}\ndynamic_config: {prefix: a}\nupstreams: [{service: declared}]\n";
+    let (environment, flags) = (config::Environment::default(), config::Overrides::default());
+    let loaded = config::load(Some(("test.yaml", text)), &environment, &flags).unwrap();
+    let document = |name: &str, text: &str| config::DocumentVersions {
+        current: config::SettingsDocument {
+            name: name.to_owned(),
+            index: 1,
+            value: text.as_bytes().to_vec(),
+        },
+        last_good: None,
+    };
+    let documents = [
+        document("defaults", "max_pending: 1"),
+        document("services/Tuned", "max_pending: 2"),
+        document("services/declared", "max_pending: 3"),
+    ];
+    let config = loaded.with_documents(&documents, "shop-1").loaded.config;
+    let settings = ManagerSettings::new(&config);
+    let of = |service: &str, tags: &[&str]| {
+        let tags: Vec<_> = tags.iter().map(ToString::to_string).collect();
+        settings.policy_for(&ClusterKey::new(service, None, &tags)).max_pending
+    };
+    assert_eq!((of("other", &[]), of("tuned", &[]), of("tuned", &["v2"])), (1, 2, 2));
+    assert_eq!((of("declared", &[]), of("declared", &["v2"])), (3, 3));
+}

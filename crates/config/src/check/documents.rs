@@ -1,0 +1,129 @@
+//! Reads a policy from several layers: what the file says, and documents over it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    policy::read_policy,
+    prune::prune_layers,
+    reader::{Reader, Source},
+};
+use crate::{
+    Bounds, Origin, Origins, Policy, Problem, UnknownKeys,
+    error::InvalidValue,
+    keys::{self, KeySpec},
+    policy_source::FilePolicies,
+    raw::Node,
+};
+
+/// A document of the registry's KV that can be read.
+#[derive(Debug, Clone)]
+pub(crate) struct DocumentTree {
+    /// The whole key.
+    pub(crate) key: Arc<str>,
+    pub(crate) index: u64,
+    pub(crate) root: Node,
+}
+
+/// Reads policies, and collects what is wrong.
+pub(crate) struct PolicyReader<'a> {
+    reader: Reader<'a>,
+    file: &'a FilePolicies,
+    unknown: UnknownKeys,
+}
+
+/// What the policies were read with.
+#[derive(Debug)]
+pub(crate) struct PolicyReading {
+    pub(crate) origins: Origins,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
+}
+
+impl<'a> PolicyReader<'a> {
+    /// `origins`: those of the settings that are read elsewhere.
+    pub(crate) fn new(
+        file: &'a FilePolicies,
+        bounds: &BTreeMap<String, Bounds>,
+        origins: Origins,
+        unknown: UnknownKeys,
+    ) -> Self {
+        let mut reader = Reader::new(&file.file, file.renamed.clone(), &file.env, file.overlay.clone());
+        reader.bounds.clone_from(bounds);
+        reader.origins = origins;
+        Self { reader, file, unknown }
+    }
+
+    /// `base`, overridden by the file's section, which may have `keys`, and then by each of `documents`.
+    pub(crate) fn read(
+        &mut self,
+        path: &str,
+        base: &Policy,
+        (section, keys): (Option<&Node>, &'static [KeySpec]),
+        documents: &[&DocumentTree],
+    ) -> Policy {
+        let mut sources = Vec::new();
+        let mut layers = Vec::new();
+        if let Some(section) = section {
+            sources.push((Source::File(Arc::clone(&self.file.file)), keys));
+            layers.push(section.clone());
+        }
+        for document in documents {
+            let DocumentTree { key, index, root } = *document;
+            let source = Source::Document { key: Arc::clone(key), index: *index, unknown: self.unknown };
+            sources.push((source, keys::POLICY));
+            layers.push(root.clone());
+        }
+        prune_layers(&mut layers);
+        let mut policy = base.clone();
+        let r = &mut self.reader;
+        for ((source, keys), layer) in sources.into_iter().zip(&layers) {
+            r.source = source;
+            let before = (r.problems.len(), r.warnings.len());
+            let section = r.open_section(path.to_owned(), keys, Some(layer));
+            policy = read_policy(r, &section, &policy);
+            let problems = r.problems.iter_mut().skip(before.0);
+            problems
+                .chain(r.warnings.iter_mut().skip(before.1))
+                .for_each(|problem| shorten_key(problem, path));
+        }
+        policy
+    }
+
+    pub(crate) fn finish(self) -> PolicyReading {
+        let Reader { origins, mut problems, mut warnings, renamed, .. } = self.reader;
+        problems.iter_mut().for_each(|problem| renamed.restore_key(problem));
+        remove_repeated(&mut problems);
+        remove_repeated(&mut warnings);
+        PolicyReading { origins, problems, warnings }
+    }
+}
+
+/// The key of a problem of a document as the document has it.
+fn shorten_key(problem: &mut Problem, path: &str) {
+    if let (Origin::Kv { .. }, Some(key)) = (&problem.origin, problem.key.strip_prefix(path)) {
+        problem.key = key.strip_prefix('.').unwrap_or(key).to_owned();
+    }
+}
+
+/// A document is read for each upstream of its service.
+fn remove_repeated(problems: &mut Vec<Problem>) {
+    let mut known: Vec<Problem> = Vec::new();
+    problems.retain(|problem| {
+        let is_new = !known.contains(problem);
+        if is_new {
+            known.push(problem.clone());
+        }
+        is_new
+    });
+}
+
+/// The problem of a value of a document that `parse` refuses, as the reader of a file words it.
+pub(crate) fn parse_scalar<T>(
+    written: &str,
+    parse: impl Fn(&str) -> Result<T, InvalidValue>,
+) -> Result<T, InvalidValue> {
+    parse(written).map_err(|wrong| {
+        let what = format!("{} {}", super::quote::quote(written), wrong.what);
+        InvalidValue { what, hint: wrong.hint }
+    })
+}

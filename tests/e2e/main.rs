@@ -17,6 +17,7 @@ mod deadlines;
 mod demo;
 mod drain;
 mod draining;
+mod dynamic_config;
 mod ejection;
 mod empty_list;
 mod errors;

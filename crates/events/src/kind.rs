@@ -97,6 +97,10 @@ kinds! {
     ReloadApplied = "reload_applied",
     /// Settings that were read again are not used.
     ReloadRefused = "reload_refused",
+    /// A document of the registry's KV is in effect, or is gone.
+    DocumentApplied = "document_applied",
+    /// A document of the registry's KV is refused.
+    DocumentRefused = "document_refused",
 }
 
 /// No kind has this name.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `start` | opens what lives as long as the process, and puts the first settings in place |
 //! | `apply` | puts settings in place, at the start and at a reload |
+//! | `documents` | documents of the registry's KV over the settings of the file |
 //! | `stop` | drains, closes, waits for the requests in flight |
 //! | `hand_over` | leaves the listening sockets and the registration to another process |
 //! | `components` | what lives as long as the process |
@@ -32,6 +33,7 @@ use apply::Running;
 
 mod apply;
 mod components;
+mod documents;
 mod error;
 mod hand_over;
 mod listen;

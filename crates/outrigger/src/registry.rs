@@ -6,7 +6,7 @@ use outrigger_config as config;
 use outrigger_discovery::DiskCache;
 use outrigger_registration::{ClaimPlace, maintenance_path};
 use outrigger_registry::{
-    Locks, Registrar, Registration, Registry,
+    Kv, Locks, Registrar, Registration, Registry,
     consul::{Consul, NewCredentials, Observation, Observer},
     file::FileRegistry,
 };
@@ -34,6 +34,11 @@ pub(crate) struct OpenedRegistry {
 }
 
 impl OpenedRegistry {
+    /// The keys and values beside its services. `None`: it is a file.
+    pub(crate) fn kv(&self) -> Option<Arc<dyn Kv>> {
+        self.consul.clone().map(|consul| consul as Arc<dyn Kv>)
+    }
+
     /// Asks whether the registry accepts connections, by a new one. `None`: it is a file.
     pub(crate) async fn reach(&self) -> Option<Result<(), outrigger_registry::Error>> {
         Some(self.consul.as_ref()?.reach().await)

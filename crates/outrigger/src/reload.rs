@@ -232,6 +232,11 @@ impl ReloadMetrics {
         Ok(reload_metrics)
     }
 
+    /// `outrigger_config_hash`, which documents of the registry change too.
+    pub(crate) fn hash(&self) -> Gauge {
+        self.hash.clone()
+    }
+
     fn record_result(&self, outcome: &ReloadResult) {
         match outcome {
             Ok(applied) => {

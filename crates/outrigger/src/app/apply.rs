@@ -3,12 +3,19 @@
 
 use std::sync::Arc;
 
-use outrigger_config::{Api, Config, ListenHost, LoadedConfig, Origin, ReloadPlan, fingerprint, plan_reload};
+use outrigger_config::{
+    Api, Config, DocumentVersions, ListenHost, LoadedConfig, Origin, ReloadPlan, error_chain, fingerprint,
+    plan_reload,
+};
+use outrigger_dynamic_config::AppliedResults;
 use outrigger_proxy::PreparedSettings;
 use outrigger_registry::consul::NewCredentials;
+use prometheus::Gauge;
+use tracing::{info, warn};
 
 use super::{
     components::{ActiveConfig, Components},
+    documents::{SettingLayers, instance_id},
     error::ApplyError,
     listen::{ADMIN_LISTEN, API_LISTEN, ListenFailures, METRICS_LISTEN},
     servers::{AdminServers, ServerChange},
@@ -25,6 +32,9 @@ use crate::{
 pub(super) struct Running {
     pub(super) components: Arc<Components>,
     pub(super) servers: AdminServers,
+    pub(super) layers: SettingLayers,
+    /// `outrigger_config_hash`
+    pub(super) config_hash: Gauge,
 }
 
 /// Settings that can be put in place without an error: every socket is bound, and every file was read. Dropping it
@@ -40,8 +50,46 @@ struct PreparedApply {
 }
 
 impl Running {
-    /// Puts `next` in place. Of settings that need a restart it must have those that are in place.
-    pub(super) async fn apply(&self, next: LoadedConfig) -> Result<(), ApplyError> {
+    /// Puts `next` in place, with the documents of the registry's KV over it. Of settings that need a restart it must have
+    /// those that are in place.
+    pub(super) async fn apply(self: &Arc<Self>, next: LoadedConfig) -> Result<(), ApplyError> {
+        let _turn = self.layers.applying.lock().await;
+        let layered = Box::new(self.layers.put_over(next, &self.components.registry));
+        Box::pin(self.put_in_place(layered.loaded.clone())).await?;
+        // The follower belongs to what it changes.
+        let running = Arc::downgrade(self);
+        let apply = move |documents| {
+            let running = running.clone();
+            async move { running.upgrade()?.apply_documents(documents).await }
+        };
+        self.layers.note_applied(*layered, &self.components.events, apply);
+        Ok(())
+    }
+
+    /// Puts documents of the registry's KV over the settings of the file. `None`: not now.
+    async fn apply_documents(&self, documents: Vec<DocumentVersions>) -> AppliedResults {
+        let _turn = self.layers.applying.lock().await;
+        if self.components.lifecycle.handle().is_leaving() {
+            return None;
+        }
+        let (base, active) = (self.layers.base()?, self.components.active()?);
+        let applied = base.with_documents(&documents, &instance_id(&base.config));
+        if applied.loaded != active {
+            let ReloadPlan { changed, .. } = plan_reload(&active, applied.loaded.clone());
+            if let Err(error) = Box::pin(self.put_in_place(applied.loaded)).await {
+                warn!(reason = error_chain(&error), "the settings of the KV cannot be put in place now");
+                return None;
+            }
+            for change in changed {
+                info!(%change, "setting changed by the KV");
+            }
+        }
+        self.layers.note_results(&self.components.events, applied.documents.clone(), None, documents);
+        Some(applied.documents)
+    }
+
+    /// As [`Running::apply`], for settings with documents over them.
+    pub(super) async fn put_in_place(&self, next: LoadedConfig) -> Result<(), ApplyError> {
         let prepared = self.prepare(next)?;
         self.commit(prepared).await;
         Ok(())
@@ -130,6 +178,8 @@ impl Running {
         components.proxy.set_other_listeners("admin", self.servers.admin.addrs());
         components.proxy.set_other_listeners("metrics", self.servers.metrics.addrs());
         components.proxy.set_other_listeners("api", self.servers.api.addrs());
+        // The hash has 48 bits, so that an f64 is exact.
+        self.config_hash.set(fingerprint(config) as f64);
         *components.active_config.lock() = Some(ActiveConfig::new(loaded));
     }
 
@@ -146,14 +196,14 @@ impl Running {
     }
 
     /// Reads the settings again, and puts in place what needs no restart.
-    pub(super) async fn reload(&self) -> ReloadResult {
+    pub(super) async fn reload(self: &Arc<Self>) -> ReloadResult {
         let components = &self.components;
         let read = match components.config_source.get() {
             Some(source) => source.read().await?,
             None => return Err(ReloadError::NoFile),
         };
         let leaving = components.lifecycle.handle().is_leaving();
-        let Some(running) = components.active().filter(|_| !leaving) else {
+        let Some(running) = self.layers.base().filter(|_| !leaving) else {
             return Err(ReloadError::Leaving);
         };
         // A program that rewrites a file empties it first. An empty file would deregister the app.
@@ -162,9 +212,9 @@ impl Running {
             return Err(ReloadError::Problems { problems: vec![problem], warnings: Vec::new() });
         }
         let ReloadPlan { next, changed, needs_restart } = plan_reload(&running, read);
-        let hash = fingerprint(&next.config);
         let warnings = next.warnings.iter().map(ToString::to_string).collect();
         self.apply(next).await?;
+        let hash = fingerprint(&self.config());
         Ok(AppliedReload { changed, needs_restart, warnings, hash })
     }
 

@@ -68,6 +68,7 @@ impl App {
         let grace = self.config().drain.timeout;
         // A reload could open a listener.
         self.reload_task.abort();
+        self.running.layers.stop().await;
         let _ = self.reload_task.await;
         let components = &self.running.components;
         let idle = IDLE_GRACE.min(grace);

@@ -15,6 +15,7 @@ use super::{
     App,
     apply::Running,
     components::{Components, StartFrom},
+    documents::SettingLayers,
     error::StartError,
     servers::AdminServers,
 };
@@ -61,12 +62,14 @@ impl App {
             metrics
         )?;
         let reload_metrics = reload::ReloadMetrics::register(&metrics, config)?;
+        let layers = SettingLayers::register(&metrics)?;
         let (reload_handle, reload_worker) = reload::reload_channel();
         let admin_thread = AdminThread::start().map_err(StartError::Thread)?;
         let thread = admin_thread.handle().clone();
         let components = Components::open(config, origins, workers, metrics, thread, reload_handle, from)?;
-        let running =
-            Arc::new(Running { components: Arc::new(components), servers: AdminServers::default() });
+        let config_hash = reload_metrics.hash();
+        let components = Arc::new(components);
+        let running = Arc::new(Running { components, servers: AdminServers::default(), layers, config_hash });
         Box::pin(running.apply(settings)).await?;
         for addr in running.components.inherited.close() {
             if is_after_another {

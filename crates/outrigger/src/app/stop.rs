@@ -106,6 +106,7 @@ impl App {
     /// is written, so that the next start has it; that takes 5 s at most.
     pub(crate) async fn abandon(self) {
         self.reload_task.abort();
+        self.running.layers.stop().await;
         self.running.components.discovery.shutdown().await;
     }
 
@@ -132,6 +133,7 @@ impl App {
         let aborted = self.running.components.lifecycle.drain_and_stop(stop_traffic).await;
         // A reload could open a listener that is closed here.
         self.reload_task.abort();
+        self.running.layers.stop().await;
         let _ = self.reload_task.await;
         // Every stream of a lock has ended.
         self.running.servers.stop(API_STOP_WITHIN).await;

@@ -1,0 +1,320 @@
+//! The follower against a KV that the test answers, on a paused clock.
+
+use outrigger_config::{AppliedDocuments, Environment, LoadedConfig, Overrides, load};
+use outrigger_registry::KvEntry;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::*;
+
+const WAIT: Duration = Duration::from_secs(45);
+
+#[derive(Debug)]
+struct ScriptedKv(mpsc::UnboundedSender<PendingQuestion>);
+
+/// A question that the test answers.
+#[derive(Debug)]
+struct PendingQuestion {
+    prefix: String,
+    cursor: Cursor,
+    at: Instant,
+    reply: oneshot::Sender<Result<KvAnswer, Error>>,
+}
+
+impl PendingQuestion {
+    /// Each entry: its key below the prefix, its index and its value.
+    fn answer(self, index: u64, all: &[(&str, u64, &str)]) {
+        let entry = |(name, modify_index, value): &(&str, u64, &str)| KvEntry {
+            key: format!("{}{name}", self.prefix),
+            value: value.as_bytes().to_vec(),
+            flags: 0,
+            session: None,
+            lock_index: 0,
+            create_index: *modify_index,
+            modify_index: *modify_index,
+        };
+        let _ = self.reply.send(Ok(KvAnswer {
+            entries: all.iter().map(entry).collect(),
+            cursor: Cursor::at(index),
+            index_went_back: false,
+            age: None,
+            known_leader: true,
+        }));
+    }
+
+    fn fail(self) {
+        let error = Error::Timeout { request: "GET /v1/kv".to_owned(), after: WAIT };
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+impl Kv for ScriptedKv {
+    fn watch_kv<'a>(
+        &'a self,
+        scope: KvScope<'a>,
+        cursor: Cursor,
+        _: Consistency,
+        _: Duration,
+    ) -> AnswerFuture<'a, KvAnswer> {
+        let KvScope::Prefix(prefix) = scope else { panic!("the question is about a prefix") };
+        let (reply, answer) = oneshot::channel();
+        let question = PendingQuestion { prefix: prefix.to_owned(), cursor, at: Instant::now(), reply };
+        let _ = self.0.send(question);
+        Box::pin(async move {
+            match answer.await {
+                Ok(answer) => answer,
+                // The test dropped the question: it is never answered.
+                Err(_) => std::future::pending().await,
+            }
+        })
+    }
+
+    fn put_kv<'a>(&'a self, _: &'a str, _: &'a [u8], _: u64, _: Option<u64>) -> AnswerFuture<'a, bool> {
+        panic!("the follower writes nothing")
+    }
+
+    fn delete_kv<'a>(&'a self, _: &'a str, _: Option<u64>) -> AnswerFuture<'a, bool> {
+        panic!("the follower writes nothing")
+    }
+}
+
+/// A sidecar's settings, and a follower.
+struct Rig {
+    questions: mpsc::UnboundedReceiver<PendingQuestion>,
+    applied: mpsc::UnboundedReceiver<(Instant, AppliedDocuments)>,
+    again: Arc<Notify>,
+    /// How many applications fail.
+    failing: Arc<Mutex<u32>>,
+    task: JoinHandle<()>,
+}
+
+fn settings() -> LoadedConfig {
+    let text = "service: {name: shop, port: 80}\ndynamic_config: {prefix: team/outrigger}\n";
+    load(Some(("o.yaml", text)), &Environment::default(), &Overrides::default()).unwrap()
+}
+
+impl Rig {
+    fn start(store: DocumentStore) -> (Self, Vec<DocumentVersions>) {
+        let (ask, questions) = mpsc::unbounded_channel();
+        let kv = Arc::new(ScriptedKv(ask));
+        let follower = DocumentFollower::open(kv, || WAIT, "team/outrigger", store);
+        let stored = follower.documents();
+        let (apply, applied) = mpsc::unbounded_channel();
+        let again = Arc::new(Notify::new());
+        let failing = Arc::new(Mutex::new(0));
+        let fail = failing.clone();
+        let base = settings();
+        let task = tokio::spawn(follower.run(again.clone(), move |documents| {
+            let failing: u32 = std::mem::replace(&mut *fail.lock(), 0);
+            *fail.lock() = failing.saturating_sub(1);
+            let result = (failing == 0).then(|| base.with_documents(&documents, "shop-1"));
+            if let Some(result) = &result {
+                let _ = apply.send((Instant::now(), result.clone()));
+            }
+            async move { result.map(|result| result.documents) }
+        }));
+        (Self { questions, applied, again, failing, task }, stored)
+    }
+
+    async fn question(&mut self) -> PendingQuestion {
+        let question = timeout(Duration::from_secs(3_600), self.questions.recv()).await;
+        question.expect("a question within an hour").unwrap()
+    }
+
+    /// The time-out of the defaults after the next application, and when it was.
+    async fn applied(&mut self) -> (Instant, AppliedDocuments) {
+        timeout(Duration::from_secs(3_600), self.applied.recv())
+            .await
+            .expect("applied within an hour")
+            .unwrap()
+    }
+
+    async fn applied_timeout(&mut self) -> u64 {
+        self.applied().await.1.loaded.config.defaults.timeout.as_secs()
+    }
+
+    async fn assert_nothing_is_applied_for(&mut self, time: Duration) {
+        assert!(timeout(time, self.applied.recv()).await.is_err(), "something was applied");
+    }
+
+    fn restart(self, store: DocumentStore) -> (Self, Vec<DocumentVersions>) {
+        self.task.abort();
+        Self::start(store)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_question_about_the_prefix_waits_for_a_change_which_is_applied_at_once() {
+    let (mut rig, stored) = Rig::start(DocumentStore::none());
+    assert_eq!(stored, []);
+    let question = rig.question().await;
+    assert_eq!((question.prefix.as_str(), question.cursor), ("team/outrigger/settings/", Cursor::START));
+    question.answer(
+        9,
+        &[(".outrigger", 1, ""), ("services/", 2, ""), ("", 3, ""), ("defaults", 9, "timeout: 9s")],
+    );
+    let (_, first) = rig.applied().await;
+    assert_eq!(first.documents.len(), 1);
+    assert_eq!(
+        first.loaded.origins.get("defaults.timeout").to_string(),
+        "kv:team/outrigger/settings/defaults@9"
+    );
+    let question = rig.question().await;
+    assert_eq!(question.cursor, Cursor::at(9));
+    sleep(Duration::from_secs(5)).await;
+    let at = Instant::now();
+    question.answer(12, &[("defaults", 12, "timeout: 12s")]);
+    let (applied_at, second) = rig.applied().await;
+    assert_eq!((applied_at, second.loaded.config.defaults.timeout.as_secs()), (at, 12));
+    // Changes that follow each other at once are gathered, and so are the questions.
+    for n in 20..24 {
+        let question = rig.question().await;
+        question.answer(n, &[("defaults", n, &format!("timeout: {n}s"))]);
+    }
+    let (mut applications, mut last) = (0, 0);
+    while last != 23 {
+        last = rig.applied_timeout().await;
+        applications += 1;
+    }
+    assert!(
+        applications <= 4 && at.elapsed() >= Duration::from_millis(300),
+        "{applications} in {:?}",
+        at.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_prefix_is_asked_about_every_half_minute_without_waiting() {
+    let (mut rig, _) = Rig::start(DocumentStore::none());
+    let mut before = rig.question().await;
+    let mut pauses = Vec::new();
+    for index in 5..15 {
+        let at = before.at;
+        before.answer(index, &[]);
+        before = rig.question().await;
+        assert_eq!(
+            before.cursor,
+            Cursor::START,
+            "a question that waits is answered at every write of the cluster"
+        );
+        pauses.push(before.at - at);
+    }
+    let range = Duration::from_secs(24)..=Duration::from_secs(36);
+    assert!(pauses.iter().all(|pause| range.contains(pause)), "{pauses:?}");
+    assert!(pauses.iter().any(|pause| *pause != pauses[0]), "all sidecars would ask at once: {pauses:?}");
+    before.answer(20, &[("defaults", 20, "timeout: 20s")]);
+    assert_eq!(rig.applied_timeout().await, 20);
+    assert_eq!(rig.question().await.cursor, Cursor::at(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_that_is_deleted_is_asked_about_until_it_is_believed_or_written_again() {
+    let (mut rig, _) = Rig::start(DocumentStore::none());
+    let all = [("defaults", 1, "timeout: 1s"), ("services/a", 2, "timeout: 2s")];
+    rig.question().await.answer(2, &all);
+    assert_eq!(rig.applied_timeout().await, 1);
+    let question = rig.question().await;
+    let deleted_at = Instant::now();
+    question.answer(3, &[]);
+    // Written again after 600 ms: nothing changes but the index.
+    while deleted_at.elapsed() < Duration::from_millis(600) {
+        rig.question().await.answer(3, &[]);
+    }
+    let again = [("defaults", 7, "timeout: 1s"), ("services/a", 8, "timeout: 2s")];
+    rig.question().await.answer(8, &again);
+    assert_eq!(rig.applied_timeout().await, 1);
+    // Deleted for good.
+    let question = rig.question().await;
+    let deleted_at = Instant::now();
+    question.answer(9, &[]);
+    let (applied_at, applied) = loop {
+        tokio::select! {
+            biased;
+            applied = rig.applied.recv() => break applied.unwrap(),
+            question = rig.questions.recv() => question.unwrap().answer(9, &[]),
+        }
+    };
+    assert_eq!(applied_at - deleted_at, Duration::from_secs(1));
+    assert_eq!(applied.loaded, settings(), "as before the first document");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_document_keeps_its_last_good_version_across_a_restart_and_an_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = || DocumentStore::at(folder.path(), "shop-80", "consul");
+    let (mut rig, _) = Rig::start(store());
+    rig.question().await.answer(1, &[("defaults", 1, "timeout: 1s"), ("services/a", 1, "timeout: 5s")]);
+    assert_eq!(rig.applied_timeout().await, 1);
+    rig.question().await.answer(2, &[("defaults", 2, "timeout: soon"), ("services/a", 2, "timeout: 6s")]);
+    let (_, applied) = rig.applied().await;
+    let tuned = |applied: &AppliedDocuments| applied.loaded.config.tuned[0].policy.timeout.as_secs();
+    assert_eq!((applied.loaded.config.defaults.timeout.as_secs(), tuned(&applied)), (1, 6));
+    assert_eq!(applied.documents[0].state, DocumentState::Refused);
+    rig.question().await;
+
+    // The registry is away: what was in effect is there from the start.
+    let (mut rig, stored) = rig.restart(store());
+    let at_start = settings().with_documents(&stored, "shop-1");
+    assert_eq!((at_start.loaded.config.defaults.timeout.as_secs(), tuned(&at_start)), (1, 6));
+    let mut failures = Vec::new();
+    for _ in 0..12 {
+        let question = rig.question().await;
+        failures.push(question.at);
+        question.fail();
+    }
+    let pauses: Vec<_> = failures.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(15)), "{pauses:?}");
+    rig.assert_nothing_is_applied_for(Duration::from_millis(1)).await;
+    // It is back, with the bad version.
+    rig.question().await.answer(2, &[("defaults", 2, "timeout: soon"), ("services/a", 2, "timeout: 6s")]);
+    let (_, applied) = rig.applied().await;
+    assert_eq!((applied.loaded.config.defaults.timeout.as_secs(), tuned(&applied)), (1, 6));
+    assert_eq!(applied.documents[0].in_effect, Some(1));
+    // A document that is gone is gone from the disk too.
+    rig.question().await.answer(3, &[("services/a", 2, "timeout: 6s")]);
+    assert_eq!(rig.applied_timeout().await, 15);
+    let is_saved = async {
+        while store().load().keys().ne(["services/a"]) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(3_600), is_saved).await.expect("saved within an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_does_not_wait_is_asked_ever_less_often() {
+    let (mut rig, _) = Rig::start(DocumentStore::none());
+    let all = [("defaults", 1, "timeout: 1s")];
+    rig.question().await.answer(1, &all);
+    assert_eq!(rig.applied_timeout().await, 1);
+    let began = Instant::now();
+    for _ in 0..20 {
+        rig.question().await.answer(1, &all);
+    }
+    assert!(began.elapsed() > Duration::from_secs(120), "{:?}", began.elapsed());
+    // It waits again, and the next change is not late.
+    let question = rig.question().await;
+    sleep(WAIT).await;
+    question.answer(1, &all);
+    let at = Instant::now();
+    rig.question().await.answer(2, &[("defaults", 2, "timeout: 2s")]);
+    assert_eq!((rig.applied_timeout().await, Instant::now()), (2, at));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_applied_is_applied_again_and_so_is_all_with_other_settings() {
+    let (mut rig, _) = Rig::start(DocumentStore::none());
+    *rig.failing.lock() = 2;
+    let at = Instant::now();
+    rig.question().await.answer(1, &[("defaults", 1, "timeout: 1s")]);
+    let (applied_at, _) = rig.applied().await;
+    assert_eq!(applied_at - at, 2 * APPLY_AGAIN);
+    rig.question().await;
+    rig.again.notify_one();
+    assert_eq!(rig.applied_timeout().await, 1);
+    rig.assert_nothing_is_applied_for(Duration::from_secs(600)).await;
+}

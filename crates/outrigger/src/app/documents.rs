@@ -1,0 +1,223 @@
+//! Documents of the registry's KV over the settings of the file.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc};
+
+use outrigger_config::{Config, DocumentResult, DocumentState, DocumentVersions, LoadedConfig, Registry};
+use outrigger_dynamic_config::{AppliedResults, DocumentFollower, DocumentStore};
+use outrigger_events::{Event, EventKind, Events};
+use outrigger_registration::{build_registration, host_name};
+use outrigger_task::essential;
+use parking_lot::Mutex;
+use prometheus::{IntGaugeVec, register_int_gauge_vec_with_registry};
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use crate::registry::{self, OpenedRegistry};
+
+/// The settings of the file, and the documents that are over them.
+#[derive(Debug)]
+pub(super) struct SettingLayers {
+    state: Mutex<LayerState>,
+    /// Settings are put in place one at a time.
+    pub(super) applying: tokio::sync::Mutex<()>,
+    /// Notified: the documents are read again.
+    again: Arc<Notify>,
+    follower: Mutex<Option<RunningFollower>>,
+    /// `outrigger_dynamic_config_documents`
+    counts: IntGaugeVec,
+}
+
+#[derive(Debug, Default)]
+struct LayerState {
+    /// Absent before the first settings are in place.
+    base: Option<LoadedConfig>,
+    documents: Vec<DocumentVersions>,
+    results: Vec<DocumentResult>,
+}
+
+/// Follows the documents below a prefix.
+#[derive(Debug)]
+struct RunningFollower {
+    prefix: String,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What other settings of the file do to the follower.
+#[derive(Debug)]
+pub(super) enum FollowerChange {
+    Keep,
+    Stop,
+    Start { prefix: String, follower: Box<DocumentFollower> },
+}
+
+/// Settings of the file, and what runs with the documents over them.
+#[derive(Debug)]
+pub(super) struct LayeredSettings {
+    base: LoadedConfig,
+    pub(super) loaded: LoadedConfig,
+    documents: Vec<DocumentVersions>,
+    results: Vec<DocumentResult>,
+    change: FollowerChange,
+}
+
+impl SettingLayers {
+    pub(super) fn register(metrics: &prometheus::Registry) -> Result<Self, prometheus::Error> {
+        let counts = register_int_gauge_vec_with_registry!(
+            "outrigger_dynamic_config_documents",
+            "Documents in the registry's KV that concern this sidecar.",
+            &["state"],
+            metrics
+        )?;
+        let layers = Self {
+            state: Mutex::default(),
+            applying: tokio::sync::Mutex::default(),
+            again: Arc::default(),
+            follower: Mutex::default(),
+            counts,
+        };
+        layers.count(&[]);
+        Ok(layers)
+    }
+
+    /// The settings of the file that are in place, without documents.
+    pub(super) fn base(&self) -> Option<LoadedConfig> {
+        self.state.lock().base.clone()
+    }
+
+    /// What runs with these settings of the file. Puts nothing in place. Reads a small file when another prefix is to be followed.
+    pub(super) fn put_over(&self, base: LoadedConfig, registry: &OpenedRegistry) -> LayeredSettings {
+        let change = self.plan_follower(&base.config, registry);
+        let documents = match &change {
+            FollowerChange::Keep => self.state.lock().documents.clone(),
+            FollowerChange::Stop => Vec::new(),
+            FollowerChange::Start { follower, .. } => follower.documents(),
+        };
+        let applied = base.with_documents(&documents, &instance_id(&base.config));
+        LayeredSettings { base, loaded: applied.loaded, documents, results: applied.documents, change }
+    }
+
+    fn plan_follower(&self, config: &Config, registry: &OpenedRegistry) -> FollowerChange {
+        let Some((prefix, kv)) = config.dynamic_config.prefix.clone().zip(registry.kv()) else {
+            return FollowerChange::Stop;
+        };
+        if self.follower.lock().as_ref().is_some_and(|running| running.prefix == prefix) {
+            return FollowerChange::Keep;
+        }
+        let source = registry.registry.clone();
+        let store = open_store(config, &prefix);
+        let follower = DocumentFollower::open(kv, move || source.longest_wait(), &prefix, store);
+        FollowerChange::Start { prefix, follower: Box::new(follower) }
+    }
+
+    /// The settings are in place. A follower that begins calls `apply`.
+    pub(super) fn note_applied<F, R>(&self, layered: LayeredSettings, events: &Events, apply: F)
+    where
+        F: Fn(Vec<DocumentVersions>) -> R + Send + 'static,
+        R: Future<Output = AppliedResults> + Send + 'static,
+    {
+        let LayeredSettings { base, documents, results, change, .. } = layered;
+        self.note_results(events, results, Some(base), documents);
+        let next = match change {
+            // What was refused may be good now.
+            FollowerChange::Keep => return self.again.notify_one(),
+            FollowerChange::Stop => None,
+            FollowerChange::Start { prefix, follower } => {
+                let run = follower.run(self.again.clone(), apply);
+                let task = tokio::spawn(essential("the settings in the KV", run));
+                Some(RunningFollower { prefix, _task: AbortOnDropHandle::new(task) })
+            }
+        };
+        *self.follower.lock() = next;
+    }
+
+    /// Follows no document any more. Returns when no settings are being put in place.
+    pub(super) async fn stop(&self) {
+        let follower = self.follower.lock().take();
+        drop(follower);
+        drop(self.applying.lock().await);
+    }
+
+    pub(super) fn note_results(
+        &self,
+        events: &Events,
+        results: Vec<DocumentResult>,
+        base: Option<LoadedConfig>,
+        documents: Vec<DocumentVersions>,
+    ) {
+        let mut state = self.state.lock();
+        log_results(events, &state.results, &results);
+        self.count(&results);
+        state.base = base.or(state.base.take());
+        state.documents = documents;
+        state.results = results;
+    }
+
+    fn count(&self, results: &[DocumentResult]) {
+        for state in [DocumentState::Applied, DocumentState::Refused, DocumentState::NotSelected] {
+            let count = results.iter().filter(|result| result.state == state).count();
+            self.counts.with_label_values(&[state.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Logs and records what is new.
+fn log_results(events: &Events, before: &[DocumentResult], after: &[DocumentResult]) {
+    let known: BTreeMap<_, _> = before.iter().map(|result| (result.name.as_str(), result)).collect();
+    for result in after.iter().filter(|result| known.get(result.name.as_str()) != Some(result)) {
+        for problem in &result.problems {
+            warn!(%problem, "document of the KV refused");
+        }
+        for warning in &result.warnings {
+            warn!(%warning, "document of the KV");
+        }
+        let (name, index, in_effect) = (&result.name, result.index, result.in_effect);
+        match result.state {
+            DocumentState::Applied => {
+                info!(name, index, "document of the KV applied");
+                let reason = format!("{name}: version {index} is in effect");
+                events.record(event(EventKind::DocumentApplied, name, &reason));
+            }
+            DocumentState::Refused => {
+                warn!(name, index, in_effect, "document of the KV refused");
+                let reason = result.problems.first().map(ToString::to_string).unwrap_or_default();
+                events.record(event(EventKind::DocumentRefused, name, &reason));
+            }
+            DocumentState::NotSelected => {
+                info!(name, index, in_effect, "document of the KV is not for this instance yet");
+            }
+        }
+    }
+    let is_there = |name: &str| after.iter().any(|result| result.name == name);
+    for gone in before.iter().filter(|result| !is_there(&result.name)) {
+        info!(name = gone.name, "document of the KV is gone");
+        events.record(event(EventKind::DocumentApplied, &gone.name, &format!("{} is gone", gone.name)));
+    }
+}
+
+fn event(kind: EventKind, name: &str, reason: &str) -> Event {
+    let event = Event::new(kind, reason);
+    match name.rsplit_once("services/") {
+        Some((_, service)) => event.of_service(service),
+        None => event,
+    }
+}
+
+/// The id of this instance in the registry; without a service, the name of the machine.
+pub(super) fn instance_id(config: &Config) -> String {
+    let host = host_name();
+    match config.services.first() {
+        Some(service) => build_registration(service, &host).id,
+        None => host,
+    }
+}
+
+/// The file of the last good documents. Each sidecar of a machine has its own, as for the learned instances.
+fn open_store(config: &Config, prefix: &str) -> DocumentStore {
+    let Registry::Consul(consul) = &config.registry else { return DocumentStore::none() };
+    let Some((folder, name)) = config.state_dir.as_deref().zip(registry::run_name(config)) else {
+        return DocumentStore::none();
+    };
+    let datacenter = consul.datacenter.as_deref().unwrap_or("-");
+    DocumentStore::at(folder, &name, &format!("consul {} {datacenter} {prefix}", consul.address))
+}

@@ -112,13 +112,19 @@ impl DocumentFollower {
     fn ask(&self, next: NextQuestion) -> Pin<Box<dyn Future<Output = TimedAnswer> + Send>> {
         let (kv, prefix) = (self.kv.clone(), self.prefix.clone());
         let longest = (self.longest_wait)();
+        let known = self.believed.documents().keys().next().map(|name| format!("{prefix}{name}"));
         Box::pin(async move {
             sleep_until(next.at).await;
             let wait = if next.cursor == Cursor::START { Duration::ZERO } else { longest };
             let asked = Instant::now();
             let scope = KvScope::Prefix(&prefix);
             let answer: AnswerFuture<'_, _> = kv.watch_kv(scope, next.cursor, Consistency::Default, longest);
-            let answer = answer.await;
+            let answer = match (answer.await, known) {
+                (Ok(answer), Some(known)) if answer.entries.is_empty() => {
+                    check_readable(&*kv, &known, longest).await.map(|()| answer)
+                }
+                (answer, _) => answer,
+            };
             (asked.elapsed(), wait, answer)
         })
     }
@@ -193,6 +199,11 @@ impl DocumentFollower {
         }
         self.is_store_failing = saved.is_err();
     }
+}
+
+/// That `key` may be read. To a token that may not, Consul shows a prefix as empty, and refuses to read a single key.
+async fn check_readable(kv: &dyn Kv, key: &str, longest: Duration) -> Result<(), Error> {
+    kv.watch_kv(KvScope::Key(key), Cursor::START, Consistency::Default, longest).await.map(|_| ())
 }
 
 async fn sleep_until_some(at: Option<Instant>) {

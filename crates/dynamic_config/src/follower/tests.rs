@@ -1,5 +1,7 @@
 //! The follower against a KV that the test answers, on a paused clock.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use outrigger_config::{AppliedDocuments, Environment, LoadedConfig, Overrides, load};
 use outrigger_registry::KvEntry;
 use parking_lot::Mutex;
@@ -14,7 +16,11 @@ use super::*;
 const WAIT: Duration = Duration::from_secs(45);
 
 #[derive(Debug)]
-struct ScriptedKv(mpsc::UnboundedSender<PendingQuestion>);
+struct ScriptedKv {
+    questions: mpsc::UnboundedSender<PendingQuestion>,
+    /// The token may not read: a prefix looks empty, a key is refused.
+    is_denied: Arc<AtomicBool>,
+}
 
 /// A question that the test answers.
 #[derive(Debug)]
@@ -60,10 +66,22 @@ impl Kv for ScriptedKv {
         _: Consistency,
         _: Duration,
     ) -> AnswerFuture<'a, KvAnswer> {
-        let KvScope::Prefix(prefix) = scope else { panic!("the question is about a prefix") };
+        let prefix = match scope {
+            KvScope::Prefix(prefix) => prefix,
+            KvScope::Key(key) if self.is_denied.load(Relaxed) => {
+                let (request, text) = (format!("GET {key}"), "Permission denied".to_owned());
+                return Box::pin(async { Err(Error::Refused { request, status: 403, text, hint: None }) });
+            }
+            KvScope::Key(_) => {
+                let (entries, cursor) = (Vec::new(), Cursor::at(1));
+                let none =
+                    KvAnswer { entries, cursor, index_went_back: false, age: None, known_leader: true };
+                return Box::pin(async { Ok(none) });
+            }
+        };
         let (reply, answer) = oneshot::channel();
         let question = PendingQuestion { prefix: prefix.to_owned(), cursor, at: Instant::now(), reply };
-        let _ = self.0.send(question);
+        let _ = self.questions.send(question);
         Box::pin(async move {
             match answer.await {
                 Ok(answer) => answer,
@@ -87,6 +105,7 @@ struct Rig {
     questions: mpsc::UnboundedReceiver<PendingQuestion>,
     applied: mpsc::UnboundedReceiver<(Instant, AppliedDocuments)>,
     again: Arc<Notify>,
+    is_denied: Arc<AtomicBool>,
     /// How many applications fail.
     failing: Arc<Mutex<u32>>,
     task: JoinHandle<()>,
@@ -100,7 +119,8 @@ fn settings() -> LoadedConfig {
 impl Rig {
     fn start(store: DocumentStore) -> (Self, Vec<DocumentVersions>) {
         let (ask, questions) = mpsc::unbounded_channel();
-        let kv = Arc::new(ScriptedKv(ask));
+        let is_denied = Arc::new(AtomicBool::new(false));
+        let kv = Arc::new(ScriptedKv { questions: ask, is_denied: is_denied.clone() });
         let follower = DocumentFollower::open(kv, || WAIT, "team/outrigger", store);
         let stored = follower.documents();
         let (apply, applied) = mpsc::unbounded_channel();
@@ -117,7 +137,7 @@ impl Rig {
             }
             async move { result.map(|result| result.documents) }
         }));
-        (Self { questions, applied, again, failing, task }, stored)
+        (Self { questions, applied, again, is_denied, failing, task }, stored)
     }
 
     async fn question(&mut self) -> PendingQuestion {
@@ -240,6 +260,38 @@ async fn a_tree_that_is_deleted_is_asked_about_until_it_is_believed_or_written_a
     };
     assert_eq!(applied_at - deleted_at, Duration::from_secs(1));
     assert_eq!(applied.loaded, settings(), "as before the first document");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_may_no_longer_read_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = || DocumentStore::at(folder.path(), "shop-80", "consul");
+    let (mut rig, _) = Rig::start(store());
+    rig.question().await.answer(1, &[("defaults", 1, "timeout: 1s")]);
+    assert_eq!(rig.applied_timeout().await, 1);
+    let question = rig.question().await;
+    for denied_at in [Some(question), None] {
+        rig.is_denied.store(true, Relaxed);
+        if let Some(question) = denied_at {
+            question.answer(2, &[]);
+        }
+        for _ in 0..20 {
+            rig.question().await.answer(2, &[]);
+        }
+        rig.assert_nothing_is_applied_for(Duration::from_millis(1)).await;
+        // Nor at a start.
+        (rig, _) = rig.restart(store());
+    }
+    rig.is_denied.store(false, Relaxed);
+    rig.question().await.answer(2, &[]);
+    let gone = loop {
+        tokio::select! {
+            biased;
+            applied = rig.applied.recv() => break applied.unwrap().1,
+            question = rig.questions.recv() => question.unwrap().answer(2, &[]),
+        }
+    };
+    assert_eq!(gone.loaded, settings());
 }
 
 #[tokio::test(start_paused = true)]

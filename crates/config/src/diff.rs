@@ -239,6 +239,27 @@ mod tests {
     }
 
     #[test]
+    fn a_change_by_a_document_has_the_name_of_its_service() {
+        let file = loaded("dynamic_config: {prefix: a}\nupstreams: [{service: orders, timeout: 2s}]");
+        let document = |name: &str, text: &str| crate::DocumentVersions {
+            current: crate::SettingsDocument { name: name.into(), index: 1, value: text.into() },
+            last_good: None,
+        };
+        let documents =
+            [document("services/orders", "timeout: 3s"), document("services/billing", "timeout: 4s")];
+        let over = file.with_documents(&documents, "shop-1").loaded;
+        assert_eq!(
+            lines(&plan_reload(&file, over.clone()).changed),
+            [
+                "upstreams.orders.timeout: 2s → 3s",
+                "upstreams.billing.service: (not set) → billing",
+                "upstreams.billing.timeout: (not set) → 4s",
+            ]
+        );
+        assert_ne!(fingerprint(&file.config), fingerprint(&over.config));
+    }
+
+    #[test]
     fn a_change_of_one_of_several_services_has_its_name() {
         let one = loaded("service: {name: orders, port: 80, id: o-1}");
         let same = loaded("services: [{name: orders, port: 80, id: o-1}]");

@@ -28,9 +28,9 @@ pub enum BreakerChange {
     /// The breaker was closed and is open.
     Opened {
         /// Requests in the window that failed; with `consecutive_failures` it may be few of them.
-        failed: u64,
+        failed: u32,
         /// Requests in the window that ended.
-        ended: u64,
+        ended: u32,
     },
     /// A probe has failed: it is open again.
     Reopened,
@@ -200,7 +200,9 @@ impl Breaker {
                 let (ended, failed) = (self.ended.sum(tick), self.failed.sum(tick));
                 let trips =
                     should_trip(settings, ended, failed, consecutive) && self.trip(settings, epoch, now);
-                trips.then_some(BreakerChange::Opened { failed, ended })
+                // Few words, because each request returns one.
+                let few = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+                trips.then(|| BreakerChange::Opened { failed: few(failed), ended: few(ended) })
             }
         }
     }

@@ -445,16 +445,17 @@ impl Cluster {
     }
 
     /// Lets a request pass the breaker.
+    #[inline]
     pub(crate) fn admit<'a>(
         &'a self,
         settings: Option<&'a config::CircuitBreaker>,
         now: Instant,
     ) -> Result<Permit<'a>, BreakerOpen> {
-        let permit = self.breaker.admit(settings, now.into_std())?;
-        if permit.ends_open_time() {
+        let admitted = self.breaker.admit(settings, now.into_std());
+        if admitted.as_ref().is_ok_and(Permit::ends_open_time) {
             self.record_event(EventKind::BreakerHalfOpen, "its time is over, and a request is let through");
         }
-        Ok(permit)
+        admitted
     }
 
     /// Records for the breaker what the app sees of a request, and acts on a failure.

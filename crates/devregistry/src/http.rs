@@ -25,6 +25,7 @@ mod request;
 mod route;
 mod session;
 mod txn;
+mod unused;
 
 pub(crate) use context::HttpContext;
 

@@ -33,5 +33,5 @@ pub(crate) use model::{
     TaggedAddress, Weights,
 };
 pub(crate) use session_table::{Session, SessionBehavior, SessionServiceCheck};
-pub(crate) use state::{SERF_PORT, SERVER_PORT, Store};
+pub(crate) use state::{SERF_PORT, SERF_WAN_PORT, SERVER_PORT, Store};
 pub(crate) use txn::{TxnError, TxnOp};

@@ -7,7 +7,7 @@ use http::{StatusCode, header};
 use super::{catalog, context::HttpContext, reply::Reply, request::ApiRequest};
 use crate::{
     options::CONSUL_VERSION,
-    store::{Coordinate, SERF_PORT, SERVER_PORT, Store},
+    store::{Coordinate, SERF_PORT, SERF_WAN_PORT, SERVER_PORT, Store},
     wire::agent::{AgentConfig, AgentSelf, Gauge, Member, MetricsJson, NoLabels},
 };
 
@@ -35,12 +35,16 @@ pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Rep
     }))
 }
 
-/// `agent/members`: the only member; no WAN.
+/// `agent/members`: the only member, also of the servers of all datacenters.
 pub(super) fn members(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let segment = call.query.first("segment").filter(|segment| !matches!(*segment, "" | "_all"));
     if call.query.first("wan").is_some_and(|wan| !wan.is_empty()) {
         return match segment {
-            None => Ok(Reply::json(&(), call)),
+            None => Ok(context.store.read(|store| {
+                let name = format!("{}.{}", store.own_node, context.options.datacenter);
+                let lan = member(context, store);
+                Reply::json(&[Member { name: &name, port: SERF_WAN_PORT, ..lan }], call)
+            })),
             Some(_) => Err(Reply::text(StatusCode::BAD_REQUEST, "Cannot provide a segment with wan=true")),
         };
     }

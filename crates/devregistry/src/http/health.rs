@@ -11,12 +11,7 @@ use http::StatusCode;
 /// `health/service/NAME`
 pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing service name")?;
-    let passing = match call.query.first("passing") {
-        None => false,
-        Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => true,
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
-        Some(_) => return Err(Reply::text(StatusCode::BAD_REQUEST, "Invalid value for ?passing")),
-    };
+    let passing = parse_passing(call)?;
     let datacenter = &context.options.datacenter;
     let show = |store: &Store, filter: &Filter| {
         let fitting = store
@@ -41,6 +36,16 @@ pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<
         Reply::json(&entries.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>(), call)
     };
     read::filtered_read(context, call, Topic::Health(name.to_owned()), &fields::HEALTH, show).await
+}
+
+/// Whether only services that pass are asked for.
+pub(super) fn parse_passing(call: &ApiRequest) -> Result<bool, Reply> {
+    match call.query.first("passing") {
+        None => Ok(false),
+        Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some(_) => Err(Reply::text(StatusCode::BAD_REQUEST, "Invalid value for ?passing")),
+    }
 }
 
 /// `health/checks/NAME`: the checks of a service.

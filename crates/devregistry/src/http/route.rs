@@ -8,7 +8,7 @@ use Handler::{Blocking, Plain, Unsupported};
 
 use super::{
     agent, agent_health, agent_process, catalog, context::HttpContext, coordinate, event, health, kv,
-    reply::Reply, request::ApiRequest, session, txn,
+    reply::Reply, request::ApiRequest, session, txn, unused,
 };
 use crate::store::Status;
 
@@ -47,10 +47,34 @@ impl Route<'_> {
 
 const GET: &[&str] = &["GET"];
 const PUT: &[&str] = &["PUT"];
+const POST: &[&str] = &["POST"];
+const CRUD: &[&str] = &["GET", "PUT", "DELETE"];
 const ANY: &[&str] = &["GET", "PUT", "POST", "DELETE"];
 
 const KV: &str = "/v1/kv/";
 const TXN: &str = "/v1/txn";
+
+/// The beginnings of the paths of endpoints that know no namespaces: these ignore the parameter.
+const IGNORE_NAMESPACE: &[&str] = &[
+    "/v1/acl/",
+    "/v1/agent/force-leave/",
+    "/v1/agent/join/",
+    "/v1/agent/leave",
+    "/v1/agent/maintenance",
+    "/v1/agent/members",
+    "/v1/agent/metrics",
+    "/v1/agent/monitor",
+    "/v1/agent/reload",
+    "/v1/agent/self",
+    "/v1/agent/token/",
+    "/v1/catalog/datacenters",
+    "/v1/catalog/nodes",
+    "/v1/coordinate/",
+    "/v1/event/",
+    "/v1/operator/",
+    "/v1/status/",
+    TXN,
+];
 
 /// A path that ends in `/` matches every path that begins with it.
 #[rustfmt::skip]
@@ -90,7 +114,7 @@ const PATHS: &[(&str, &[&str], Handler)] = &[
     ("/v1/health/node/", GET, Blocking(|c, r| Box::pin(health::node(c, r)))),
     ("/v1/status/leader", GET, Plain(catalog::leader)),
     ("/v1/status/peers", GET, Plain(catalog::peers)),
-    (KV, &["GET", "PUT", "DELETE"], Blocking(|c, r| Box::pin(kv::endpoint(c, r)))),
+    (KV, CRUD, Blocking(|c, r| Box::pin(kv::endpoint(c, r)))),
     (TXN, PUT, Plain(txn::transact)),
     ("/v1/session/create", PUT, Plain(session::create)),
     ("/v1/session/renew/", PUT, Plain(session::renew)),
@@ -102,16 +126,45 @@ const PATHS: &[(&str, &[&str], Handler)] = &[
     ("/v1/event/list", GET, Blocking(|c, r| Box::pin(event::list(c, r)))),
     ("/v1/query", ANY, Unsupported("prepared queries")),
     ("/v1/query/", ANY, Unsupported("prepared queries")),
-    ("/v1/acl/", ANY, Unsupported("ACLs")),
+    ("/v1/acl/bootstrap", PUT, Plain(unused::acl)),
+    ("/v1/acl/create", PUT, Plain(unused::acl)),
+    ("/v1/acl/update", PUT, Plain(unused::acl)),
+    ("/v1/acl/destroy/", PUT, Plain(unused::acl)),
+    ("/v1/acl/info/", GET, Plain(unused::acl)),
+    ("/v1/acl/clone/", PUT, Plain(unused::acl)),
+    ("/v1/acl/list", GET, Plain(unused::acl)),
+    ("/v1/acl/login", POST, Plain(unused::acl)),
+    ("/v1/acl/logout", POST, Plain(unused::acl)),
+    ("/v1/acl/replication", GET, Plain(unused::acl)),
+    ("/v1/acl/policies", GET, Plain(unused::acl)),
+    ("/v1/acl/policy", PUT, Plain(unused::acl)),
+    ("/v1/acl/policy/", CRUD, Plain(unused::acl)),
+    ("/v1/acl/policy/name/", GET, Plain(unused::acl)),
+    ("/v1/acl/roles", GET, Plain(unused::acl)),
+    ("/v1/acl/role", PUT, Plain(unused::acl)),
+    ("/v1/acl/role/name/", GET, Plain(unused::acl)),
+    ("/v1/acl/role/", CRUD, Plain(unused::acl)),
+    ("/v1/acl/binding-rules", GET, Plain(unused::acl)),
+    ("/v1/acl/binding-rule", PUT, Plain(unused::acl)),
+    ("/v1/acl/binding-rule/", CRUD, Plain(unused::acl)),
+    ("/v1/acl/auth-methods", GET, Plain(unused::acl)),
+    ("/v1/acl/auth-method", PUT, Plain(unused::acl)),
+    ("/v1/acl/auth-method/", CRUD, Plain(unused::acl)),
+    ("/v1/acl/tokens", GET, Plain(unused::acl)),
+    ("/v1/acl/token", PUT, Plain(unused::acl)),
+    ("/v1/acl/token/self", GET, Plain(unused::acl)),
+    ("/v1/acl/token/", CRUD, Plain(unused::acl)),
+    ("/v1/acl/rules/translate", ANY, Unsupported("ACLs")),
+    ("/v1/acl/rules/translate/", ANY, Unsupported("ACLs")),
     ("/v1/config", ANY, Unsupported("configuration entries")),
     ("/v1/config/", ANY, Unsupported("configuration entries")),
     ("/v1/connect/", ANY, Unsupported("Connect")),
     ("/v1/discovery-chain/", ANY, Unsupported("Connect")),
     ("/v1/agent/connect/", ANY, Unsupported("Connect")),
-    ("/v1/catalog/connect/", ANY, Unsupported("Connect")),
+    ("/v1/catalog/connect/", GET, Blocking(|c, r| Box::pin(unused::proxies(c, r)))),
     ("/v1/catalog/gateway-services/", ANY, Unsupported("Connect")),
-    ("/v1/health/connect/", ANY, Unsupported("Connect")),
-    ("/v1/health/ingress/", ANY, Unsupported("Connect")),
+    ("/v1/health/connect/", GET, Blocking(|c, r| Box::pin(unused::proxy_health(c, r)))),
+    ("/v1/health/ingress/", GET, Blocking(|c, r| Box::pin(unused::gateway_health(c, r)))),
     ("/v1/coordinate/datacenters", GET, Plain(coordinate::datacenters)),
     ("/v1/coordinate/nodes", GET, Blocking(|c, r| Box::pin(coordinate::nodes(c, r)))),
     ("/v1/coordinate/node/", GET, Blocking(|c, r| Box::pin(coordinate::node(c, r)))),
@@ -120,8 +173,8 @@ const PATHS: &[(&str, &[&str], Handler)] = &[
     ("/v1/snapshot", ANY, Unsupported("snapshots")),
     ("/v1/agent/join/", ANY, Unsupported("cluster to join")),
     ("/v1/agent/host", ANY, Unsupported("facts of its host")),
-    ("/v1/agent/monitor", ANY, Unsupported("log to follow")),
-    ("/v1/agent/token/", ANY, Unsupported("ACLs")),
+    ("/v1/agent/monitor", GET, Plain(unused::monitor)),
+    ("/v1/agent/token/", PUT, Plain(unused::acl)),
 ];
 
 /// The endpoint of a decoded path: the longest match.
@@ -141,7 +194,8 @@ pub(super) fn find_route(path: &str) -> Option<Route<'_>> {
     let (known, methods, handler) =
         PATHS.iter().filter(|(known, ..)| fits(known)).max_by_key(|(known, ..)| known.len())?;
     let rest = path.strip_prefix(known).unwrap_or_default();
-    let (judges_size, takes_namespace) = ([KV, TXN].contains(known), *known == TXN);
+    let judges_size = [KV, TXN].contains(known);
+    let takes_namespace = IGNORE_NAMESPACE.iter().any(|beginning| known.starts_with(beginning));
     Some(Route { path: known, handler: *handler, methods, rest, judges_size, takes_namespace })
 }
 

@@ -139,9 +139,9 @@ async fn a_large_body_and_an_unsupported_endpoint_are_refused_with_a_text() {
         large.starts_with("HTTP/1.1 413 ") && large.contains("The dev registry reads bodies of"),
         "{large}"
     );
-    let absent = request(addr, "GET", "/v1/acl/tokens", "").await;
+    let absent = request(addr, "GET", "/v1/query", "").await;
     assert!(absent.starts_with("HTTP/1.1 501 "), "{absent}");
-    assert!(absent.ends_with("The dev registry has no ACLs"), "{absent}");
+    assert!(absent.ends_with("The dev registry has no prepared queries"), "{absent}");
     registry.shutdown().await;
 }
 

@@ -60,6 +60,7 @@ impl Store {
             Topic::SessionsOf(node) => self.sessions.node_index(node),
             Topic::Coordinates => self.coordinates.table_index(),
             Topic::CoordinatesOf(node) => self.coordinates.node_index(node),
+            Topic::Never => TopicIndex::new(1, 0),
         }
     }
 

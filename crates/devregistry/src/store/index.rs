@@ -61,6 +61,8 @@ pub(crate) enum Topic {
     Coordinates,
     /// `coordinate/node/N`
     CoordinatesOf(String),
+    /// What this registry never has.
+    Never,
 }
 
 /// The index of a topic.

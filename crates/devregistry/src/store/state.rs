@@ -21,6 +21,8 @@ use crate::options::{CONSUL_VERSION, DevRegistryOptions};
 pub(crate) const SERVER_PORT: u16 = 8300;
 /// The port for the gossip of agents. Nothing listens on it.
 pub(crate) const SERF_PORT: u16 = 8301;
+/// The same between servers of all datacenters.
+pub(crate) const SERF_WAN_PORT: u16 = 8302;
 
 /// The whole state of the registry.
 #[derive(Debug)]

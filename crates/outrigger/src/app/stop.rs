@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use outrigger_config::{AwaitApp, Config};
 use outrigger_locks::LockManager;
 use outrigger_registration::{AppAddress, wait_until_port_closed};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::App;
@@ -69,16 +69,24 @@ impl App {
     }
 
     /// Resolves when the app, which another process started and stops, needs the listeners no more, by `drain.await_app`:
-    /// after `drain.timeout` at most, and not before `drain.linger`.
-    pub async fn app_done(&self) {
+    /// after `drain.timeout` at most, and not before `drain.linger`. Returns what is left of `drain.timeout` for the requests in flight: where
+    /// the app's connections were waited for, their requests were, too.
+    pub async fn app_done(&self) -> Duration {
         let config = self.config();
         let (drain, condition) = (config.drain, AppCondition::of(&config, std::process::id() == 1));
+        let began = Instant::now();
         let done = async {
             if timeout(drain.timeout, self.wait_for(&condition)).await.is_err() {
                 warn!(?condition, after = ?drain.timeout, "the app is not done, stopping all the same");
             }
+            match condition {
+                AppCondition::None | AppCondition::PortsClosed(_) => drain.timeout,
+                AppCondition::NoConnection | AppCondition::NoActiveConnection => {
+                    drain.timeout.saturating_sub(began.elapsed())
+                }
+            }
         };
-        tokio::join!(done, sleep(drain.linger));
+        tokio::join!(done, sleep(drain.linger)).0
     }
 
     async fn wait_for(&self, condition: &AppCondition) {
@@ -120,6 +128,11 @@ impl App {
     /// when every task and thread has ended.
     pub async fn shutdown(self) -> ShutdownSummary {
         let grace = self.config().drain.timeout;
+        self.shutdown_within(grace).await
+    }
+
+    /// As [`App::shutdown`], with `grace` in place of `drain.timeout`.
+    pub async fn shutdown_within(self, grace: Duration) -> ShutdownSummary {
         let locks = self.running.components.locks.clone();
         if let Some(locks) = &locks {
             locks.drain();

@@ -29,8 +29,8 @@ use crate::{
 #[command(
     long_about = "Register the local app and carry its requests, until SIGTERM or Ctrl-C.\n\nThen it leaves in \
                   order: it stops being ready, deregisters the app, carries requests until callers have learned \
-                  of it, closes the listeners and waits for the requests in flight. A second signal exits at \
-                  once, with code 1. SIGHUP (or 'outrigger reload') reads the file again.\n\nWith -- APP it starts \
+                  of it, closes the listeners and waits for the requests in flight. Without -- APP a second \
+                  signal exits at once, with code 1. SIGHUP (or 'outrigger reload') reads the file again.\n\nWith -- APP it starts \
                   the app once it carries requests, stops the app when no caller calls it any more, carries the \
                   app's requests until the app has ended, and exits with the app's code (128 plus the number of \
                   a signal that ended it). TERM, INT and QUIT reach the app at that point; HUP, USR1, USR2, \
@@ -157,7 +157,8 @@ async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<ExitC
         app.drain().await;
         // Not after Ctrl-C: the person at the terminal waits for this process alone.
         if signal == "SIGTERM" {
-            app.app_done().await;
+            let left = app.app_done().await;
+            return app.shutdown_within(left).await;
         }
         app.shutdown().await
     };

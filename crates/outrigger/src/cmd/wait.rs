@@ -74,6 +74,15 @@ pub(super) async fn run(arguments: WaitArguments) -> Result<(), CommandError> {
 }
 
 fn classify_readiness(page: &Value, registered: bool) -> ReadinessCheck {
+    // A process that has given an id up is ready, and its app is not registered.
+    let registrations = page["registrations"].as_array().into_iter().flatten();
+    let conflicts: Vec<_> = registrations
+        .filter(|one| registered && one["state"] == "conflict")
+        .map(|one| one["conflict"].as_str().unwrap_or("another process has the id"))
+        .collect();
+    if !conflicts.is_empty() {
+        return ReadinessCheck::Pending(conflicts.join("; "));
+    }
     if page["ready"] == true {
         return ReadinessCheck::Ready;
     }
@@ -115,6 +124,12 @@ mod tests {
             assert_eq!(classify_readiness(&page, false), carries, "{state}");
             assert_eq!(classify_readiness(&page, true), registered, "{state}");
         }
+        let conflict =
+            json!({"service": "orders", "state": "conflict", "conflict": "another process registers id a"});
+        let page = json!({"ready": true, "state": "ready", "registrations": [conflict]});
+        assert_eq!(classify_readiness(&page, false), ReadinessCheck::Ready);
+        let pending = ReadinessCheck::Pending("another process registers id a".into());
+        assert_eq!(classify_readiness(&page, true), pending);
     }
 
     async fn wait(admin: std::net::SocketAddr, limit: Duration) -> Result<(), CommandError> {

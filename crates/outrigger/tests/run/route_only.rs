@@ -75,10 +75,12 @@ async fn new_requests_are_carried_while_one_is_in_flight() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_does_not_end_delays_it_by_drain_timeout() {
-    let (mut sidecar, instance, _registry) = start("drain: {timeout: 300ms}").await;
+    let (mut sidecar, instance, _registry) = start("drain: {timeout: 4s}").await;
     let _held = begin_request(sidecar.outbound, &instance);
+    let since = Instant::now();
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
+    assert!(since.elapsed() < Duration::from_millis(7500), "it waited twice: {:?}", since.elapsed());
     assert!(sidecar.log().contains("the app is not done, stopping all the same"), "{}", sidecar.log());
 }
 

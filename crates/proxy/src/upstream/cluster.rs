@@ -169,10 +169,6 @@ impl View {
 struct Tried<'a>(&'a [Arc<Endpoint>], &'a [Arc<Endpoint>]);
 
 impl Tried<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty() && self.1.is_empty()
-    }
-
     fn contains(&self, endpoint: &Endpoint) -> bool {
         self.0.iter().chain(self.1).any(|one| std::ptr::eq(&**one, endpoint))
     }
@@ -379,7 +375,7 @@ impl Cluster {
     }
 
     fn pick_untried(&self, view: &View, tried: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {
-        let is_first = tried.is_empty();
+        let is_first = tried.0.is_empty() && tried.1.is_empty();
         let usable = |one: &Endpoint| one.is_usable(retryable) && !tried.contains(one);
         if view.draining.is_empty() {
             return self.pick_among(&view.endpoints, &view.balancer, is_first, usable);

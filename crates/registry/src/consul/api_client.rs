@@ -74,7 +74,18 @@ impl ApiRequest {
         Self { operation, method: Method::GET, target, body: Bytes::new(), can_wait: true, timeout }
     }
 
-    /// The same, before all that can wait.
+    /// A call that cannot wait, with `body` as JSON, or empty.
+    pub(super) fn call(
+        operation: &'static str,
+        method: Method,
+        target: String,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Self {
+        Self { operation, method, target, body, can_wait: false, timeout }
+    }
+
+    /// The request, before all that can wait.
     pub(super) fn urgent(self) -> Self {
         Self { can_wait: false, ..self }
     }

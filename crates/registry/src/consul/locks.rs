@@ -102,14 +102,9 @@ impl Locks for Consul {
 
     fn renew_session<'a>(&'a self, session: &'a SessionId) -> AnswerFuture<'a, bool> {
         Box::pin(async move {
-            let ask = ApiRequest {
-                operation: "session_renew",
-                method: Method::PUT,
-                target: format!("/v1/session/renew/{}", percent_encode(&session.0)),
-                body: Bytes::new(),
-                can_wait: false,
-                timeout: AGENT_CALL_TIMEOUT,
-            };
+            let target = format!("/v1/session/renew/{}", percent_encode(&session.0));
+            let ask =
+                ApiRequest::call("session_renew", Method::PUT, target, Bytes::new(), AGENT_CALL_TIMEOUT);
             let request = ask.method_and_path();
             self.send_to_agent(ask, |reply| {
                 if is_unknown_session(&reply) {
@@ -341,14 +336,8 @@ impl Consul {
 
     async fn transact(&self, operation: &'static str, operations: &[Value]) -> Result<Transaction, Error> {
         let body = Value::from(operations).to_string();
-        let ask = ApiRequest {
-            operation,
-            method: Method::PUT,
-            target: "/v1/txn".into(),
-            body: body.into(),
-            can_wait: false,
-            timeout: AGENT_CALL_TIMEOUT,
-        };
+        let target = "/v1/txn".into();
+        let ask = ApiRequest::call(operation, Method::PUT, target, body.into(), AGENT_CALL_TIMEOUT);
         let request = ask.method_and_path();
         self.send_to_agent(ask, |reply| parse_transaction(&reply, &request)).await
     }

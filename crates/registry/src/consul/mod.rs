@@ -191,8 +191,7 @@ impl Consul {
         body: Bytes,
         read: fn(&[u8]) -> serde_json::Result<T>,
     ) -> Result<T, Error> {
-        let timeout = AGENT_CALL_TIMEOUT;
-        let ask = ApiRequest { operation, method, target, body, can_wait: false, timeout };
+        let ask = ApiRequest::call(operation, method, target, body, AGENT_CALL_TIMEOUT);
         let request = ask.method_and_path();
         self.send_to_agent(ask, |reply| {
             expect_ok(&reply, &request)?;

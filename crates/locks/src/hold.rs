@@ -92,13 +92,7 @@ pub enum Released {
 pub(crate) struct Hold {
     /// Unique in this process and, for a lease, hard to guess.
     pub(crate) id: String,
-    pub(crate) name: LockName,
-    pub(crate) place: LockPlace,
-    pub(crate) session: SessionId,
-    pub(crate) token: u64,
-    pub(crate) value: Vec<u8>,
-    /// On the clock that counts while the machine is suspended.
-    pub(crate) acquired_at: Duration,
+    pub(crate) grant: Grant,
     /// Absent: it is held by a connection.
     pub(crate) lease: Option<LeaseTerms>,
     pub(crate) state: watch::Sender<HoldState>,
@@ -136,15 +130,17 @@ pub(crate) struct Grant {
     pub(crate) session: SessionId,
     pub(crate) token: u64,
     pub(crate) value: Vec<u8>,
+    /// The time to live of the session.
+    pub(crate) session_ttl: Duration,
+    /// On the clock that counts while the machine is suspended.
     pub(crate) acquired_at: Duration,
 }
 
 impl Hold {
     /// `id`: see [`Hold::id`].
     pub(crate) fn new(id: String, grant: Grant, lease: Option<LeaseTerms>) -> Self {
-        let Grant { name, place, session, token, value, acquired_at } = grant;
         let (state, end) = (watch::Sender::new(HoldState::Held), Mutex::default());
-        Self { id, name, place, session, token, value, acquired_at, lease, state, end, wake: Notify::new() }
+        Self { id, grant, lease, state, end, wake: Notify::new() }
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -166,18 +162,19 @@ impl Hold {
 
     /// Ends the hold as lost.
     pub(crate) fn lose(&self, reason: LossReason) {
-        let mut end = self.end.lock();
-        if matches!(*end, End::No) {
-            *end = End::Lose(reason);
-        }
-        self.wake.notify_one();
+        self.end_by(End::Lose(reason));
     }
 
     /// Leaves the hold to another process: it ends here, and stays at the registry.
     pub(crate) fn leave(&self) {
+        self.end_by(End::Leave);
+    }
+
+    /// Ends the hold by `how`, unless it ends already.
+    fn end_by(&self, how: End) {
         let mut end = self.end.lock();
         if matches!(*end, End::No) {
-            *end = End::Leave;
+            *end = how;
         }
         self.wake.notify_one();
     }
@@ -205,30 +202,35 @@ impl Hold {
         record_loss: impl FnOnce(&LossReason),
     ) {
         let (ending, validity) = self.keep_alive(registry, clock, validity, view).await;
-        match ending {
+        let Grant { name, token, session, .. } = &self.grant;
+        let is_left = matches!(ending, Ending::Left);
+        let released = match ending {
             Ending::Left => {
                 self.state.send_replace(HoldState::Released);
-                *self.end.lock() = End::Over;
-                return;
+                None
             }
             Ending::Lost(reason) => {
-                warn!(lock = %self.name, token = self.token, %reason, "the lock is lost");
+                warn!(lock = %name, token, %reason, "the lock is lost");
                 record_loss(&reason);
                 self.state.send_replace(HoldState::Lost(reason));
-                *self.end.lock() = End::Over;
+                None
             }
             Ending::Released => {
                 self.state.send_replace(HoldState::Released);
                 let released = self.give_back(registry, clock, validity, known).await;
-                info!(lock = %self.name, token = self.token, now = released == Released::Now, "gave the lock back");
-                if let End::Release(waiting) = std::mem::replace(&mut *self.end.lock(), End::Over) {
-                    for sender in waiting {
-                        let _ = sender.send(released);
-                    }
-                }
+                info!(lock = %name, token, now = released == Released::Now, "gave the lock back");
+                Some(released)
+            }
+        };
+        let end = std::mem::replace(&mut *self.end.lock(), End::Over);
+        if let (End::Release(waiting), Some(released)) = (end, released) {
+            for sender in waiting {
+                let _ = sender.send(released);
             }
         }
-        close_session(registry, &self.session).await;
+        if !is_left {
+            close_session(registry, session).await;
+        }
     }
 
     /// Returns when the hold ends.
@@ -241,7 +243,7 @@ impl Hold {
     ) -> (Ending, Validity) {
         let mut renewal = None;
         let mut last_error: Option<Arc<str>> = None;
-        let has_lost = |seen: &crate::view::SeenLock| seen.has_lost(&self.session, self.token);
+        let has_lost = |seen: &crate::view::SeenLock| seen.has_lost(&self.grant.session, self.grant.token);
         // The view may be older than the hold.
         let mut is_freed = view.last().as_ref().is_some_and(has_lost);
         loop {
@@ -265,7 +267,7 @@ impl Hold {
             let mut wake_at = validity.ends_at().min(lease_until);
             if renewal.is_none() {
                 if validity.next_renewal() <= now {
-                    let call = timeout(CALL_TIMEOUT, registry.renew_session(&self.session));
+                    let call = timeout(CALL_TIMEOUT, registry.renew_session(&self.grant.session));
                     renewal = Some((now, Box::pin(call)));
                 } else {
                     wake_at = wake_at.min(validity.next_renewal());
@@ -307,7 +309,8 @@ impl Hold {
     ) -> Released {
         let mut failures = 0;
         while validity.holds(clock.now()) {
-            match timeout(CALL_TIMEOUT, registry.unlock(&self.place, &self.session, known)).await {
+            match timeout(CALL_TIMEOUT, registry.unlock(&self.grant.place, &self.grant.session, known)).await
+            {
                 Ok(Ok(_)) => return Released::Now,
                 Ok(Err(_)) | Err(_) => failures += 1,
             }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     AcquireError, BootClock, HoldState, LeaseError, LockName, LossReason, Released,
     hold::Hold,
-    record::{HoldTable, Record, RecordedHold},
+    record::{Record, RecordedHold},
     validity::Validity,
     view::{View, Views, WatchedLock},
 };
@@ -133,8 +133,8 @@ struct Shared {
     runtime: Handle,
     views: Views,
     record: Record,
-    /// Held ones, and lost ones for [`REMEMBER_LOSS`].
-    holds: Mutex<HoldTable>,
+    /// By their ids: held ones, and lost ones for [`REMEMBER_LOSS`].
+    holds: Mutex<HashMap<String, Arc<Hold>>>,
     queues: Mutex<HashMap<LockPlace, Weak<Queue>>>,
     /// What the last attempt or release of this process saw, so that the next attempt needs one round trip.
     known: Mutex<HashMap<LockPlace, KnownLock>>,
@@ -225,7 +225,7 @@ impl LockManager {
     ) -> Result<Lease, AcquireError> {
         let request = Acquire { session_ttl: request.session_ttl.max(ttl), ..request };
         let hold = self.acquire(request, Some((owner, ttl))).await?;
-        Ok(Lease { id: hold.id.clone(), token: hold.token, ttl })
+        Ok(Lease { id: hold.id.clone(), token: hold.grant.token, ttl })
     }
 
     /// Lets a lease begin again.
@@ -241,7 +241,7 @@ impl LockManager {
         }
         hold.extend(self.0.clock.now());
         let ttl = hold.lease.as_ref().map_or(Duration::ZERO, |lease| lease.ttl);
-        Ok(Lease { id: hold.id.clone(), token: hold.token, ttl })
+        Ok(Lease { id: hold.id.clone(), token: hold.grant.token, ttl })
     }
 
     /// Gives a lease back.
@@ -335,14 +335,11 @@ impl LockManager {
     /// delay. Returns when it is done, or after `grace`.
     pub async fn shutdown(&self, grace: Duration) {
         self.drain();
-        let held = self.0.held_ones();
-        for hold in &held {
+        for hold in self.0.held_ones() {
             hold.lose(LossReason::Drained);
         }
         let all_told = async {
-            for hold in held {
-                let _ = hold.state.subscribe().wait_for(|state| *state != HoldState::Held).await;
-            }
+            self.wait_until_free().await;
             // Each keeps its slot until its session is ended.
             let all = u32::try_from(self.0.settings.max_held).unwrap_or(u32::MAX);
             let _ = self.0.slots.acquire_many(all).await;
@@ -378,7 +375,7 @@ impl LockManager {
 impl Held {
     /// The fencing token.
     pub fn token(&self) -> u64 {
-        self.hold.token
+        self.hold.grant.token
     }
 
     /// Its state, now and later.
@@ -404,7 +401,7 @@ impl Shared {
     }
 
     fn held_ones(&self) -> Vec<Arc<Hold>> {
-        self.holds.lock().values().map(|(hold, _)| hold.clone()).filter(|hold| hold.is_held()).collect()
+        self.holds.lock().values().filter(|hold| hold.is_held()).cloned().collect()
     }
 
     fn place(&self, name: &LockName, limit: u32) -> LockPlace {
@@ -414,46 +411,44 @@ impl Shared {
     /// For how long this process has held a lock by `session`.
     fn held_for(&self, session: &SessionId) -> Option<Duration> {
         let holds = self.holds.lock();
-        let (hold, _) = holds.values().find(|(hold, _)| hold.session == *session && hold.is_held())?;
-        Some(self.clock.now().saturating_sub(hold.acquired_at))
+        let hold = holds.values().find(|hold| hold.grant.session == *session && hold.is_held())?;
+        Some(self.clock.now().saturating_sub(hold.grant.acquired_at))
     }
 
     fn find_lease(&self, id: &str) -> Option<Arc<Hold>> {
-        let holds = self.holds.lock();
-        holds.get(id).map(|(hold, _)| hold.clone()).filter(|hold| hold.lease.is_some())
+        self.holds.lock().get(id).filter(|hold| hold.lease.is_some()).cloned()
     }
 
     /// The lease that `owner` has there.
     fn lease_of(&self, place: &LockPlace, owner: Option<&str>) -> Option<Arc<Hold>> {
         let owner = owner?;
         let is_of_owner = |hold: &&Arc<Hold>| {
-            hold.place == *place
+            hold.grant.place == *place
                 && hold.is_held()
                 && hold.lease.as_ref().is_some_and(|lease| lease.owner.as_deref() == Some(owner))
         };
-        self.holds.lock().values().map(|(hold, _)| hold).find(is_of_owner).cloned()
+        self.holds.lock().values().find(is_of_owner).cloned()
     }
 
     /// Starts to keep a hold that was acquired.
     fn keep(
         self: &Arc<Self>,
         hold: Hold,
-        session_ttl: Duration,
         validity: Validity,
         view: View,
         slot: OwnedSemaphorePermit,
         mut known: KnownLock,
     ) -> Arc<Hold> {
         let hold = Arc::new(hold);
-        self.holds.lock().insert(hold.id.clone(), (hold.clone(), session_ttl));
+        self.holds.lock().insert(hold.id.clone(), hold.clone());
         let (shared, kept) = (self.clone(), hold.clone());
-        let name = format!("the hold of the lock {}", hold.name);
+        let name = format!("the hold of the lock {}", hold.grant.name);
         self.runtime.spawn(essential(name, async move {
             let record_loss =
                 |reason: &LossReason| shared.record_event(EventKind::LockLost, &kept, &format!(": {reason}"));
             kept.keep(&*shared.registry, shared.clock, validity, view, &mut known, record_loss).await;
             drop(slot);
-            shared.remember(&kept.place, known);
+            shared.remember(&kept.grant.place, known);
             shared.save().await;
             if matches!(*kept.state.borrow(), HoldState::Lost(_)) {
                 sleep(REMEMBER_LOSS).await;
@@ -464,7 +459,7 @@ impl Shared {
     }
 
     fn record_event(&self, kind: EventKind, hold: &Hold, what: &str) {
-        let reason = format!("{} with token {}{what}", hold.name, hold.token);
+        let reason = format!("{} with token {}{what}", hold.grant.name, hold.grant.token);
         self.events.record(Event::new(kind, reason));
     }
 
@@ -479,8 +474,7 @@ impl Shared {
     async fn save(&self) {
         let holds = || {
             let holds = self.holds.lock();
-            let held = holds.values().filter(|(hold, _)| hold.is_held());
-            let held = held.map(|(hold, ttl)| RecordedHold::of(hold, *ttl));
+            let held = holds.values().filter(|hold| hold.is_held()).map(|hold| RecordedHold::of(hold));
             held.chain(self.restoring.lock().iter().flatten().cloned()).collect()
         };
         self.record.save_holds(holds).await;

@@ -1,32 +1,30 @@
 //! What outlives the process: the highest token of each name, the leases, and the sessions that a next process is to end.
 //!
-//! A write replaces the file as a whole or not at all. It is not forced to the disk: what a crash of the machine loses, the registry ends by
-//! itself.
+//! A write replaces the file as a whole or not at all, and is on the disk before the lock is handed out.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use outrigger_config::{SmallFile, check_own_folder, create_own_folder};
+use outrigger_config::{SmallFile, check_own_folder, create_own_folder, replace_own_file};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::{clock, hold::Hold};
+use crate::{
+    clock,
+    hold::{Grant, Hold},
+};
 
 /// Largest file that is read.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Most names with a token. Beyond it, those that were used least lately are forgotten.
 const MAX_NAMES: usize = 4096;
-/// Only this user may read and write it: a lease can be used by its id.
-const FILE_MODE: u32 = 0o600;
 /// The name of the file in the folder.
 const FILE_NAME: &str = "locks.json";
 
@@ -96,15 +94,14 @@ impl Record {
     /// with a warning. Blocks.
     pub(crate) fn read(&self) -> Vec<RecordedHold> {
         let mut recorded = self.path.as_deref().map(read_or_warn).unwrap_or_default();
-        let boot = clock::boot_id();
+        let mut own = self.recorded.lock();
         let mut left = std::mem::take(&mut recorded.holds);
-        if recorded.boot != boot || boot.is_empty() {
+        if recorded.boot != own.boot || own.boot.is_empty() {
             // Its times say nothing.
             for hold in &mut left {
                 hold.lease = None;
             }
         }
-        let mut own = self.recorded.lock();
         for (name, (token, used)) in recorded.tokens {
             let entry = own.tokens.entry(name).or_insert((token, used));
             entry.0 = entry.0.max(token);
@@ -171,18 +168,19 @@ impl Record {
 }
 
 impl RecordedHold {
-    /// What is to be written of a hold, with the time to live of its session.
-    pub(crate) fn of(hold: &Hold, session_ttl: Duration) -> Self {
+    /// What is to be written of a hold.
+    pub(crate) fn of(hold: &Hold) -> Self {
+        let Grant { name, place, session, token, value, session_ttl, .. } = &hold.grant;
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self {
             id: hold.id.clone(),
-            name: hold.name.as_str().to_owned(),
-            path: hold.place.path.clone(),
-            limit: hold.place.limit,
-            session: hold.session.as_str().to_owned(),
-            session_ttl_ms: millis(session_ttl),
-            token: hold.token,
-            value: BASE64.encode(&hold.value),
+            name: name.as_str().to_owned(),
+            path: place.path.clone(),
+            limit: place.limit,
+            session: session.as_str().to_owned(),
+            session_ttl_ms: millis(*session_ttl),
+            token: *token,
+            value: BASE64.encode(value),
             lease: hold.lease.as_ref().map(|lease| RecordedLease {
                 owner: lease.owner.clone(),
                 ttl_ms: millis(lease.ttl),
@@ -196,9 +194,6 @@ impl RecordedHold {
         BASE64.decode(&self.value).unwrap_or_default()
     }
 }
-
-/// The holds to be written, by their ids.
-pub(crate) type HoldTable = HashMap<String, (Arc<Hold>, Duration)>;
 
 fn read_or_warn(path: &Path) -> Recorded {
     match read(path) {
@@ -227,12 +222,8 @@ fn read(path: &Path) -> io::Result<Recorded> {
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         create_own_folder(folder)?;
-        check_own_folder(folder)?;
     }
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
-    file.write_all(content)?;
-    fs::rename(&new, path)
+    replace_own_file(path, content)
 }
 
 #[cfg(test)]

@@ -84,10 +84,7 @@ impl Shared {
         let acquired = match (attempted, session.take()) {
             (Ok((token, view)), Some(open)) => match self.record.note_token(request.name.as_str(), token) {
                 Ok(()) => Ok((token, view, open)),
-                Err(seen) => {
-                    let _ = self.registry.unlock(&place, &open.id, &mut known).await;
-                    Err((AcquireError::TokenRegressed { token, seen }, Some(open)))
-                }
+                Err(seen) => Err((AcquireError::TokenRegressed { token, seen }, Some(open))),
             },
             (Ok(_), None) => Err((AcquireError::Draining, None)),
             (Err(error), open) => Err((error, open)),
@@ -109,13 +106,14 @@ impl Shared {
             session: open.id,
             token,
             value: request.value,
+            session_ttl: open.ttl,
             acquired_at: self.clock.now(),
         };
         let hold = Hold::new(random_id(), grant, lease);
-        let hold = self.keep(hold, open.ttl, open.validity, view, slot, known);
+        let hold = self.keep(hold, open.validity, view, slot, known);
         self.record_event(EventKind::LockAcquired, &hold, "");
         self.save().await;
-        debug!(lock = %hold.name, token, "acquired the lock");
+        debug!(lock = %hold.grant.name, token, "acquired the lock");
         Ok(hold)
     }
 
@@ -243,8 +241,8 @@ impl Shared {
         Ok(is_alive)
     }
 
-    /// Ends a session that no hold uses. Whether it has acquired the lock is not known after an error; then the lock is given back first,
-    /// so that it is not closed for the lock-delay.
+    /// Ends a session that no hold uses. It may hold the lock, which is not known after an error: the lock is given back first, so that
+    /// it is not closed for the lock-delay.
     fn discard(self: &Arc<Self>, open: OpenSession, place: LockPlace) {
         let shared = self.clone();
         // Contained: a session without a hold, which the registry ends otherwise.

@@ -62,13 +62,14 @@ impl Shared {
                         session: session.clone(),
                         token: recorded.token,
                         value: recorded.decode_value(),
+                        session_ttl: ttl,
                         acquired_at: sent_at,
                     };
                     let hold = Hold::new(recorded.id.clone(), grant, Some(terms));
                     let validity = Validity::new(ttl, sent_at);
                     let view = self.views.open(&place);
-                    info!(lock = %hold.name, token = hold.token, "took over the lease of an earlier process");
-                    self.keep(hold, ttl, validity, view, slot, KnownLock::default());
+                    info!(lock = %hold.grant.name, token = hold.grant.token, "took over the lease of an earlier process");
+                    self.keep(hold, validity, view, slot, KnownLock::default());
                     return true;
                 }
                 Ok(false) => return false,

@@ -4,7 +4,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse, Response},
 };
 use outrigger_config::error_chain;
@@ -16,6 +16,7 @@ use super::{
     request::{AcquireRequest, Target},
     stream::{hold_response, state_json, watch_response},
 };
+use crate::admin::accepts_stream;
 
 /// Answers every request below `/v1/locks/` and `/v1/leader/`.
 pub(super) async fn answer(
@@ -46,7 +47,7 @@ async fn answer_or_refuse(
         return Err(ApiProblem::new(StatusCode::NOT_IMPLEMENTED, "no_locks", detail));
     };
     match target {
-        Target::State(name) if asks_stream(headers) => Ok(watch_response(name, &locks)),
+        Target::State(name) if accepts_stream(headers) => Ok(watch_response(name, &locks)),
         Target::State(name) => state(&name, &locks).await,
         Target::Hold(name) => {
             let request = AcquireRequest::read(name, query, body, false)?;
@@ -109,11 +110,6 @@ fn check_restored(locks: &LockManager, id: &str) -> Result<(), ApiProblem> {
     let detail = "the leases of the last run of this sidecar are being taken over; ask again";
     let problem = ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "restoring", detail);
     Err(problem.retry_after(std::time::Duration::from_secs(1)))
-}
-
-fn asks_stream(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    accept.is_some_and(|accept| accept.split(',').any(|one| one.trim().starts_with("text/event-stream")))
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

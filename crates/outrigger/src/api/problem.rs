@@ -61,16 +61,8 @@ impl IntoResponse for ApiProblem {
         headers.insert(ERROR_HEADER, HeaderValue::from_static(self.reason));
         if let Some(after) = self.retry_after {
             // Whole seconds, rounded up.
-            headers.insert(
-                header::RETRY_AFTER,
-                after
-                    .as_millis()
-                    .div_ceil(1000)
-                    .max(1)
-                    .to_string()
-                    .parse()
-                    .unwrap_or(HeaderValue::from_static("1")),
-            );
+            let seconds = u64::try_from(after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
         }
         response
     }

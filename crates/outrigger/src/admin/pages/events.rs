@@ -102,7 +102,8 @@ pub(in crate::admin) fn events_response(
     }
 }
 
-fn accepts_stream(headers: &HeaderMap) -> bool {
+/// Whether a request asks for server-sent events.
+pub(crate) fn accepts_stream(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     let mut types = accepted.flat_map(|accept| accept.split(','));
     types

@@ -1,9 +1,8 @@
 //! Keys, sessions and locks of a registry, by the calls of crate `registry`; `consul lock` is the other client.
 
-use std::{process::Stdio, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use outrigger_config as config;
-use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_registry::{
     Consistency, Cursor, KnownLock, Kv, KvScope, LockAttempt, LockKind, LockPlace, Locks, NewSession,
     SessionId, consul::Consul,
@@ -14,7 +13,7 @@ use tokio::time::timeout;
 const LONG: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_secs(30);
 
-fn client_of(addr: std::net::SocketAddr) -> Consul {
+fn client_of(addr: SocketAddr) -> Consul {
     let address = config::ConsulAddress { tls: false, host: addr.ip().to_string(), port: addr.port() };
     Consul::new(&config::ConsulSettings { address, ..config::ConsulSettings::default() }).unwrap()
 }
@@ -41,58 +40,18 @@ fn token(attempt: &LockAttempt) -> u64 {
     }
 }
 
-macro_rules! on_consul {
-    ($($name:ident: $test:path;)*) => {$(
-        #[tokio::test]
-        async fn $name() {
-            if consul::available(concat!("locks on Consul: ", stringify!($name))) {
-                let server = consul::Consul::server().await.expect("a server");
-                timeout(LONG * 2, $test(&client_of(server.http_addr()), &server.url())).await.expect("in time");
-            }
-        }
-    )*};
+on_both_registries! {
+    values: super::values_are_written_read_watched_and_removed;
+    mutex: super::a_mutex_has_one_holder_with_a_growing_token;
+    semaphore: super::a_semaphore_has_as_many_holders_as_its_limit;
+    lock_delay: super::a_closed_session_frees_its_lock_after_the_lock_delay;
+    other_use: super::a_key_with_another_use_is_not_written_over;
+    mutex_of_consul_lock: super::a_mutex_excludes_consul_lock_and_is_excluded;
+    semaphore_of_consul_lock: super::a_semaphore_counts_consul_lock_and_is_counted;
 }
 
-/// On the dev registry; where `consul lock` is the other client, only with a Consul.
-macro_rules! on_the_dev_registry {
-    ($($name:ident: $test:path $(, $needs:literal)?;)*) => {$(
-        #[tokio::test]
-        async fn $name() {
-            $(if !consul::available(concat!($needs, " on the dev registry: ", stringify!($name))) {
-                return;
-            })?
-            let any = ([127, 0, 0, 1], 0).into();
-            let registry = DevRegistry::bind(any, DevRegistryOptions::default()).await.expect("a registry");
-            let (addr, url) = (registry.addr(), format!("http://{}", registry.addr()));
-            timeout(LONG * 2, $test(&client_of(addr), &url)).await.expect("in time");
-        }
-    )*};
-}
-
-on_the_dev_registry! {
-    values_are_written_read_watched_and_removed_on_the_dev_registry: values_are_written_read_watched_and_removed;
-    a_mutex_has_one_holder_with_a_growing_token_on_the_dev_registry: a_mutex_has_one_holder_with_a_growing_token;
-    a_semaphore_has_as_many_holders_as_its_limit_on_the_dev_registry: a_semaphore_has_as_many_holders_as_its_limit;
-    a_closed_session_frees_its_lock_after_the_lock_delay_on_the_dev_registry:
-        a_closed_session_frees_its_lock_after_the_lock_delay;
-    a_key_with_another_use_is_not_written_over_on_the_dev_registry: a_key_with_another_use_is_not_written_over;
-    a_mutex_excludes_consul_lock_and_is_excluded_on_the_dev_registry:
-        a_mutex_excludes_consul_lock_and_is_excluded, "consul lock";
-    a_semaphore_counts_consul_lock_and_is_counted_on_the_dev_registry:
-        a_semaphore_counts_consul_lock_and_is_counted, "consul lock";
-}
-
-on_consul! {
-    values_are_written_read_watched_and_removed_on_consul: values_are_written_read_watched_and_removed;
-    a_mutex_has_one_holder_with_a_growing_token_on_consul: a_mutex_has_one_holder_with_a_growing_token;
-    a_semaphore_has_as_many_holders_as_its_limit_on_consul: a_semaphore_has_as_many_holders_as_its_limit;
-    a_closed_session_frees_its_lock_after_the_lock_delay_on_consul: a_closed_session_frees_its_lock_after_the_lock_delay;
-    a_key_with_another_use_is_not_written_over_on_consul: a_key_with_another_use_is_not_written_over;
-    a_mutex_excludes_consul_lock_and_is_excluded_on_consul: a_mutex_excludes_consul_lock_and_is_excluded;
-    a_semaphore_counts_consul_lock_and_is_counted_on_consul: a_semaphore_counts_consul_lock_and_is_counted;
-}
-
-async fn values_are_written_read_watched_and_removed(consul: &Consul, _: &str) {
+async fn values_are_written_read_watched_and_removed(addr: SocketAddr) {
+    let consul = &client_of(addr);
     let read = async |scope| {
         consul.watch_kv(scope, Cursor::START, Consistency::Default, WAIT).await.unwrap().entries
     };
@@ -120,7 +79,8 @@ async fn values_are_written_read_watched_and_removed(consul: &Consul, _: &str) {
     assert_eq!(read(KvScope::Key(key)).await, []);
 }
 
-async fn a_mutex_has_one_holder_with_a_growing_token(consul: &Consul, _: &str) {
+async fn a_mutex_has_one_holder_with_a_growing_token(addr: SocketAddr) {
+    let consul = &client_of(addr);
     let (place, mut known) = (place("locks/jobs", 1), KnownLock::default());
     let (a, b) = (session(consul, Duration::ZERO).await, session(consul, Duration::ZERO).await);
     assert!(consul.renew_session(&a).await.unwrap());
@@ -150,7 +110,8 @@ async fn a_mutex_has_one_holder_with_a_growing_token(consul: &Consul, _: &str) {
     assert_eq!(attempt(consul, &place, &gone).await, LockAttempt::SessionLost);
 }
 
-async fn a_semaphore_has_as_many_holders_as_its_limit(consul: &Consul, _: &str) {
+async fn a_semaphore_has_as_many_holders_as_its_limit(addr: SocketAddr) {
+    let consul = &client_of(addr);
     let place = place("locks/pool", 2);
     let (a, b, c) = (
         session(consul, Duration::ZERO).await,
@@ -173,7 +134,8 @@ async fn a_semaphore_has_as_many_holders_as_its_limit(consul: &Consul, _: &str) 
     token(&attempt(consul, &place, &a).await);
 }
 
-async fn a_closed_session_frees_its_lock_after_the_lock_delay(consul: &Consul, _: &str) {
+async fn a_closed_session_frees_its_lock_after_the_lock_delay(addr: SocketAddr) {
+    let consul = &client_of(addr);
     let place = place("locks/delayed", 1);
     let (a, b) = (session(consul, Duration::from_secs(2)).await, session(consul, Duration::ZERO).await);
     token(&attempt(consul, &place, &a).await);
@@ -190,7 +152,8 @@ async fn a_closed_session_frees_its_lock_after_the_lock_delay(consul: &Consul, _
     timeout(LONG, acquired).await.expect("the lock-delay ends");
 }
 
-async fn a_key_with_another_use_is_not_written_over(consul: &Consul, _: &str) {
+async fn a_key_with_another_use_is_not_written_over(addr: SocketAddr) {
+    let consul = &client_of(addr);
     let owner = session(consul, Duration::ZERO).await;
     assert!(consul.put_kv("locks/text/.lock", b"text", 0, None).await.unwrap());
     for limit in [1, 2] {
@@ -235,7 +198,12 @@ async fn wait_until_acquired(consul: &Consul, place: &LockPlace, session: &Sessi
     }
 }
 
-async fn a_mutex_excludes_consul_lock_and_is_excluded(consul: &Consul, url: &str) {
+async fn a_mutex_excludes_consul_lock_and_is_excluded(addr: SocketAddr) {
+    // `consul lock` is Consul's binary, on the dev registry too.
+    if !consul::available("a mutex excludes `consul lock` and is excluded") {
+        return;
+    }
+    let (consul, url) = (&client_of(addr), &*format!("http://{addr}"));
     let place = place("locks/both", 1);
     let own = session(consul, Duration::ZERO).await;
     let mut other = consul_lock(url, "locks/both", "1");
@@ -257,7 +225,12 @@ async fn a_mutex_excludes_consul_lock_and_is_excluded(consul: &Consul, url: &str
     other.wait().await.unwrap();
 }
 
-async fn a_semaphore_counts_consul_lock_and_is_counted(consul: &Consul, url: &str) {
+async fn a_semaphore_counts_consul_lock_and_is_counted(addr: SocketAddr) {
+    // `consul lock` is Consul's binary, on the dev registry too.
+    if !consul::available("a semaphore counts `consul lock` and is counted") {
+        return;
+    }
+    let (consul, url) = (&client_of(addr), &*format!("http://{addr}"));
     let place = place("locks/three", 3);
     let own = [session(consul, Duration::ZERO).await, session(consul, Duration::ZERO).await];
     let mut first = consul_lock(url, "locks/three", "3");

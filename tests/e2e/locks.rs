@@ -4,7 +4,6 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::{Method, Request, StatusCode};
 use outrigger::App;
-use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     consul::{self, http::exchange},
     wait,
@@ -105,31 +104,7 @@ impl Events {
     }
 }
 
-/// Each test on the dev registry and on a Consul.
-macro_rules! on_both {
-    ($($module:ident: $test:path;)*) => {$(
-        mod $module {
-            use super::*;
-
-            #[tokio::test]
-            async fn on_the_dev_registry() {
-                let any = ([127, 0, 0, 1], 0).into();
-                let registry = DevRegistry::bind(any, DevRegistryOptions::default()).await.expect("a registry");
-                tokio::time::timeout(LONG * 2, $test(registry.addr())).await.expect("in time");
-            }
-
-            #[tokio::test]
-            async fn on_consul() {
-                if consul::available(concat!("locks by the API: ", stringify!($module))) {
-                    let server = consul::Consul::server().await.expect("a server");
-                    tokio::time::timeout(LONG * 2, $test(server.http_addr())).await.expect("in time");
-                }
-            }
-        }
-    )*};
-}
-
-on_both! {
+on_both_registries! {
     connection: super::a_connection_holds_a_lock_for_as_long_as_it_is_open;
     lease: super::a_lease_is_renewed_given_back_and_lost;
     state: super::the_state_of_a_lock_is_read_and_watched;

@@ -1,6 +1,9 @@
 //! The guarantees of Outrigger, tested from the app's side of the socket: one module per guarantee.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[macro_use]
+mod registries;
+
 mod app;
 mod app_health;
 mod balancing;

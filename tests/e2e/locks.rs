@@ -155,7 +155,8 @@ async fn a_lease_is_renewed_given_back_and_lost(consul: SocketAddr) {
     // A ttl below Consul's shortest is kept by the sidecar.
     let (_, short) = api.post("/v1/locks/jobs?ttl=1s", "").await;
     let renew = format!("/v1/locks/jobs/{}/renew", short["lease"].as_str().unwrap());
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    wait::until("the lease is lost", LONG, async || api.get("/v1/locks/jobs").await["held"] == json!(false))
+        .await;
     let (status, body) = api.post(&renew, "").await;
     assert_eq!((status, &body["loss"]), (StatusCode::GONE, &json!("lease_expired")), "{body}");
     let (status, again) = api.post("/v1/locks/jobs?ttl=30s&wait=30s", "").await;

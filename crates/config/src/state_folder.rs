@@ -9,7 +9,7 @@ use std::{
 
 use rustix::{fs::OFlags, io::Errno};
 
-use crate::check_own_folder;
+use crate::{SmallFile, check_own_folder};
 
 /// Only this user may read and write the folder: its files decide where the app's requests go.
 const FOLDER_MODE: u32 = 0o700;
@@ -26,18 +26,26 @@ pub fn create_own_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
 }
 
-/// Writes a file of this program's own with mode 0600: the whole content or nothing. The folder must exist, and
-/// [`check_own_folder`] must accept it.
+/// Reads a file of this program's own of at most `limit` bytes: no other user could have put it there.
 ///
 /// # Errors
-/// When the folder is not this program's own, or the file cannot be written.
+/// As [`SmallFile::read_own`]; also when [`check_own_folder`] refuses the folder.
+pub fn read_own_file(path: &Path, limit: usize) -> io::Result<SmallFile> {
+    let read = SmallFile::read_own(path, limit)?;
+    check_folder_of(path)?;
+    Ok(read)
+}
+
+/// Writes a file of this program's own with mode 0600: the whole content or nothing. Creates the folder as
+/// [`create_own_folder`] does.
+///
+/// # Errors
+/// When the folder cannot be created or is not this program's own, or the file cannot be written.
 pub fn replace_own_file(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("the folder {}: {error}", folder.display()))
-        };
-        check_own_folder(folder).map_err(named)?;
+        create_own_folder(folder)?;
     }
+    check_folder_of(path)?;
     let temporary = path.with_extension("tmp");
     let _ = fs::remove_file(&temporary); // of a run that was cut off
     let write = || {
@@ -50,6 +58,13 @@ pub fn replace_own_file(path: &Path, content: &[u8]) -> io::Result<()> {
     write().inspect_err(|_| {
         let _ = fs::remove_file(&temporary); // so that a full disk gets its space back
     })
+}
+
+/// That the folder of the file is this program's own.
+fn check_folder_of(path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    check_own_folder(folder)
+        .map_err(|error| io::Error::new(error.kind(), format!("the folder {}: {error}", folder.display())))
 }
 
 /// Why a file is not locked.

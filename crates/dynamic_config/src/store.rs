@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use outrigger_config::{SettingsDocument, SmallFile, check_own_folder, create_own_folder, replace_own_file};
+use outrigger_config::{SettingsDocument, read_own_file, replace_own_file};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -85,10 +85,7 @@ impl DocumentStore {
 
 impl StoredPlace {
     fn read(&self) -> io::Result<Documents> {
-        let read = SmallFile::read_own(&self.path, MAX_BYTES)?;
-        if let Some(folder) = self.path.parent() {
-            check_own_folder(folder)?;
-        }
+        let read = read_own_file(&self.path, MAX_BYTES)?;
         let stored: StoredDocuments = serde_json::from_slice(&read.bytes)?;
         if stored.source != self.source {
             return Ok(Documents::new());
@@ -107,9 +104,6 @@ impl StoredPlace {
         };
         let documents = documents.values().filter_map(document).collect();
         let bytes = serde_json::to_vec(&StoredDocuments { source: self.source.clone(), documents })?;
-        if let Some(folder) = self.path.parent() {
-            create_own_folder(folder)?;
-        }
         replace_own_file(&self.path, &bytes)
     }
 }

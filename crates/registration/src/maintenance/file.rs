@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_config::{SmallFile, check_own_folder, create_own_folder, replace_own_file};
+use outrigger_config::{SmallFile, read_own_file, replace_own_file};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -97,16 +97,7 @@ fn write_or_warn(path: &Path, reason: Option<&str>) {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let (text, _) = SmallFile::read_own(path, MAX_BYTES)?.into_text()?;
-    check_folder(path)?;
-    Ok(text)
-}
-
-/// That no other user could have put the file there.
-fn check_folder(path: &Path) -> io::Result<()> {
-    let Some(folder) = path.parent() else { return Ok(()) };
-    check_own_folder(folder)
-        .map_err(|error| io::Error::new(error.kind(), format!("the folder {}: {error}", folder.display())))
+    read_own_file(path, MAX_BYTES).and_then(SmallFile::into_text).map(|(text, _)| text)
 }
 
 /// Writes the whole file or nothing.
@@ -117,9 +108,6 @@ fn write(path: &Path, reason: Option<&str>) -> io::Result<()> {
             _ => Ok(()),
         };
     };
-    if let Some(folder) = path.parent() {
-        create_own_folder(folder)?;
-    }
     replace_own_file(path, reason.as_bytes())
 }
 

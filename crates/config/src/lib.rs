@@ -61,7 +61,9 @@ pub use model::*;
 pub use origin::{Origin, Origins};
 pub use render::render;
 pub use small_file::{SmallFile, check_own_folder};
-pub use state_folder::{LockError, create_own_folder, lock_file, read_own_file, replace_own_file};
+pub use state_folder::{
+    LockError, create_own_folder, file_name_part, lock_file, read_own_file, replace_own_file,
+};
 pub use summary::summarize;
 pub use text::{breaks_line, count, escape_control, tag_list};
 pub use units::{format_coarse_duration, format_duration, format_size, parse_duration};

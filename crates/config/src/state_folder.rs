@@ -26,6 +26,18 @@ pub fn create_own_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
 }
 
+/// `text`, which may hold any character, as a part of the name of a file: its first `most` characters, with `_` in place of each one
+/// but ASCII letters and digits, `-` and `_`.
+///
+/// ```
+/// # use outrigger_config::file_name_part;
+/// assert_eq!(file_name_part("team/orders-1_ü.x", 15), "team_orders-1__");
+/// ```
+pub fn file_name_part(text: &str, most: usize) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    text.chars().take(most).map(plain).collect()
+}
+
 /// Reads a file of this program's own of at most `limit` bytes: no other user could have put it there.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use outrigger_config::{SettingsDocument, read_own_file, replace_own_file};
+use outrigger_config::{SettingsDocument, file_name_part, read_own_file, replace_own_file};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -50,9 +50,7 @@ impl DocumentStore {
     /// The file `documents-NAME.json` in `folder`, which is created when it is first written. `source` identifies the registry and
     /// the prefix: what a file has from another source is not used.
     pub fn at(folder: &Path, name: &str, source: &str) -> Self {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
-        let name: String = name.chars().take(100).map(plain).collect();
-        let path = folder.join(format!("documents-{name}.json"));
+        let path = folder.join(format!("documents-{}.json", file_name_part(name, 100)));
         Self(Some(StoredPlace { path, source: source.to_owned() }))
     }
 

@@ -10,7 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use outrigger_config::{LockError, SmallFile, check_own_folder, create_own_folder, error_chain, lock_file};
+use outrigger_config::{
+    LockError, SmallFile, check_own_folder, create_own_folder, error_chain, file_name_part, lock_file,
+};
 use outrigger_discovery::unix_time;
 use outrigger_registry::Claim;
 use tracing::{debug, warn};
@@ -18,7 +20,7 @@ use tracing::{debug, warn};
 /// Most bytes that are read; id and address of the registry are shorter.
 const MAX_BYTES: usize = 4096;
 
-/// Most bytes of an id in the name of the file; names of files have at most 255 bytes.
+/// Most characters of an id in the name of the file; names of files have at most 255 bytes.
 const MAX_NAME: usize = 150;
 
 /// Where the place of one id is kept.
@@ -32,8 +34,7 @@ pub struct ClaimPlace {
 impl ClaimPlace {
     /// The place of `id` at `registry`, in `folder`.
     pub fn new(folder: &Path, id: &str, registry: &str) -> Self {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-        let name: String = id.chars().take(MAX_NAME).map(plain).collect();
+        let name = file_name_part(id, MAX_NAME);
         let line = |text: &str| text.replace(['\n', '\r'], " ");
         Self { path: folder.join(format!("claim-{name}")), of: format!("{} {}", line(id), line(registry)) }
     }

@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::{LockError, SmallFile, check_own_folder, create_own_folder, error_chain, lock_file};
+use outrigger_config::{
+    LockError, SmallFile, check_own_folder, create_own_folder, error_chain, file_name_part, lock_file,
+};
 use outrigger_net::is_own_shortage;
 use outrigger_registry::{Instance, Query};
 use tracing::{debug, info, warn};
@@ -255,18 +257,11 @@ impl StateFile {
 
 /// The path of the file.
 pub(super) fn state_path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(file_name(name))
+    folder.join(format!("{}.state", file_name_part(name, 100)))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-/// The name comes from settings, and may hold characters that a file name cannot.
-fn file_name(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
-    let name: String = name.chars().take(100).map(plain).collect();
-    format!("{name}.state")
 }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_config::{SmallFile, read_own_file, replace_own_file};
+use outrigger_config::{SmallFile, file_name_part, read_own_file, replace_own_file};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -16,8 +16,7 @@ const MAX_BYTES: usize = 4096;
 
 /// The path of the file for service `name` on `port`, in `folder`.
 pub fn maintenance_path(folder: &Path, name: &str, port: u16) -> PathBuf {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    let name: String = name.chars().map(plain).collect();
+    let name = file_name_part(name, usize::MAX);
     folder.join(format!("maintenance-{name}-{port}"))
 }
 

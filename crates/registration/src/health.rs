@@ -100,23 +100,22 @@ async fn probe_repeatedly<F, Fut>(
             );
         }
         if let Some(health) = health {
-            ever_healthy |= health != ReportedHealth::Critical;
+            let is_healthy = health != ReportedHealth::Critical;
+            ever_healthy |= is_healthy;
             if kind.is_none() || kind != kind_before {
                 // Before the health is sent, so that the report of a new health has its reason.
                 state.record_reason(kind.map(|kind| HealthReason { health, kind, text: why.clone() }));
             }
             kind_before = kind;
-            if health != ReportedHealth::Critical {
+            if is_healthy {
                 logged.clear();
+                state.record_healthy_probe(began);
             }
             let is_other = kind.is_some_and(|kind| {
                 let is_other = logged.len() < MAX_LOGGED_KINDS && !logged.contains(&kind);
                 logged.extend(is_other.then_some(kind));
                 is_other
             });
-            if health != ReportedHealth::Critical {
-                state.record_healthy_probe(began);
-            }
             let changed = results.send_if_modified(|last| last.replace(health) != Some(health));
             match health {
                 // An app that was started a moment ago does not listen yet: that is no fault.

@@ -83,8 +83,6 @@ impl Maintenance {
                 service = self.registration.name,
                 reason, "the app is in maintenance since an earlier run; `outrigger maintenance off` ends it"
             );
-        }
-        if let Some(reason) = &left {
             self.record_event(EventKind::MaintenanceOn, format!("since an earlier run: {reason}"));
         }
         self.state.load_maintenance(left);

@@ -306,24 +306,20 @@ impl RegistrationState {
     }
 
     /// Records whether the registered address accepts connections. The first error stays while it fails in one way, so that the text
-    /// does not change with each try. Returns what was recorded before.
-    pub(crate) fn record_reach(&self, reach: Reachability) -> Reachability {
-        let mut before = Reachability::Unknown;
+    /// does not change with each try.
+    pub(crate) fn record_reach(&self, reach: Reachability) {
         self.0.send_if_modified(|status| {
-            let is_same_kind = match (&status.reach, &reach) {
+            let changed = match (&status.reach, &reach) {
                 (Reachability::Unreachable(before), Reachability::Unreachable(now)) => {
-                    before.kind == now.kind
+                    before.kind != now.kind
                 }
-                (before, now) => before == now,
+                (before, now) => before != now,
             };
-            before = if is_same_kind {
-                reach.clone()
-            } else {
-                std::mem::replace(&mut status.reach, reach.clone())
-            };
-            !is_same_kind
+            if changed {
+                status.reach = reach;
+            }
+            changed
         });
-        before
     }
 
     /// Records a request until the registry has taken it.

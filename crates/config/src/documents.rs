@@ -22,6 +22,7 @@ mod scope;
 
 pub use layers::check_document;
 
+use self::scope::DocumentScope;
 use crate::{LoadedConfig, Problem};
 
 /// Largest document.
@@ -82,6 +83,13 @@ pub struct DocumentResult {
     pub problems: Vec<Problem>,
     /// What is suspicious in the current version.
     pub warnings: Vec<Problem>,
+}
+
+impl DocumentResult {
+    /// The service that the document is about. `None`: all.
+    pub fn service(&self) -> Option<&str> {
+        DocumentScope::of(&self.name).and_then(|scope| scope.service())
+    }
 }
 
 /// What became of the current version of a document.

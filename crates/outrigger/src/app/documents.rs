@@ -176,12 +176,12 @@ fn log_results(events: &Events, before: &[DocumentResult], after: &[DocumentResu
             DocumentState::Applied => {
                 info!(name, index, "document of the KV applied");
                 let reason = format!("{name}: version {index} is in effect");
-                events.record(event(EventKind::DocumentApplied, name, &reason));
+                events.record(event(EventKind::DocumentApplied, result, &reason));
             }
             DocumentState::Refused => {
                 warn!(name, index, in_effect, "document of the KV refused");
                 let reason = result.problems.first().map(ToString::to_string).unwrap_or_default();
-                events.record(event(EventKind::DocumentRefused, name, &reason));
+                events.record(event(EventKind::DocumentRefused, result, &reason));
             }
             DocumentState::NotSelected => {
                 info!(name, index, in_effect, "document of the KV is not for this instance yet");
@@ -191,14 +191,14 @@ fn log_results(events: &Events, before: &[DocumentResult], after: &[DocumentResu
     let is_there = |name: &str| after.iter().any(|result| result.name == name);
     for gone in before.iter().filter(|result| !is_there(&result.name)) {
         info!(name = gone.name, "document of the KV is gone");
-        events.record(event(EventKind::DocumentApplied, &gone.name, &format!("{} is gone", gone.name)));
+        events.record(event(EventKind::DocumentApplied, gone, &format!("{} is gone", gone.name)));
     }
 }
 
-fn event(kind: EventKind, name: &str, reason: &str) -> Event {
+fn event(kind: EventKind, result: &DocumentResult, reason: &str) -> Event {
     let event = Event::new(kind, reason);
-    match name.rsplit_once("services/") {
-        Some((_, service)) => event.of_service(service),
+    match result.service() {
+        Some(service) => event.of_service(service),
         None => event,
     }
 }

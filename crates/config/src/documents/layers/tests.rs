@@ -36,6 +36,16 @@ fn problems(applied: &AppliedDocuments) -> Vec<String> {
     applied.documents.iter().flat_map(|one| &one.problems).map(ToString::to_string).collect()
 }
 
+#[test]
+fn a_result_has_the_service_that_its_document_is_about() {
+    let file = load_file("service: {name: all-services, port: 8080}\ndynamic_config: {prefix: outrigger}\n");
+    let documents =
+        ["apps/all-services/defaults", "apps/all-services/services/orders", "defaults", "services/orders"];
+    let applied = apply(&file, &documents.map(|name| (name, "timeout: 2s")));
+    let services: Vec<_> = applied.documents.iter().map(DocumentResult::service).collect();
+    assert_eq!(services, [None, Some("orders"), None, Some("orders")]);
+}
+
 /// What the file says of services, the documents, and a key with its value and its layers.
 type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a str, &'a str);
 

@@ -123,8 +123,12 @@ pub(crate) fn open_disk_cache(
     let folder = config.state_dir.as_deref()?;
     let name = format!("table-{}", run_name(config)?);
     let open = if after_another { DiskCache::open_after_another } else { DiskCache::open };
-    let datacenter = consul.datacenter.as_deref().unwrap_or("-");
-    Some(open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
+    Some(open(folder, &name, &source(consul)))
+}
+
+/// What an answer of this Consul is from, in the files that keep answers.
+pub(crate) fn source(consul: &config::ConsulSettings) -> String {
+    format!("consul {} {}", consul.address, consul.datacenter.as_deref().unwrap_or("-"))
 }
 
 /// What the next run with the same settings is known by, in the names of files. `None`: nothing but a port that the system chooses.

@@ -218,6 +218,5 @@ fn open_store(config: &Config, prefix: &str) -> DocumentStore {
     let Some((folder, name)) = config.state_dir.as_deref().zip(registry::run_name(config)) else {
         return DocumentStore::none();
     };
-    let datacenter = consul.datacenter.as_deref().unwrap_or("-");
-    DocumentStore::at(folder, &name, &format!("consul {} {datacenter} {prefix}", consul.address))
+    DocumentStore::at(folder, &name, &format!("{} {prefix}", registry::source(consul)))
 }

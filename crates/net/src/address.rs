@@ -36,7 +36,7 @@ pub fn parse_ip(text: &str, port: u16) -> Option<Result<SocketAddr, AddressError
 }
 
 /// The index of an interface by its name, or else by its number.
-fn zone_index(zone: Option<&str>) -> Result<u32, AddressError> {
+pub(crate) fn zone_index(zone: Option<&str>) -> Result<u32, AddressError> {
     let zone = zone.filter(|zone| !zone.is_empty()).ok_or(AddressError::NoZone)?;
     // Any socket will do.
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket},
 };
 
 use outrigger_config::{Listen, ListenHost};
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
-use crate::address::parse_ip;
+use crate::address::zone_index;
 
 /// Connections that the kernel queues between two accepts.
 pub const BACKLOG: i32 = 1024;
@@ -104,13 +104,10 @@ pub fn bind_listen<T>(
     };
     let v4 = match &listen.host {
         ListenHost::Ip(ip) => return bind_alone(SocketAddr::new(*ip, port)),
-        ListenHost::LinkLocal { ip, zone } => match parse_ip(&format!("{ip}%{zone}"), port) {
-            Some(Ok(addr)) => return bind_alone(addr),
-            other => {
-                let source = match other {
-                    Some(Err(error)) => io::Error::new(io::ErrorKind::AddrNotAvailable, error),
-                    _ => io::ErrorKind::AddrNotAvailable.into(),
-                };
+        ListenHost::LinkLocal { ip, zone } => match zone_index(Some(zone)) {
+            Ok(index) => return bind_alone(SocketAddrV6::new(*ip, port, 0, index).into()),
+            Err(error) => {
+                let source = io::Error::new(io::ErrorKind::AddrNotAvailable, error);
                 return Err(vec![BindError { addr: SocketAddr::new((*ip).into(), port), source }]);
             }
         },

@@ -1,6 +1,9 @@
 //! IP addresses as text.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::{
+    fmt::Display,
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with};
 
@@ -46,7 +49,7 @@ pub(crate) fn zone_index(zone: Option<&str>) -> Result<u32, AddressError> {
 }
 
 /// The text of a host and a port: IPv6 addresses get brackets.
-pub fn format_host_port(host: &str, port: u16) -> String {
+pub fn format_host_port(host: &str, port: impl Display) -> String {
     let is_ipv6 = host.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     if is_ipv6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

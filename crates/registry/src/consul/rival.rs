@@ -14,6 +14,7 @@
 
 use std::{fmt, time::Duration};
 
+use outrigger_net::format_host_port;
 use tokio::time::Instant;
 
 use super::agent_api::{AgentService, OwnCheck};
@@ -196,8 +197,7 @@ impl Rivals {
 fn address_text(held: &AgentService) -> String {
     match held.address.as_deref().filter(|address| !address.is_empty()) {
         None => format!("the agent's address, port {}", held.port),
-        Some(address) if address.contains(':') => format!("address [{address}]:{}", held.port),
-        Some(address) => format!("address {address}:{}", held.port),
+        Some(address) => format!("address {}", format_host_port(address, held.port)),
     }
 }
 

@@ -94,9 +94,11 @@ pub struct AgentService {
 }
 
 impl AgentService {
-    /// Whether it has this address of its own; an empty one is none.
-    pub(super) fn has_address(&self, address: Option<&str>) -> bool {
-        self.address.as_deref().unwrap_or_default() == address.unwrap_or_default()
+    /// Whether it has the port of `registration` and its address; an empty one is none.
+    pub(super) fn is_at(&self, registration: &Registration) -> bool {
+        self.port == i64::from(registration.port)
+            && self.address.as_deref().unwrap_or_default()
+                == registration.address.as_deref().unwrap_or_default()
     }
 }
 

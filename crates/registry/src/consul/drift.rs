@@ -98,10 +98,7 @@ async fn look(agent: &impl AgentApi, registration: &Registration, seen: &mut See
     let rivals = &mut seen.memory::<AgentMemory>().rivals;
     let is_others = rivals.is_of_other(held.as_ref(), &claim);
     let is_contested = rivals.is_contested(&claim);
-    let is_here = |held: &AgentService| {
-        held.port == i64::from(registration.port) && held.has_address(registration.address.as_deref())
-    };
-    seen.is_elsewhere = is_others && !held.as_ref().is_some_and(is_here);
+    seen.is_elsewhere = is_others && !held.as_ref().is_some_and(|held| held.is_at(registration));
     (seen.is_others, seen.is_contested) = (is_others, is_contested);
     if held.is_none() {
         return Ok(Drift::Forgotten);
@@ -193,8 +190,7 @@ impl AgentCopy {
 /// Whether the agent holds `registration`. What the agent adds (its address) is no change.
 fn matches_registration(held: &AgentService, registration: &Registration) -> bool {
     held.name == registration.name
-        && held.port == i64::from(registration.port)
-        && held.has_address(registration.address.as_deref())
+        && held.is_at(registration)
         && held.tags == registration.tags
         && held.meta == registration.meta
         && held.weights == registration.weights

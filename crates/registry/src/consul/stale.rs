@@ -116,8 +116,7 @@ async fn remove_stale(agent: &impl AgentApi, ours: &Registration) -> Result<(), 
 /// Whether `held` has the address and port of `ours`, another id, and the mark.
 fn is_candidate(held: &AgentService, ours: &Registration) -> bool {
     held.id != ours.id
-        && held.port == i64::from(ours.port)
-        && held.has_address(ours.address.as_deref())
+        && held.is_at(ours)
         && held.meta.contains_key(OWNER_KEY)
         // Where the settings use the key, it is no mark.
         && ours.meta.get(OWNER_KEY).is_some_and(|version| version == VERSION)

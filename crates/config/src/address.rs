@@ -130,8 +130,7 @@ fn missing_part(scheme: Option<&str>, authority: &str) -> Option<InvalidValue> {
         let what = "is an IPv6 address without brackets";
         return Some(InvalidValue::new(what, format!("write {scheme}{address}")));
     }
-    let bracketed = authority.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let is_host = match bracketed {
+    let is_host = match names::in_brackets(authority) {
         Some(inner) => is_ipv6(inner),
         None => names::host(authority).is_ok(),
     };
@@ -200,7 +199,7 @@ pub(crate) fn allowed_origin(text: &str) -> Result<AllowedOrigin, InvalidValue> 
 
 /// A host, with a port or without.
 fn is_authority(text: &str) -> bool {
-    let is_host = text.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).map_or_else(
+    let is_host = names::in_brackets(text).map_or_else(
         || names::host(text).is_ok_and(|host| !host.contains(':')),
         |inner| inner.parse::<Ipv6Addr>().is_ok(),
     );

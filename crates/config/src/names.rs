@@ -127,6 +127,11 @@ pub(crate) fn zoned_ip(text: &str) -> Option<(Ipv6Addr, &str)> {
     ip.parse().ok().filter(|_| is_zone).map(|ip| (ip, zone))
 }
 
+/// What is between the brackets of `[fd00::1]`.
+pub(crate) fn in_brackets(text: &str) -> Option<&str> {
+    text.strip_prefix('[')?.strip_suffix(']')
+}
+
 fn is_link_local(text: &str) -> bool {
     text.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_unicast_link_local())
 }
@@ -143,7 +148,7 @@ pub(crate) fn registered_host(text: &str) -> Result<String, InvalidValue> {
 
 /// An address that this machine can connect to: as [`reachable_host`], and a link-local address with its zone.
 pub(crate) fn host_from_here(text: &str) -> Result<String, InvalidValue> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let bare = in_brackets(text).unwrap_or(text);
     match zoned_ip(bare) {
         Some((ip, _)) if ip.is_unicast_link_local() => Ok(bare.to_owned()),
         _ if is_link_local(bare) => {
@@ -157,7 +162,7 @@ pub(crate) fn host_from_here(text: &str) -> Result<String, InvalidValue> {
 /// An address that other hosts can reach: a host that is not unspecified (`0.0.0.0`, `::`). An IPv6 address may have brackets,
 /// which are removed, because registries hold it without them.
 pub(crate) fn reachable_host(text: &str) -> Result<String, InvalidValue> {
-    let text = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let text = in_brackets(text).unwrap_or(text);
     if let Some((address, _)) = text.split_once('%')
         && address.parse::<Ipv6Addr>().is_ok()
     {
@@ -176,7 +181,7 @@ pub(crate) fn reachable_host(text: &str) -> Result<String, InvalidValue> {
 /// A host of the `Host` fields of browsers, in lower case and without a final dot: not one that every page can name, as
 /// `localhost`.
 pub(crate) fn public_host(text: &str) -> Result<String, InvalidValue> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let bare = in_brackets(text).unwrap_or(text);
     let host = reachable_host(bare.strip_suffix('.').unwrap_or(bare)).map_err(|_| {
         InvalidValue::new("is not a host", "write a name or an address without a port, as app.example")
     })?;
@@ -221,7 +226,7 @@ pub(crate) fn host_field(text: &str) -> Result<String, InvalidValue> {
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
         _ => (text, None),
     };
-    let is_name = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    let is_name = match in_brackets(name) {
         Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
         None => !name.contains(':') && host(name).is_ok(),
     };

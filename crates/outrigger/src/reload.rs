@@ -8,6 +8,7 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use outrigger_config::{Config, LoadedConfig, Problems, SettingChange, fingerprint};
+use outrigger_discovery::unix_time;
 use outrigger_events::{Event, EventKind, Events};
 use prometheus::{
     Gauge, IntCounterVec, IntGauge, register_gauge_with_registry, register_int_counter_vec_with_registry,
@@ -18,8 +19,6 @@ use tokio::{
     task::spawn_blocking,
 };
 use tracing::{info, warn};
-
-use crate::telemetry;
 
 /// Most reloads that wait.
 const MAX_QUEUED: usize = 16;
@@ -254,7 +253,7 @@ impl ReloadMetrics {
         // The hash has 48 bits, so that an f64 is exact.
         self.hash.set(hash as f64);
         self.successful.set(1);
-        self.at.set(telemetry::unix_time().as_secs_f64());
+        self.at.set(unix_time().as_secs_f64());
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each part registers its own metrics beside these; no metric is global.
 
-use std::{io::IsTerminal, time::Duration};
+use std::io::IsTerminal;
 
 pub use outrigger_config::error_chain;
 use outrigger_config::{Log, LogFormat};
@@ -79,12 +79,6 @@ fn parse_filter(level: &str) -> Result<Targets, ParseError> {
         return Ok(Targets::new().with_default(LevelFilter::ERROR));
     }
     parts.join(",").parse()
-}
-
-/// Time since 1970, for metrics and pages that show a time. 0 with a clock from before 1970.
-#[allow(clippy::disallowed_methods, reason = "the one place where this crate reads the wall clock")]
-pub(crate) fn unix_time() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A metrics registry with the metrics of the process.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use outrigger_config::{Config, LoadedConfig, Origins};
-use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus};
+use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus, unix_time};
 use outrigger_events::Events;
 use outrigger_locks::{BootClock, LockManager};
 use outrigger_net::Inherited;
@@ -26,7 +26,7 @@ use crate::{
     network::NetworkStatus,
     registry::{self, OpenedRegistry},
     reload::{ConfigSource, ReloadHandle, ReloadResult},
-    telemetry::{LogControl, unix_time},
+    telemetry::LogControl,
 };
 
 /// What another process has left for a start.

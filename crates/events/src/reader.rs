@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{COALESCE_WITHIN, EventFilter, EventId, Events, RecordedEvent, ring::Ring};
+use crate::{COALESCE_WITHIN, EventFilter, EventId, Events, RecordedEvent};
 
 /// Most readers at once.
 pub const MAX_READERS: usize = 16;
@@ -100,7 +100,7 @@ impl EventReader {
     fn new(events: Events, slot: ReaderSlot, filter: EventFilter, from: ReadFrom) -> Self {
         let last = events.subscribe();
         let (next, is_elsewhere) = events.with_ring(|ring| match from {
-            ReadFrom::Newest(most) => (first_of_newest(ring, &filter, most), false),
+            ReadFrom::Newest(most) => (ring.first_of_newest(&filter, most), false),
             // What is lost after a position of this process is told by `take`.
             ReadFrom::After(since) => match events.resume(ring, since) {
                 (_, Some(_)) => (since.number + 1, false),
@@ -170,10 +170,4 @@ impl EventReader {
         });
         delivered
     }
-}
-
-/// The number of the first of the newest `most` events of `filter`; the next number where `most` is 0.
-fn first_of_newest(ring: &Ring, filter: &EventFilter, most: usize) -> u64 {
-    let newest = ring.since(0).rev().filter(|(_, entry)| filter.admits(&entry.event)).take(most);
-    newest.map(|(number, _)| number).last().unwrap_or(ring.last + 1)
 }

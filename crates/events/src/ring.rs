@@ -98,6 +98,12 @@ impl Ring {
         self.last + 1 - self.entries.len() as u64
     }
 
+    /// The number of the first of the newest `most` events of `filter`; the next number where there is none.
+    pub(crate) fn first_of_newest(&self, filter: &EventFilter, most: usize) -> u64 {
+        let newest = self.since(0).rev().filter(|(_, entry)| filter.admits(&entry.event)).take(most);
+        newest.map(|(number, _)| number).last().unwrap_or(self.last + 1)
+    }
+
     pub(crate) fn get(&self, number: u64) -> Option<&Entry> {
         self.entries.get(index_of(number, self.first())?)
     }
@@ -162,18 +168,17 @@ impl Events {
     pub fn page(&self, filter: &EventFilter, since: Option<EventId>, limit: usize) -> EventPage {
         let ring = self.0.ring.lock();
         let epoch = self.0.epoch;
-        let recorded = |(number, entry): (u64, &Entry)| entry.recorded(epoch, number);
-        let admitted = |(_, entry): &(u64, &Entry)| filter.admits(&entry.event);
-        let Some(since) = since else {
-            let newest = ring.since(0).rev().filter(admitted).take(limit).map(recorded);
-            let mut events: Vec<_> = newest.collect();
-            events.reverse();
-            return EventPage { position: EventId { epoch, number: ring.last }, lost: Some(0), events };
+        let (first, lost) = match since {
+            Some(since) => self.resume(&ring, since),
+            None => (ring.first_of_newest(filter, limit), Some(0)),
         };
-        let (first, lost) = self.resume(&ring, since);
-        let events: Vec<_> = ring.since(first).filter(admitted).take(limit).map(recorded).collect();
-        let end = EventId { epoch, number: ring.last };
-        let position = if events.len() < limit { end } else { events.last().map_or(since, |last| last.id) };
+        let admitted = ring.since(first).filter(|(_, entry)| filter.admits(&entry.event)).take(limit);
+        let events: Vec<_> = admitted.map(|(number, entry)| entry.recorded(epoch, number)).collect();
+        let position = match since {
+            // More may follow.
+            Some(since) if events.len() >= limit => events.last().map_or(since, |last| last.id),
+            _ => EventId { epoch, number: ring.last },
+        };
         EventPage { position, lost, events }
     }
 

@@ -103,10 +103,17 @@ kinds! {
     DocumentRefused = "document_refused",
 }
 
-/// No kind has this name.
+/// No kind has this name. The message lists those that there are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no kind of event has this name")]
+#[error("no kind of event has this name; the kinds are: {}", EventKind::list())]
 pub struct UnknownKind;
+
+impl EventKind {
+    /// The names of all kinds, for a message.
+    pub fn list() -> String {
+        Self::ALL.iter().map(|kind| kind.label()).collect::<Vec<_>>().join(", ")
+    }
+}
 
 impl FromStr for EventKind {
     type Err = UnknownKind;

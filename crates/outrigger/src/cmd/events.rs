@@ -50,7 +50,7 @@ pub(super) struct EventsArguments {
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
     /// Events of this kind only. May be repeated. docs/events.md lists the kinds.
-    #[arg(long, value_name = "KIND", value_parser = parse_kind)]
+    #[arg(long, value_name = "KIND")]
     kind: Vec<EventKind>,
     /// The newest N events; with --follow, before the first new one.
     #[arg(long, value_name = "N")]
@@ -60,13 +60,6 @@ pub(super) struct EventsArguments {
     json: bool,
     #[command(flatten)]
     sidecar: AdminClient,
-}
-
-fn parse_kind(text: &str) -> Result<EventKind, String> {
-    text.parse().map_err(|unknown| {
-        let kinds: Vec<_> = EventKind::ALL.iter().map(|kind| kind.label()).collect();
-        format!("{unknown}; the kinds are: {}", kinds.join(", "))
-    })
 }
 
 impl EventsArguments {

@@ -38,14 +38,10 @@ pub(in crate::admin) struct EventsQuery {
 /// Why a query is refused.
 #[derive(Debug, thiserror::Error)]
 enum QueryError {
-    #[error("no kind of event is called {name:?}; the kinds are: {}", all_kinds())]
+    #[error("no kind of event is called {name:?}; the kinds are: {}", EventKind::list())]
     Kind { name: String },
     #[error("since={text:?}: {source}")]
     Since { text: String, source: NotAnEventId },
-}
-
-fn all_kinds() -> String {
-    EventKind::ALL.iter().map(|kind| kind.label()).collect::<Vec<_>>().join(", ")
 }
 
 impl EventsQuery {

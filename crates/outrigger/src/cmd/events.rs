@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    admin_client::{AdminClient, AdminError},
+    admin_client::AdminClient,
     report::{CommandError, print_line, try_print_line},
 };
 use sse::{EventParser, Message};
@@ -122,10 +122,8 @@ async fn open_stream(arguments: &EventsArguments, position: &str) -> Result<Stre
     let accept = ("accept", "text/event-stream");
     let fields = [accept, ("last-event-id", position)];
     let fields = if position.is_empty() { &fields[..1] } else { &fields[..] };
-    let opened = arguments.sidecar.open(&arguments.path(), fields, RESPONSE_TIMEOUT).await;
-    let mut stream = opened.map_err(|error: AdminError| CommandError::from(error))?;
-    let is_stream =
-        stream.head.headers.get("content-type").is_some_and(|kind| kind.as_bytes() == b"text/event-stream");
+    let mut stream = arguments.sidecar.open(&arguments.path(), fields, RESPONSE_TIMEOUT).await?;
+    let is_stream = stream.head.headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
     if stream.head.status == StatusCode::OK && is_stream {
         return Ok(stream);
     }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
-    RunningSidecar, SidecarBuilder, process_namespace, registry, send_request, wait_until, wait_until_listed,
+    SidecarBuilder, process_namespace, registry, send_request, wait_until, wait_until_listed,
 };
 
 async fn exit_code_of(app: &[&str]) -> Option<i32> {
@@ -28,18 +28,13 @@ async fn an_app_that_cannot_be_started_has_the_exit_code_of_a_shell() {
     assert_eq!(exit_code_of(&["/etc/passwd"]).await, Some(126));
 }
 
-fn app_pid(sidecar: &RunningSidecar) -> Pid {
-    let pid = sidecar.app_lines().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
-    Pid::from_raw(pid.unwrap()).unwrap()
-}
-
 #[tokio::test]
 async fn an_app_that_is_killed_is_deregistered_at_once_and_ends_the_sidecar() {
     let registry = registry().await;
     // The sidecar does not wait for the callers of an app that has ended.
     let mut sidecar = SidecarBuilder::new(&registry, "drain: {propagation: 5m}").with_test_app(&[]).start();
     wait_until_listed(&registry, &[("orders-1", "passing")]).await;
-    kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
+    kill_process(sidecar.app_pid().unwrap(), Signal::KILL).unwrap();
     assert_eq!(sidecar.wait_for_exit().await.code(), Some(137));
     wait_until_listed(&registry, &[]).await;
 }
@@ -51,11 +46,8 @@ async fn an_app_that_is_killed_is_started_again_with_on_app_exit_restart() {
     for round in 1..=2 {
         sidecar.wait_until_ready().await;
         wait_until_listed(&registry, &[("orders-1", "passing")]).await;
-        kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
-        wait_until("it is started again", async || {
-            sidecar.app_lines().iter().filter(|line| line.starts_with("started ")).count() == round + 1
-        })
-        .await;
+        kill_process(sidecar.app_pid().unwrap(), Signal::KILL).unwrap();
+        wait_until("it is started again", async || sidecar.app_starts() == round + 1).await;
     }
     wait_until_listed(&registry, &[("orders-1", "passing")]).await;
     let (_, metrics) = send_request(sidecar.admin, "GET /metrics", "").await.unwrap();
@@ -128,15 +120,12 @@ async fn on_app_exit_follows_a_reload() {
     let (status, answer) = send_request(sidecar.admin, "POST /reload", "").await.unwrap();
     assert_eq!(status, 200, "{answer}");
     assert!(answer.contains("on_app_exit: exit → restart"), "{answer}");
-    kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
-    wait_until("it is started again", async || {
-        sidecar.app_lines().iter().filter(|line| line.starts_with("started ")).count() == 2
-    })
-    .await;
+    kill_process(sidecar.app_pid().unwrap(), Signal::KILL).unwrap();
+    wait_until("it is started again", async || sidecar.app_starts() == 2).await;
     sidecar.wait_until_ready().await;
     std::fs::write(&file, before).unwrap();
     assert_eq!(send_request(sidecar.admin, "POST /reload", "").await.unwrap().0, 200);
-    kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
+    kill_process(sidecar.app_pid().unwrap(), Signal::KILL).unwrap();
     assert_eq!(sidecar.wait_for_exit().await.code(), Some(137));
 }
 

@@ -23,6 +23,9 @@ use tokio::{
 /// Longest wait; far above every expected time.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What a process logs that has taken the place of another one.
+pub(crate) const TAKEN: &str = "serving in the place of the earlier sidecar";
+
 pub(crate) async fn wait_until(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let from = Instant::now();
     while !is().await {
@@ -314,6 +317,17 @@ impl RunningSidecar {
         Self::read(&self.path("app")).lines().map(ToOwned::to_owned).collect()
     }
 
+    /// How often the app has started.
+    pub(crate) fn app_starts(&self) -> usize {
+        self.app_lines().iter().filter(|line| line.starts_with("started ")).count()
+    }
+
+    /// The process that the app was started as last. `None`: it has not started.
+    pub(crate) fn app_pid(&self) -> Option<Pid> {
+        let lines = self.app_lines();
+        Pid::from_raw(lines.iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok())?)
+    }
+
     /// Waits until the app has written a line with this beginning.
     pub(crate) async fn wait_for_app_line(&self, line: &str) {
         wait_until(&format!("the app says {line:?}"), async || {
@@ -354,11 +368,11 @@ impl RunningSidecar {
 impl Drop for RunningSidecar {
     fn drop(&mut self) {
         // A sidecar that ends by SIGKILL leaves its app running.
-        let app = self.app_lines().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
+        let app = self.app_pid();
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.child.kill();
             let _ = self.child.wait();
-            if let Some(pid) = app.and_then(Pid::from_raw) {
+            if let Some(pid) = app {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }

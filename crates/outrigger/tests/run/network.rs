@@ -96,7 +96,7 @@ async fn inside_a_namespace() {
     }
     let app_lines = parent.app_lines();
     assert!(app_lines.iter().any(|line| line.starts_with("got TERM")), "{app_lines:?}");
-    assert_eq!(app_lines.iter().filter(|line| line.starts_with("started ")).count(), 1, "{app_lines:?}");
+    assert_eq!(parent.app_starts(), 1, "{app_lines:?}");
 
     // These two saw the same, and something answered them.
     for alive in [&mut beside, &mut unconcerned] {

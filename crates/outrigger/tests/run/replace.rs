@@ -20,11 +20,9 @@ use tokio::{
 };
 
 use crate::harness::{
-    RunningSidecar, SidecarBuilder, TEST_TIMEOUT, listed_instances, registry, send_request, wait_until,
-    wait_until_listed,
+    RunningSidecar, SidecarBuilder, TAKEN, TEST_TIMEOUT, listed_instances, registry, send_request,
+    wait_until, wait_until_listed,
 };
-
-const TAKEN: &str = "serving in the place of the earlier sidecar";
 
 /// A local app: it answers each request with 200 and a body of two bytes, `/slow` after a while.
 async fn start_app(port: u16) -> JoinSet<()> {

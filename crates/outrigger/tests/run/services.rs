@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
 
 use crate::harness::{
-    RunningSidecar, SidecarBuilder, listed_instances_of, registry, send_request, wait_until,
+    RunningSidecar, SidecarBuilder, TAKEN, listed_instances_of, registry, send_request, wait_until,
     wait_until_listed_of,
 };
 
@@ -42,11 +42,6 @@ async fn start_app(settings: &str) -> (Arc<DevRegistry>, RunningSidecar) {
     (registry, sidecar)
 }
 
-fn app_pid(sidecar: &RunningSidecar) -> Pid {
-    let pid = sidecar.app_lines().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
-    Pid::from_raw(pid.unwrap()).unwrap()
-}
-
 #[tokio::test]
 async fn both_are_withdrawn_before_the_app_is_told_to_end() {
     let (registry, mut sidecar) = start_app("drain: {propagation: 0s}").await;
@@ -62,7 +57,7 @@ async fn both_are_withdrawn_before_the_app_is_told_to_end() {
 #[tokio::test]
 async fn both_leave_at_once_when_the_app_is_killed() {
     let (registry, mut sidecar) = start_app("drain: {propagation: 5m}").await;
-    kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
+    kill_process(sidecar.app_pid().unwrap(), Signal::KILL).unwrap();
     assert_eq!(sidecar.wait_for_exit().await.code(), Some(137));
     wait_until_both_have_left(&registry).await;
 }
@@ -70,9 +65,8 @@ async fn both_leave_at_once_when_the_app_is_killed() {
 #[tokio::test]
 async fn both_come_back_with_an_app_that_is_started_again() {
     let (registry, mut sidecar) = start_app("on_app_exit: restart").await;
-    kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
-    let starts = || sidecar.app_lines().iter().filter(|line| line.starts_with("started ")).count();
-    wait_until("it is started again", async || starts() == 2).await;
+    kill_process(sidecar.app_pid().unwrap(), Signal::KILL).unwrap();
+    wait_until("it is started again", async || sidecar.app_starts() == 2).await;
     sidecar.wait_until_ready().await;
     wait_until_both_are(&registry, "passing").await;
     sidecar.signal(Signal::TERM);
@@ -113,8 +107,6 @@ async fn start_beside_listeners() -> (Arc<DevRegistry>, RunningSidecar, [TcpList
     wait_until_both_are(&registry, "passing").await;
     (registry, sidecar, [api, admin])
 }
-
-const TAKEN: &str = "serving in the place of the earlier sidecar";
 
 /// Replaces `old`, and waits for its end. `steady`: services that stay listed and passing all the time.
 async fn replace(registry: &Arc<DevRegistry>, old: &mut RunningSidecar, steady: &[(&str, &str)]) {

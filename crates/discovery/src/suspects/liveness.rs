@@ -31,6 +31,13 @@ pub(crate) struct SuspectToProbe {
     pub(crate) only_traffic: bool,
 }
 
+impl SuspectToProbe {
+    /// All its addresses.
+    pub(crate) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.addr).chain(self.others.iter().copied())
+    }
+}
+
 /// The result of a probe. Boxed, because probes are rare and no request waits for one.
 pub type ProbeFuture<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 

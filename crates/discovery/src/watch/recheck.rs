@@ -160,18 +160,14 @@ impl SuspectRecheck {
     /// Suspects with an address, the first one or another, that the registry lists for another instance or another service: a
     /// probe of that address says nothing about the suspect.
     fn reassigned(&self, listed: &[Instance]) -> Vec<InstanceId> {
-        let suspects = self.guard.suspects_to_probe();
-        let addrs_of = |one: &SuspectToProbe| std::iter::once(one.addr).chain(one.others.to_vec());
-        let addrs: HashSet<_> = suspects.iter().flat_map(addrs_of).collect();
+        let mut suspects = self.guard.suspects_to_probe();
+        let addrs: HashSet<_> = suspects.iter().flat_map(SuspectToProbe::addrs).collect();
         let mut taken = self.context.services.addrs_of_other_services(&self.service.query.service, &addrs);
         let suspect_ids: HashSet<_> = self.guard.suspects().collect();
         let listed = listed.iter().filter(|one| one.weight() > 0 && !suspect_ids.contains(&one.id));
         taken.extend(listed.filter_map(|one| one.addr.clone().ok()));
-        suspects
-            .into_iter()
-            .filter(|one| addrs_of(one).any(|addr| taken.contains(&addr)))
-            .map(|one| one.id)
-            .collect()
+        suspects.retain(|one| one.addrs().any(|addr| taken.contains(&addr)));
+        suspects.into_iter().map(|one| one.id).collect()
     }
 
     fn record_findings(&mut self, findings: Findings) {

@@ -27,8 +27,6 @@ pub(crate) struct OpenedRegistry {
     pub(crate) registry: Arc<dyn Registry>,
     /// `None`: the registry cannot register an instance.
     pub(crate) registrar: Option<Arc<dyn Registrar>>,
-    /// `None`: the registry keeps no locks.
-    pub(crate) locks: Option<Arc<dyn Locks>>,
     /// `None`: a file of static instances.
     consul: Option<Arc<Consul>>,
 }
@@ -37,6 +35,11 @@ impl OpenedRegistry {
     /// The keys and values beside its services. `None`: it is a file.
     pub(crate) fn kv(&self) -> Option<Arc<dyn Kv>> {
         self.consul.clone().map(|consul| consul as Arc<dyn Kv>)
+    }
+
+    /// The locks that it keeps. `None`: it is a file.
+    pub(crate) fn locks(&self) -> Option<Arc<dyn Locks>> {
+        self.consul.clone().map(|consul| consul as Arc<dyn Locks>)
     }
 
     /// Asks whether the registry accepts connections, by a new one. `None`: it is a file.
@@ -54,7 +57,6 @@ pub(crate) fn open(
         config::Registry::File(path) => Ok(OpenedRegistry {
             registry: Arc::new(FileRegistry::open(path)?),
             registrar: None,
-            locks: None,
             consul: None,
         }),
         config::Registry::Consul(settings) => {
@@ -64,7 +66,6 @@ pub(crate) fn open(
             Ok(OpenedRegistry {
                 registry: consul.clone(),
                 registrar: Some(consul.clone()),
-                locks: Some(consul.clone()),
                 consul: Some(consul),
             })
         }

@@ -117,7 +117,7 @@ impl Components {
         let lifecycle = Lifecycle::start(first_answers, propagation, events.clone());
         lifecycle.register_metrics(&metrics)?;
         let network = NetworkStatus::register(&metrics)?;
-        let locks = opened.locks.clone().map(|locks| open_locks(locks, config, events.clone()));
+        let locks = opened.locks().map(|locks| open_locks(locks, config, events.clone()));
         Ok(Self {
             proxy,
             discovery,

@@ -50,6 +50,24 @@ fn text(app: &mut Peer) -> String {
     String::from_utf8_lossy(&app.got).to_ascii_lowercase()
 }
 
+/// Answers on the instance's connection `at`: the response says that the app's connection ends, and it ends at once.
+async fn assert_ends_with_answer(path: &mut Path, app: &mut Peer, at: usize, what: &str) {
+    path.instances[at].say(ANSWER);
+    path.settle().await;
+    let got = text(app);
+    assert!(got.contains("connection: close\r\n") && got.ends_with("body"), "{what}: {got}");
+    assert_closed_within(path, app, Duration::ZERO, what).await;
+}
+
+/// A request that an instance has answered but for the last bytes of the body. Gives those bytes.
+async fn request_answered_in_part(path: &mut Path) -> (Peer, usize, &'static str) {
+    let (app, at) = request(path, GET).await;
+    let (begin, end) = ANSWER.split_at(ANSWER.len() - 2);
+    path.instances[at].say(begin);
+    path.settle().await;
+    (app, at, end)
+}
+
 /// Waits for the end of the connection, `most` at most.
 async fn assert_closed_within(path: &Path, app: &mut Peer, most: Duration, what: &str) {
     let since = Instant::now();
@@ -73,11 +91,7 @@ async fn a_response_of_which_the_head_is_not_written_says_that_the_connection_en
             leave.begin(&path);
             path.settle().await;
             assert!(app.end.is_none() && app.got.is_empty(), "{leave:?}: it waits for the response");
-            path.instances[at].say(ANSWER);
-            path.settle().await;
-            let got = text(&mut app);
-            assert!(got.contains("connection: close\r\n") && got.ends_with("body"), "{leave:?}: {got}");
-            assert_closed_within(&path, &mut app, Duration::ZERO, &format!("{leave:?}")).await;
+            assert_ends_with_answer(&mut path, &mut app, at, &format!("{leave:?}")).await;
         }
     }
 }
@@ -102,10 +116,7 @@ async fn a_refusal_says_that_the_connection_ends() {
 async fn a_connection_ends_after_the_response_of_which_the_head_was_written() {
     for (leave, most) in [(Leave::Drain, Duration::ZERO), (Leave::HandOver, Duration::from_millis(1100))] {
         let mut path = Path::new(1, CAPACITY, |_| {}).await;
-        let (mut app, at) = request(&mut path, GET).await;
-        let (begin, end) = ANSWER.split_at(ANSWER.len() - 2);
-        path.instances[at].say(begin);
-        path.settle().await;
+        let (mut app, at, end) = request_answered_in_part(&mut path).await;
         assert!(text(&mut app).ends_with("\r\n\r\nbo"));
         leave.begin(&path);
         path.settle().await;
@@ -126,10 +137,7 @@ async fn a_request_behind_a_response_of_which_the_head_was_written_is_served_onc
                 continue;
             }
             let mut path = Path::new(1, CAPACITY, |_| {}).await;
-            let (mut app, at) = request(&mut path, GET).await;
-            let (begin, end) = ANSWER.split_at(ANSWER.len() - 2);
-            path.instances[at].say(begin);
-            path.settle().await;
+            let (mut app, at, end) = request_answered_in_part(&mut path).await;
             leave.begin(&path);
             if is_early {
                 app.say(GET);
@@ -144,11 +152,7 @@ async fn a_request_behind_a_response_of_which_the_head_was_written_is_served_onc
                 path.settle().await;
             }
             let at = take_request(&mut path);
-            path.instances[at].say(ANSWER);
-            path.settle().await;
-            let got = text(&mut app);
-            assert!(got.contains("connection: close\r\n") && got.ends_with("body"), "{leave:?}: {got}");
-            assert_closed_within(&path, &mut app, Duration::ZERO, &format!("{leave:?}")).await;
+            assert_ends_with_answer(&mut path, &mut app, at, &format!("{leave:?}")).await;
         }
     }
 }
@@ -173,10 +177,6 @@ async fn an_idle_connection_waits_for_its_next_request_after_a_hand_over() {
         app.say(GET);
         path.settle().await;
         let at = take_request(&mut path);
-        path.instances[at].say(ANSWER);
-        path.settle().await;
-        let got = text(&mut app);
-        assert!(got.contains("connection: close\r\n") && got.ends_with("body"), "{is_used}: {got}");
-        assert_closed_within(&path, &mut app, Duration::ZERO, "after its response").await;
+        assert_ends_with_answer(&mut path, &mut app, at, &format!("used before: {is_used}")).await;
     }
 }

@@ -24,9 +24,13 @@ const DESTROY: &str = "ip link del v0";
 /// As in the documentation.
 const EXIT_CODE: i32 = 75;
 
+/// Where programs are found, `ip` among them.
+fn path() -> String {
+    format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
 fn shell(line: &str) -> bool {
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    Command::new("sh").args(["-c", line]).env("PATH", path).status().is_ok_and(|status| status.success())
+    Command::new("sh").args(["-c", line]).env("PATH", path()).status().is_ok_and(|status| status.success())
 }
 
 #[test]
@@ -36,8 +40,7 @@ fn a_dead_network_namespace_ends_the_sidecar_with_a_code_of_its_own() {
         command.arg(ISOLATE[1]).arg(program).args(arguments).stdin(Stdio::null());
         command
     };
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let may = isolated("sh", &["-c", BUILD]).env("PATH", path).output();
+    let may = isolated("sh", &["-c", BUILD]).env("PATH", path()).output();
     if !may.as_ref().is_ok_and(|may| may.status.success()) {
         eprintln!("skipped: this machine allows no network namespace with an interface: {may:?}");
         return;

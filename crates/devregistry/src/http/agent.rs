@@ -19,7 +19,7 @@ const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash")
 
 /// `agent/services`, by id.
 pub(super) fn services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let filter = read::parse_filter(call, &fields::SERVICE).map_err(|why| Reply::internal_error(&why))?;
+    let filter = read::parse_filter(call, &fields::SERVICE).map_err(Reply::internal_error)?;
     Ok(context.store.read(|store| {
         let services: BTreeMap<&str, &store::Service> = store
             .agent_services()
@@ -61,13 +61,12 @@ fn content_hash(service: &store::Service) -> String {
 
 /// `agent/checks`, by id.
 pub(super) fn checks(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let failed = |why: String| Reply::internal_error(&why);
-    let expression = read::parse_filter_expression(call).map_err(failed)?;
+    let expression = read::parse_filter_expression(call).map_err(Reply::internal_error)?;
     context.store.read(|store| {
         let held: Vec<store::Check> = store.agent_checks().collect();
         // Here alone Consul checks the fields with the first row, and not without one.
         let filter = match expression.filter(|_| !held.is_empty()) {
-            Some(expression) => expression.bind(&fields::CHECK).map_err(failed)?,
+            Some(expression) => expression.bind(&fields::CHECK).map_err(Reply::internal_error)?,
             None => Filter::default(),
         };
         let checks: BTreeMap<&str, CheckJson<'_>> = held
@@ -90,7 +89,7 @@ pub(super) fn register(context: &HttpContext, call: &ApiRequest) -> Result<Reply
 /// `agent/service/deregister/ID`
 pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     if call.path_rest.is_empty() {
-        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "ServiceID missing"));
+        return Err(Reply::internal_error("ServiceID missing"));
     }
     context.store.write(|store, now| store.deregister(&call.path_rest, now));
     Ok(Reply::empty())
@@ -102,14 +101,14 @@ pub(super) fn register_check(context: &HttpContext, call: &ApiRequest) -> Result
     let result = context.store.write(|store, now| store.register_check(new, service.as_deref(), now));
     result.map(|()| Reply::empty()).ok_or_else(|| {
         let text = format!("ServiceID {:?} does not exist", service.unwrap_or_default());
-        Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
+        Reply::internal_error(text)
     })
 }
 
 /// `agent/check/deregister/ID`
 pub(super) fn deregister_check(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     if call.path_rest.is_empty() {
-        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "CheckID missing"));
+        return Err(Reply::internal_error("CheckID missing"));
     }
     context.store.write(|store, now| store.deregister_check(&call.path_rest, now));
     Ok(Reply::empty())
@@ -135,7 +134,7 @@ fn report_status(
     let result = context.store.write(|store, now| store.report(&call.path_rest, status, output, now));
     result.map(|()| Reply::empty()).ok_or_else(|| {
         let text = format!("CheckID {:?} does not have associated TTL", call.path_rest);
-        Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
+        Reply::internal_error(text)
     })
 }
 

@@ -55,7 +55,7 @@ impl AggregatedStatus {
 pub(super) fn by_id(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let id = call.path_rest.as_str();
     if id.is_empty() {
-        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Bad request: Missing serviceID"));
+        return Err(Reply::internal_error("Bad request: Missing serviceID"));
     }
     Ok(context.store.read(|store| match store.agent_service(id) {
         Some(service) => {
@@ -84,7 +84,7 @@ pub(super) fn by_id(context: &HttpContext, call: &ApiRequest) -> Result<Reply, R
 pub(super) fn by_name(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = call.path_rest.as_str();
     if name.is_empty() {
-        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Bad request: Missing service Name"));
+        return Err(Reply::internal_error("Bad request: Missing service Name"));
     }
     Ok(context.store.read(|store| {
         let found: Vec<(&store::Service, Vec<store::Check>)> = store
@@ -98,7 +98,7 @@ pub(super) fn by_name(context: &HttpContext, call: &ApiRequest) -> Result<Reply,
             None => (StatusCode::NOT_FOUND, format!("ServiceName {name} Not Found")),
         };
         let reply = if wants_plain_text(call) {
-            Reply::plain_value(&reason)
+            Reply::plain_value(reason.clone())
         } else {
             let entries: Vec<_> =
                 found.iter().map(|(service, checks)| agent_health(store, service, checks)).collect();

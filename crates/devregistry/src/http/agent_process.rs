@@ -179,6 +179,6 @@ pub(super) fn force_leave(context: &HttpContext, call: &ApiRequest) -> Result<Re
     let name = call.path_rest.as_str();
     match context.store.read(|store| store.own_node == name) {
         true => Ok(Reply::empty()),
-        false => Err(Reply::internal_error(&format!("agent: No node found with name '{name}'"))),
+        false => Err(Reply::internal_error(format!("agent: No node found with name '{name}'"))),
     }
 }

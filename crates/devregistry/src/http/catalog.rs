@@ -123,9 +123,7 @@ fn reject_own_node(store: &store::Store, node: &str) -> Result<(), Reply> {
     if node.to_lowercase() != store.own_node.to_lowercase() {
         return Ok(());
     }
-    let Refusal(status, text) =
-        Refusal::unsupported("takes no catalog writes to its agent's own node: use /v1/agent/ for it");
-    Err(Reply::text(status, &text))
+    Err(Refusal::unsupported("takes no catalog writes to its agent's own node: use /v1/agent/ for it").into())
 }
 
 /// `status/leader`

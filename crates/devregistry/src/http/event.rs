@@ -22,11 +22,11 @@ pub(super) fn fire(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Re
         service_filter: filter("service"),
         tag_filter: filter("tag"),
     };
-    let failed = |why: String| Reply::internal_error(&why);
-    let filters = EventFilters::of(&event).map_err(failed)?;
+    let filters = EventFilters::of(&event).map_err(Reply::internal_error)?;
     read::reject_other_datacenter(context, call)?;
     let name = event.name.clone();
-    let fired = context.store.write(|store, _| store.fire_event(event, &filters)).map_err(failed)?;
+    let fired =
+        context.store.write(|store, _| store.fire_event(event, &filters)).map_err(Reply::internal_error)?;
     context.metrics.count("consul.serf.events".to_owned());
     context.metrics.count(format!("consul.serf.events.consul:event:{name}"));
     Ok(Reply::json(&EventJson::from(&fired), call))

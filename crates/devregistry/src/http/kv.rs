@@ -33,7 +33,7 @@ async fn get(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let key = read::require_name(call, "Missing key name")?;
     let show = |store: &Store| match store.kv_entry(key) {
         None => not_found(),
-        Some(entry) if call.query.has("raw") => Reply::plain_bytes(entry.value.clone())
+        Some(entry) if call.query.has("raw") => Reply::plain_value(entry.value.clone())
             .with_header(header::CONTENT_SECURITY_POLICY, "sandbox")
             .with_header(NO_SNIFF, "nosniff"),
         Some(entry) => Reply::json(&[KvJson::new(key, entry)], call),
@@ -128,8 +128,7 @@ fn delete(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
 fn write(context: &HttpContext, call: &ApiRequest, op: KvOp) -> Result<Reply, Reply> {
     read::reject_other_datacenter(context, call)?;
     let done = context.store.write(|store, now| store.kv_write(op, now));
-    done.map(|done| Reply::json(&done, call))
-        .map_err(|text| Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text))
+    done.map(|done| Reply::json(&done, call)).map_err(Reply::internal_error)
 }
 
 /// Refuses parameters of which only one may be given.
@@ -150,7 +149,7 @@ fn parse_number(call: &ApiRequest, name: &str) -> Result<Option<u64>, Reply> {
         _ => {
             let why = if digits { "value out of range" } else { "invalid syntax" };
             let text = format!("strconv.ParseUint: parsing {text:?}: {why}");
-            Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text))
+            Err(Reply::internal_error(text))
         }
     }
 }

@@ -116,7 +116,7 @@ pub(super) fn with_leader(reply: Reply) -> Reply {
 impl Reply {
     /// A read failed within the servers.
     pub(super) fn failed_read(why: String) -> Self {
-        Self::internal_error(&why).of_failed_read()
+        Self::internal_error(why).of_failed_read()
     }
 
     /// With the headers of a failed read. Clients must not keep its index.

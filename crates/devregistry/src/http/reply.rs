@@ -33,7 +33,7 @@ impl Reply {
                 is_plain_text: false,
                 body: json.into(),
             },
-            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            Err(error) => Self::internal_error(error.to_string()),
         }
     }
 
@@ -44,20 +44,14 @@ impl Reply {
     }
 
     /// 500 with a text.
-    pub(super) fn internal_error(text: &str) -> Self {
-        Self::text(StatusCode::INTERNAL_SERVER_ERROR, text)
+    pub(super) fn internal_error(text: impl AsRef<str>) -> Self {
+        Self::text(StatusCode::INTERNAL_SERVER_ERROR, text.as_ref())
     }
 
-    /// One of the plain values of `agent/health`.
-    pub(super) fn plain_value(value: &str) -> Self {
+    /// One of the plain values of `agent/health`, or the raw value of a key.
+    pub(super) fn plain_value(body: impl Into<Bytes>) -> Self {
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        Self { headers: vec![kind, VARY], is_plain_text: false, ..Self::text(StatusCode::OK, value) }
-    }
-
-    /// The raw value of a key.
-    pub(super) fn plain_bytes(body: Bytes) -> Self {
-        let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        Self { status: StatusCode::OK, headers: vec![kind, VARY], is_plain_text: false, body }
+        Self { status: StatusCode::OK, headers: vec![kind, VARY], is_plain_text: false, body: body.into() }
     }
 
     /// 200 without a body.

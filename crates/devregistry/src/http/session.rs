@@ -25,7 +25,10 @@ pub(super) fn create(context: &HttpContext, call: &ApiRequest) -> Result<Reply, 
         read::reject_other_datacenter(context, call)?;
     }
     let (new, ttl) = parsed?;
-    let id = context.store.write(|store, now| store.create_session(new, ttl, now)).map_err(internal)?;
+    let id = context
+        .store
+        .write(|store, now| store.create_session(new, ttl, now))
+        .map_err(Reply::internal_error)?;
     Ok(Reply::json(&json!({"ID": id}), call))
 }
 
@@ -37,7 +40,7 @@ pub(super) fn renew(context: &HttpContext, call: &ApiRequest) -> Result<Reply, R
     context.store.write(|store, now| match store.renew_session(id, now) {
         Ok(Some(session)) => Ok(Reply::json(&[session], call)),
         Ok(None) => Err(Reply::text(StatusCode::NOT_FOUND, &format!("Session id '{id}' not found"))),
-        Err(text) => Err(internal(text)),
+        Err(text) => Err(Reply::internal_error(text)),
     })
 }
 
@@ -45,7 +48,7 @@ pub(super) fn renew(context: &HttpContext, call: &ApiRequest) -> Result<Reply, R
 pub(super) fn destroy(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let id = read::require_name(call, "Missing session")?;
     read::reject_other_datacenter(context, call)?;
-    context.store.write(|store, now| store.destroy_session(id, now)).map_err(internal)?;
+    context.store.write(|store, now| store.destroy_session(id, now)).map_err(Reply::internal_error)?;
     Ok(Reply::json(&true, call))
 }
 
@@ -75,8 +78,4 @@ pub(super) async fn of_node(context: &HttpContext, call: &ApiRequest) -> Result<
 pub(super) async fn list(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let show = |store: &Store| Reply::json(&store.sessions().collect::<Vec<_>>(), call);
     read::blocking_read_with(context, call, Topic::Sessions, ReadHeaders::Session, show).await
-}
-
-fn internal(text: String) -> Reply {
-    Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
 }

@@ -31,8 +31,8 @@ impl Refusal {
     }
 
     /// Consul's servers refuse it.
-    pub(crate) fn internal(text: &str) -> Self {
-        Self(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned())
+    pub(crate) fn internal(text: impl Into<String>) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, text.into())
     }
 
     /// The request needs a feature that this registry does not have.
@@ -252,7 +252,7 @@ impl RawCheck {
         if self.script {
             let text = "Scripts are disabled on this agent from remote calls; to enable, configure \
                         'enable_script_checks' to true";
-            return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned()));
+            return Err(Refusal::internal(text));
         }
         if self.http.starts_with("https:") {
             return Err(Refusal::unsupported("runs HTTP checks without TLS only"));
@@ -312,18 +312,17 @@ pub(crate) fn parse_catalog_registration(
     let checks = fields.objects("Checks")?;
     fields.finish()?;
     require_datacenter(&wanted, datacenter)?;
-    let internal = |text: &str| Refusal(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned());
     if node.name.is_empty() {
-        return Err(internal("Must provide node"));
+        return Err(Refusal::internal("Must provide node"));
     }
     if node.address.is_empty() {
-        return Err(internal("Must provide address if SkipNodeUpdate is not set"));
+        return Err(Refusal::internal("Must provide address if SkipNodeUpdate is not set"));
     }
     let service = service.map(parse_catalog_service).transpose()?;
     if let Some(service) = &service {
         validate_meta(&service.meta).map_err(|why| {
             let (node, id) = (&node.name, &service.id);
-            internal(&format!(
+            Refusal::internal(format!(
                 "failed inserting service: Invalid Service Meta for node {node} and serviceID {id}: {why}"
             ))
         })?;
@@ -377,7 +376,7 @@ pub(crate) fn parse_catalog_removal(
     fields.finish()?;
     require_datacenter(&wanted, datacenter)?;
     if node.is_empty() {
-        return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "Must provide node".to_owned()));
+        return Err(Refusal::internal("Must provide node"));
     }
     let named = |id: String| Some(id).filter(|id| !id.is_empty());
     Ok((node, named(service), named(check)))

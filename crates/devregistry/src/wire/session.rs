@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
-
 use super::{
     decode::JsonFields,
     duration::{self, GoDuration},
@@ -50,18 +48,17 @@ pub(crate) fn parse_session(body: &[u8], own_node: &str) -> Result<(Session, Opt
             .collect()
     })?;
 
-    let internal = |text: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, text);
     let node = match node {
         None | Some(None) => own_node.to_owned(),
-        Some(Some(node)) if node.is_empty() => return Err(internal("Must provide Node".to_owned())),
+        Some(Some(node)) if node.is_empty() => return Err(Refusal::internal("Must provide Node")),
         Some(Some(node)) => node,
     };
     let behavior = match behavior.as_str() {
         "" | "release" => SessionBehavior::Release,
         "delete" => SessionBehavior::Delete,
-        other => return Err(internal(format!("Invalid Behavior setting '{other}'"))),
+        other => return Err(Refusal::internal(format!("Invalid Behavior setting '{other}'"))),
     };
-    let life = parse_ttl(&ttl).map_err(internal)?;
+    let life = parse_ttl(&ttl).map_err(Refusal::internal)?;
     let (node_checks, checks) = merge_checks(node_checks, checks);
     let session = Session {
         id: String::new(),

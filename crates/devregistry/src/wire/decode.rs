@@ -111,43 +111,48 @@ impl JsonFields {
     }
 
     pub(crate) fn boolean(&mut self, name: &str) -> Result<bool> {
-        match self.take(name) {
-            None => Ok(false),
-            Some(Value::Bool(value)) => Ok(value),
-            Some(other) => Err(self.type_mismatch(&other, name, "bool")),
-        }
+        self.scalar(name, "bool", Value::as_bool)
     }
 
     pub(crate) fn integer(&mut self, name: &str) -> Result<i64> {
-        match self.take(name) {
-            None => Ok(0),
-            Some(value) => value.as_i64().ok_or_else(|| self.type_mismatch(&value, name, "int")),
-        }
+        self.scalar(name, "int", Value::as_i64)
     }
 
     /// A number of 64 bits without a sign.
     pub(crate) fn unsigned(&mut self, name: &str) -> Result<u64> {
-        match self.take(name) {
-            None => Ok(0),
-            Some(value) => value.as_u64().ok_or_else(|| self.type_mismatch(&value, name, "uint64")),
-        }
+        self.scalar(name, "uint64", Value::as_u64)
     }
 
     /// A number with a fraction.
     pub(crate) fn number(&mut self, name: &str) -> Result<f64> {
+        self.scalar(name, "float64", Value::as_f64)
+    }
+
+    /// A value of a Go type of this name; absent is its zero value.
+    fn scalar<T: Default>(
+        &mut self,
+        name: &str,
+        go_type: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T> {
         match self.take(name) {
-            None => Ok(0.0),
-            Some(value) => value.as_f64().ok_or_else(|| self.type_mismatch(&value, name, "float64")),
+            None => Ok(T::default()),
+            Some(value) => read(&value).ok_or_else(|| self.type_mismatch(&value, name, go_type)),
         }
     }
 
-    /// A list of them.
+    /// A list of a Go type of this name; absent is empty.
+    fn list(&mut self, name: &str, go_type: &str) -> Result<Vec<Value>> {
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => Ok(items),
+            Some(other) => Err(self.type_mismatch(&other, name, go_type)),
+        }
+    }
+
+    /// A list of numbers with a fraction.
     pub(crate) fn numbers(&mut self, name: &str) -> Result<Vec<f64>> {
-        let items = match self.take(name) {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(items)) => items,
-            Some(other) => return Err(self.type_mismatch(&other, name, "[]float64")),
-        };
+        let items = self.list(name, "[]float64")?;
         let number = |item: Value| match item {
             Value::Null => Ok(0.0),
             item => item.as_f64().ok_or_else(|| self.type_mismatch(&item, name, "float64")),
@@ -161,11 +166,7 @@ impl JsonFields {
 
     /// A list of strings of a Go type of this name.
     pub(crate) fn strings_as(&mut self, name: &str, item_type: &str) -> Result<Vec<String>> {
-        let items = match self.take(name) {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(items)) => items,
-            Some(other) => return Err(self.type_mismatch(&other, name, &format!("[]{item_type}"))),
-        };
+        let items = self.list(name, &format!("[]{item_type}"))?;
         items.into_iter().map(|item| self.string_of(item, name, item_type)).collect()
     }
 
@@ -250,12 +251,7 @@ impl JsonFields {
 
     /// A list of objects, for Go types of these names.
     pub(crate) fn objects_as(&mut self, name: &str, list_type: &str, item_type: &str) -> Result<Vec<Self>> {
-        let items = match self.take(name) {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(items)) => items,
-            Some(other) => return Err(self.type_mismatch(&other, name, list_type)),
-        };
-        items
+        self.list(name, list_type)?
             .into_iter()
             .map(|item| Self::from_value(item, || format!("Go struct field .{name} of type {item_type}")))
             .collect()

@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::wire::agent::{NoLabels, SampledValue};
+use crate::wire::{agent::SampledValue, response::EmptyObject};
 
 /// Length of an interval, seconds.
 const INTERVAL: u32 = 10;
@@ -116,7 +116,7 @@ impl Aggregate {
             max: self.max,
             mean: if self.count == 0 { 0.0 } else { self.sum / count },
             stddev,
-            labels: NoLabels {},
+            labels: EmptyObject {},
         }
     }
 }

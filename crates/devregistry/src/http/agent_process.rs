@@ -8,7 +8,10 @@ use super::{catalog, context::HttpContext, reply::Reply, request::ApiRequest};
 use crate::{
     options::CONSUL_VERSION,
     store::{Coordinate, SERF_PORT, SERF_WAN_PORT, SERVER_PORT, Store},
-    wire::agent::{AgentConfig, AgentSelf, Gauge, Member, MetricsJson, NoLabels},
+    wire::{
+        agent::{AgentConfig, AgentSelf, Gauge, Member, MetricsJson},
+        response::EmptyObject,
+    },
 };
 
 /// `agent/self`
@@ -152,7 +155,7 @@ pub(super) fn metrics(context: &HttpContext, call: &ApiRequest) -> Result<Reply,
         ("consul.raft.applied_index", index),
         ("consul.raft.last_index", index),
     ];
-    let gauge = |(name, value): (&str, f64)| Gauge { name: name.to_owned(), value, labels: NoLabels {} };
+    let gauge = |(name, value): (&str, f64)| Gauge { name: name.to_owned(), value, labels: EmptyObject {} };
     let shown = MetricsJson {
         timestamp: interval.timestamp(),
         gauges: gauges.map(gauge).into(),

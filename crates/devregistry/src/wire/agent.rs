@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::response::EmptyObject;
+
 /// `agent/self`
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -74,7 +76,7 @@ pub(crate) struct MetricsJson {
 pub(crate) struct Gauge {
     pub(crate) name: String,
     pub(crate) value: f64,
-    pub(crate) labels: NoLabels,
+    pub(crate) labels: EmptyObject,
 }
 
 /// A counter, or the samples of one interval.
@@ -90,8 +92,5 @@ pub(crate) struct SampledValue {
     pub(crate) max: f64,
     pub(crate) mean: f64,
     pub(crate) stddev: f64,
-    pub(crate) labels: NoLabels,
+    pub(crate) labels: EmptyObject,
 }
-
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct NoLabels {}

@@ -27,8 +27,9 @@ struct EmptyProxy {
     expose: EmptyObject,
 }
 
+/// `{}`: what is always empty here.
 #[derive(Debug, Clone, Serialize)]
-struct EmptyObject {}
+pub(crate) struct EmptyObject {}
 
 const NO_PROXY: EmptyProxy = EmptyProxy { mesh_gateway: EmptyObject {}, expose: EmptyObject {} };
 

@@ -8,6 +8,7 @@ use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
     blocking,
     filter::Filter,
+    golang::parse_bool,
     store::{self, Status, Store},
     wire::{
         fields, request,
@@ -159,11 +160,7 @@ pub(super) fn set_node_maintenance(context: &HttpContext, call: &ApiRequest) -> 
 /// The reason, if the request begins maintenance.
 fn parse_maintenance(call: &ApiRequest) -> Result<Option<&str>, Reply> {
     let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
-    match call.query.first("enable").ok_or_else(|| bad("Missing value for enable"))? {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => {
-            Ok(Some(call.query.first("reason").unwrap_or_default()))
-        }
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(None),
-        other => Err(bad(&format!("Invalid value for enable: {other:?}"))),
-    }
+    let enable = call.query.first("enable").ok_or_else(|| bad("Missing value for enable"))?;
+    let begins = parse_bool(enable).map_err(|_| bad(&format!("Invalid value for enable: {enable:?}")))?;
+    Ok(begins.then(|| call.query.first("reason").unwrap_or_default()))
 }

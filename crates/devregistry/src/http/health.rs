@@ -3,6 +3,7 @@
 use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
     filter::Filter,
+    golang::parse_bool,
     store::{self, Check, Row, Service, Status, Store, Topic},
     wire::{fields, response},
 };
@@ -42,9 +43,10 @@ pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<
 pub(super) fn parse_passing(call: &ApiRequest) -> Result<bool, Reply> {
     match call.query.first("passing") {
         None => Ok(false),
-        Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-        Some(_) => Err(Reply::text(StatusCode::BAD_REQUEST, "Invalid value for ?passing")),
+        Some("") => Ok(true),
+        Some(text) => {
+            parse_bool(text).map_err(|_| Reply::text(StatusCode::BAD_REQUEST, "Invalid value for ?passing"))
+        }
     }
 }
 

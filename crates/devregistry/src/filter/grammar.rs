@@ -267,8 +267,7 @@ fn read_operator(scan: &mut Scanner<'_>, spellings: &[Spelling]) -> Option<Opera
                 scan.literal(word).then_some(())?;
             }
             // Nothing needs to follow `empty`.
-            let needs_space = *spaced && operator.relation != Relation::Empty;
-            let followed = operator.relation == Relation::Empty || space(scan) || !needs_space;
+            let followed = operator.relation == Relation::Empty || space(scan) || !spaced;
             followed.then_some(*operator)
         })
     })

@@ -17,15 +17,11 @@ impl CharClass {
     }
 }
 
-/// The forms of a letter in the other case.
+/// The forms of a letter in the other case, as far as they are single characters.
 fn other_cases(char: char) -> impl Iterator<Item = char> {
-    let single = |mut forms: Box<dyn Iterator<Item = char>>| match (forms.next(), forms.next()) {
-        (Some(form), None) => Some(form),
-        _ => None,
-    };
-    let lower = single(Box::new(char.to_lowercase()));
-    let upper = single(Box::new(char.to_uppercase()));
-    lower.into_iter().chain(upper)
+    let lower = Some(char.to_lowercase()).filter(|forms| forms.len() == 1);
+    let upper = Some(char.to_uppercase()).filter(|forms| forms.len() == 1);
+    lower.into_iter().flatten().chain(upper.into_iter().flatten())
 }
 
 /// The ranges of `\d`, `\s` and `\w`: ASCII only, as in Go.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::wire::{agent::SampledValue, response::EmptyObject};
 
@@ -44,23 +44,23 @@ struct Aggregate {
 impl RequestMetrics {
     /// Counts one more of what has this name.
     pub(crate) fn count(&self, name: String) {
-        self.write(|interval| interval.counters.entry(name).or_default().add(1.0));
+        self.intervals().current.counters.entry(name).or_default().add(1.0);
     }
 
     /// Keeps how long a request took.
     pub(crate) fn record(&self, name: String, took: Duration) {
         let milliseconds = took.as_secs_f64() * 1000.0;
-        self.write(|interval| interval.samples.entry(name).or_default().add(milliseconds));
+        self.intervals().current.samples.entry(name).or_default().add(milliseconds);
     }
 
     /// The last full interval; the current one, if it is the first.
     pub(crate) fn last_interval(&self) -> Interval {
-        self.write(|_| {});
-        let intervals = self.0.lock();
+        let intervals = self.intervals();
         intervals.last.as_ref().unwrap_or(&intervals.current).clone()
     }
 
-    fn write(&self, change: impl FnOnce(&mut Interval)) {
+    /// The intervals, of which the current one is that of now.
+    fn intervals(&self) -> MutexGuard<'_, Intervals> {
         let now = unix_seconds();
         let begun = now - now % u64::from(INTERVAL);
         let mut intervals = self.0.lock();
@@ -70,7 +70,7 @@ impl RequestMetrics {
             // Before the first metric there was no interval.
             intervals.last = Some(ended).filter(|ended| ended.begun > 0);
         }
-        change(&mut intervals.current);
+        intervals
     }
 }
 

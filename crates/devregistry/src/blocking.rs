@@ -39,21 +39,17 @@ pub(crate) async fn wait_past_index<T>(
     longest: Duration,
     look: impl Fn(&Store) -> T,
 ) -> (T, TopicIndex) {
-    // Before the first look, so that no change is missed.
-    let mut changes = store.subscribe();
     // Both under one lock, so that the index belongs to the content.
     let look = |store: &Store| (look(store), store.topic_index(topic));
     let mut seen = store.read(look);
-    let end = Instant::now() + longest;
-    while index > 0 && seen.1.index <= index {
-        tokio::select! {
-            () = store.stopping.cancelled() => break,
-            () = sleep_until(end) => break,
-            changed = changes.changed() => if changed.is_err() { break },
-        }
-        if store.read(|store| store.topic_index(topic)).has_woken(seen.1) {
-            seen = store.read(look);
-        }
+    if index > 0 && seen.1.index <= index {
+        let sees_higher = |store: &Store| {
+            if store.topic_index(topic).has_woken(seen.1) {
+                seen = look(store);
+            }
+            seen.1.index > index
+        };
+        wait_until(store, longest, sees_higher).await;
     }
     seen
 }

@@ -31,11 +31,8 @@ pub(crate) use context::HttpContext;
 
 use query::QueryParams;
 use reply::{HttpResponse, Reply};
-use request::ApiRequest;
+use request::{ApiRequest, BODY_MAX};
 use route::{Handler, Route};
-
-/// Largest body of a request.
-const BODY_MAX: usize = 512 * 1024;
 
 /// Answers one request.
 pub(crate) async fn respond(

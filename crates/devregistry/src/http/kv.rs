@@ -13,8 +13,6 @@ use crate::{
     wire::kv::KvJson,
 };
 
-/// Largest value, bytes.
-const VALUE_MAX: u64 = 512 * 1024;
 const NO_SNIFF: HeaderName = header::X_CONTENT_TYPE_OPTIONS;
 
 /// `kv/KEY`
@@ -89,7 +87,7 @@ fn put(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
         (Some(_), None, None) => KvVerb::Cas,
         (None, None, None) => KvVerb::Set,
     };
-    read::reject_large_body(call, VALUE_MAX, "kv_max_value_size")?;
+    read::reject_large_body(call, "kv_max_value_size")?;
     let op = KvOp {
         verb,
         key: key.to_owned(),

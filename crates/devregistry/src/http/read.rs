@@ -3,7 +3,11 @@
 use http::{HeaderName, StatusCode};
 use tokio::sync::SemaphorePermit;
 
-use super::{context::HttpContext, reply::Reply, request::ApiRequest};
+use super::{
+    context::HttpContext,
+    reply::Reply,
+    request::{ApiRequest, BODY_MAX},
+};
 use crate::{
     blocking,
     filter::{FieldType, Filter, FilterExpression},
@@ -246,11 +250,11 @@ pub(super) fn require_name<'a>(call: &'a ApiRequest, missing: &str) -> Result<&'
     }
 }
 
-/// Refuses a body that is declared longer than Consul's `option` allows.
-pub(super) fn reject_large_body(call: &ApiRequest, max: u64, option: &str) -> Result<(), Reply> {
-    let Some(length) = call.declared_length.filter(|length| *length > max) else { return Ok(()) };
+/// Refuses a body that is declared longer than Consul's `option` allows by default.
+pub(super) fn reject_large_body(call: &ApiRequest, option: &str) -> Result<(), Reply> {
+    let Some(length) = call.declared_length.filter(|length| *length > BODY_MAX as u64) else { return Ok(()) };
     let text = format!(
-        "Request body({length} bytes) too large, max size: {max} bytes. See \
+        "Request body({length} bytes) too large, max size: {BODY_MAX} bytes. See \
          https://www.consul.io/docs/agent/options.html#{option}."
     );
     Err(Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text))

@@ -5,6 +5,10 @@ use http::Method;
 
 use super::query::QueryParams;
 
+/// Largest body of a request, bytes. Also Consul's limit of a key's value and of a transaction: their handlers refuse more
+/// themselves.
+pub(super) const BODY_MAX: usize = 512 * 1024;
+
 /// A request, taken apart.
 #[derive(Debug)]
 pub(super) struct ApiRequest {

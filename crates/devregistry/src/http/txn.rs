@@ -8,12 +8,9 @@ use crate::{
     wire::kv::{self, KvJson, TxnJson, TxnReadJson, TxnResultJson},
 };
 
-/// Largest body, bytes.
-const BODY_MAX: u64 = 512 * 1024;
-
 /// `txn`
 pub(super) fn transact(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    read::reject_large_body(call, BODY_MAX, "txn_max_req_len")?;
+    read::reject_large_body(call, "txn_max_req_len")?;
     let ops = kv::parse_txn(&call.body)?;
     let is_read = !ops.iter().any(TxnOp::is_write);
     if is_read {

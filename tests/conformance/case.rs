@@ -158,3 +158,13 @@ pub(crate) fn pause(time: Duration) -> Step {
 pub(crate) fn outcome() -> Step {
     step(Action::Outcome)
 }
+
+/// A watch of `path` during one change.
+pub(crate) fn over(path: &str, change: Step) -> Vec<Step> {
+    vec![watch(path), change, outcome()]
+}
+
+/// The steps of a case, one list after the other.
+pub(crate) fn all(steps: Vec<Vec<Step>>) -> Vec<Step> {
+    steps.into_iter().flatten().collect()
+}

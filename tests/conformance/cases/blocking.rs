@@ -1,17 +1,8 @@
 //! The changes that move an index, and the watches that they wake.
 
 use crate::case::{
-    Case, Step, case, deregister, fresh_case, get, outcome, put, register, watch, watch_ahead,
+    Case, all, case, deregister, fresh_case, get, outcome, over, put, register, watch, watch_ahead,
 };
-
-/// A watch of `path` during one change.
-fn over(path: &str, change: Step) -> Vec<Step> {
-    vec![watch(path), change, outcome()]
-}
-
-fn all(steps: Vec<Vec<Step>>) -> Vec<Step> {
-    steps.into_iter().flatten().collect()
-}
 
 pub(crate) fn cases() -> Vec<Case> {
     let lc = "/v1/health/service/lc";

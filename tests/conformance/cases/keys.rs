@@ -1,18 +1,11 @@
 //! Keys: values, conditions, lists, and what wakes their watchers.
 
-use crate::case::{Case, Step, call, case, fresh_case, get, header_names, outcome, put, watch, watch_ahead};
+use crate::case::{
+    Case, Step, all, call, case, fresh_case, get, header_names, outcome, over, put, watch, watch_ahead,
+};
 
 fn delete(path: &str) -> Step {
     call("DELETE", path, "")
-}
-
-/// A watch of `path` during one change.
-fn over(path: &str, change: Step) -> Vec<Step> {
-    vec![watch(path), change, outcome()]
-}
-
-fn all(steps: Vec<Vec<Step>>) -> Vec<Step> {
-    steps.into_iter().flatten().collect()
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -31,8 +24,8 @@ fn values() -> Vec<Case> {
                 get("/v1/kv/?recurse"),
                 get("/v1/kv/?keys"),
                 get("/v1/kv/?keys&separator=/"),
-                call("DELETE", "/v1/kv/none", ""),
-                call("DELETE", "/v1/kv/?recurse", ""),
+                delete("/v1/kv/none"),
+                delete("/v1/kv/?recurse"),
                 get("/v1/kv/none"),
                 watch("/v1/kv/none"),
                 put("/v1/kv/none", "x"),

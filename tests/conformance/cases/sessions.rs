@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::case::{
-    Case, Step, call, case, deregister, fresh_case, get, outcome, pause, put, register, watch,
+    Case, Step, all, call, case, deregister, fresh_case, get, outcome, over, pause, put, register, watch,
 };
 
-const UNKNOWN: &str = "11111111-1111-1111-1111-111111111111";
+/// The id of no session.
+pub(super) const UNKNOWN: &str = "11111111-1111-1111-1111-111111111111";
 
 /// Creates a session; `{name}` stands for its id from then on.
 fn create(body: &str, name: &'static str) -> Step {
@@ -27,14 +28,6 @@ fn acquire(key: &str, name: &str, value: &str) -> Step {
 
 fn release(key: &str, name: &str, value: &str) -> Step {
     put(&format!("/v1/kv/{key}?release={{{name}}}"), value)
-}
-
-fn over(path: &str, change: Step) -> Vec<Step> {
-    vec![watch(path), change, outcome()]
-}
-
-fn all(steps: Vec<Vec<Step>>) -> Vec<Step> {
-    steps.into_iter().flatten().collect()
 }
 
 /// A body that is accepted, and the session that it makes.
@@ -170,9 +163,9 @@ fn lives() -> Vec<Case> {
                 over("/v1/session/info/{s}", destroy("s")),
                 over("/v1/session/info/{s}", destroy("t")),
                 over("/v1/session/list", destroy("t")),
-                vec![watch("/v1/session/list"), create("", "u"), outcome()],
+                over("/v1/session/list", create("", "u")),
                 over("/v1/session/list", destroy("u")),
-                vec![watch("/v1/session/node/lab1"), create("", "v"), outcome()],
+                over("/v1/session/node/lab1", create("", "v")),
                 over("/v1/session/node/lab1", destroy("v")),
                 over("/v1/session/node/nope", create("", "w")),
             ]),

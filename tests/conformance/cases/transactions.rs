@@ -1,8 +1,7 @@
 //! Transactions: every verb on a key, its failure, and what no body may hold.
 
+use super::sessions::UNKNOWN;
 use crate::case::{Case, Step, call, case, get, outcome, put, watch};
-
-const UNKNOWN: &str = "11111111-1111-1111-1111-111111111111";
 
 fn txn(ops: &str) -> Step {
     put("/v1/txn", ops)

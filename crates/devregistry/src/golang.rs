@@ -4,5 +4,5 @@ mod number;
 mod quote;
 pub(crate) mod regexp;
 
-pub(crate) use number::{parse_bool, parse_int};
+pub(crate) use number::{parse_bool, parse_int, parse_uint};
 pub(crate) use quote::{quote, unquote};

@@ -47,6 +47,18 @@ fn underscores_separate_digits(number: &str, prefixed: bool) -> bool {
     !number.is_empty() && after_digit
 }
 
+/// Reads an integer of 64 bits without a sign as `strconv.ParseUint` with base 10 does.
+///
+/// # Errors
+/// Go's error text.
+pub(crate) fn parse_uint(text: &str) -> Result<u64, String> {
+    let fail = |why: &str| format!("strconv.ParseUint: parsing {}: {why}", quote(text));
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(fail("invalid syntax"));
+    }
+    text.parse().map_err(|_| fail("value out of range"))
+}
+
 /// Reads a boolean as `strconv.ParseBool` does.
 ///
 /// # Errors
@@ -92,6 +104,17 @@ mod tests {
             let expected = format!("strconv.ParseInt: parsing \"{text}\": value out of range");
             assert_eq!(parse_int(text), Err(expected));
         }
+    }
+
+    #[test]
+    fn integers_without_a_sign_are_read_as_go_reads_them() {
+        assert_eq!((parse_uint("0"), parse_uint("0018446744073709551615")), (Ok(0), Ok(u64::MAX)));
+        for text in ["", "-1", "+1", "1_0", "0x1", "1.5", " 1", "a"] {
+            let expected = format!("strconv.ParseUint: parsing \"{text}\": invalid syntax");
+            assert_eq!(parse_uint(text), Err(expected));
+        }
+        let expected = "strconv.ParseUint: parsing \"18446744073709551616\": value out of range";
+        assert_eq!(parse_uint("18446744073709551616"), Err(expected.to_owned()));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     request::ApiRequest,
 };
 use crate::{
+    golang::parse_uint,
     store::{KvOp, KvVerb, Store, Topic},
     wire::kv::KvJson,
 };
@@ -140,14 +141,5 @@ fn reject_conflicts(call: &ApiRequest, names: &[&str]) -> Result<(), Reply> {
 
 /// A number of 64 bits, if the parameter is present. The error text is Go's.
 fn parse_number(call: &ApiRequest, name: &str) -> Result<Option<u64>, Reply> {
-    let Some(text) = call.query.first(name) else { return Ok(None) };
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse() {
-        Ok(number) if digits => Ok(Some(number)),
-        _ => {
-            let why = if digits { "value out of range" } else { "invalid syntax" };
-            let text = format!("strconv.ParseUint: parsing {text:?}: {why}");
-            Err(Reply::internal_error(text))
-        }
-    }
+    call.query.first(name).map(parse_uint).transpose().map_err(Reply::internal_error)
 }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     blocking,
     filter::{FieldType, Filter, FilterExpression},
+    golang::parse_uint,
     store::{Node, Store, Topic},
     wire::duration::{self, GoDuration},
 };
@@ -178,10 +179,7 @@ pub(super) fn parse_read_params(call: &ApiRequest) -> Result<ReadParams, Reply> 
 pub(super) fn parse_index(call: &ApiRequest) -> Result<u64, Reply> {
     match call.query.first("index") {
         None | Some("") => Ok(0),
-        Some(index) => Some(index)
-            .filter(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|index| index.parse().ok())
-            .ok_or_else(|| Reply::text(StatusCode::BAD_REQUEST, "Invalid index")),
+        Some(index) => parse_uint(index).map_err(|_| Reply::text(StatusCode::BAD_REQUEST, "Invalid index")),
     }
 }
 

@@ -91,16 +91,10 @@ async fn handle_call(
     let declared_length = body.size_hint().exact();
     let is_too_large = declared_length.is_some_and(|length| length > BODY_MAX as u64);
     let body = if is_too_large && judges_size { Bytes::new() } else { read_body(body).await? };
-    let accept = head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let call = ApiRequest {
-        accepts_plain_text: accept == "text/plain",
-        accepts_open_metrics: request::accepts_open_metrics(accept),
-        method: head.method,
-        path_rest: rest.to_owned(),
-        query,
-        body,
-        declared_length,
-    };
+    let accept = head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let accept = accept.unwrap_or_default().to_owned();
+    let call =
+        ApiRequest { method: head.method, path_rest: rest.to_owned(), query, body, declared_length, accept };
     let reply = match handler {
         Handler::Plain(answer) => answer(context, &call),
         // The futures of blocking queries are large; one allocation per request is cheap here.

@@ -131,5 +131,5 @@ fn agent_health<'a>(
 }
 
 fn wants_plain_text(call: &ApiRequest) -> bool {
-    call.query.first("format") == Some("text") || (call.accepts_plain_text && !call.query.has("format"))
+    call.query.first("format") == Some("text") || (call.accept == "text/plain" && !call.query.has("format"))
 }

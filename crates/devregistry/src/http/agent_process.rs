@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use http::{StatusCode, header};
 
-use super::{catalog, context::HttpContext, reply::Reply, request::ApiRequest};
+use super::{
+    catalog,
+    context::HttpContext,
+    reply::Reply,
+    request::{self, ApiRequest},
+};
 use crate::{
     options::CONSUL_VERSION,
     store::{Coordinate, SERF_PORT, SERF_WAN_PORT, SERVER_PORT, Store},
@@ -142,7 +147,7 @@ fn stats(store: &Store) -> BTreeMap<&'static str, BTreeMap<&'static str, String>
 
 /// `agent/metrics`: JSON. The format of Prometheus is refused, as by an agent that keeps no metrics for it.
 pub(super) fn metrics(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    if call.query.first("format") == Some("prometheus") || call.accepts_open_metrics {
+    if call.query.first("format") == Some("prometheus") || request::accepts_open_metrics(&call.accept) {
         let why = "Prometheus is not enabled since its retention time is not positive";
         return Err(Reply::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }

@@ -16,8 +16,7 @@ pub(super) fn fire(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Re
     let filter = |name: &str| call.query.first(name).unwrap_or_default().to_owned();
     let event = NewEvent {
         name,
-        // Consul reads no body of unknown length here.
-        payload: if call.declared_length.is_some() { call.body.to_vec() } else { Vec::new() },
+        payload: call.body_of_known_length().to_vec(),
         node_filter: filter("node"),
         service_filter: filter("service"),
         tag_filter: filter("tag"),

@@ -20,10 +20,15 @@ pub(super) struct ApiRequest {
     pub(super) body: Bytes,
     /// The `Content-Length`. `None`: there is none, for the length is not known.
     pub(super) declared_length: Option<u64>,
-    /// `Accept` is exactly `text/plain`.
-    pub(super) accepts_plain_text: bool,
-    /// `Accept` names the format of OpenMetrics.
-    pub(super) accepts_open_metrics: bool,
+    /// The header `Accept`; empty without one.
+    pub(super) accept: String,
+}
+
+impl ApiRequest {
+    /// The body, for endpoints that read none of unknown length in Consul.
+    pub(super) fn body_of_known_length(&self) -> &[u8] {
+        if self.declared_length.is_some() { &self.body } else { &[] }
+    }
 }
 
 /// Whether an `Accept` header asks for metrics in the format of Prometheus, as Consul reads it.

@@ -16,10 +16,8 @@ use crate::{
 
 /// `session/create`
 pub(super) fn create(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    // As Consul, which does not read a body of unknown length here.
-    let body = if call.declared_length.is_some() { &call.body[..] } else { &[] };
     let own_node = context.store.read(|store| store.own_node.clone());
-    let parsed = session::parse_session(body, &own_node);
+    let parsed = session::parse_session(call.body_of_known_length(), &own_node);
     // Consul decodes here, and validates where the datacenter is.
     if !matches!(&parsed, Err(refusal) if refusal.0 == StatusCode::BAD_REQUEST) {
         read::reject_other_datacenter(context, call)?;

@@ -2,8 +2,6 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
-use outrigger_net::reserve_addr;
 use outrigger_tests::{
     consul::{self, Consul},
     instance::{Answer, Instance, Kill},
@@ -13,12 +11,7 @@ use outrigger_tests::{
 };
 use serde_json::Value;
 
-async fn dev_registry() -> (DevRegistry, ConsulAgent) {
-    let registry =
-        DevRegistry::bind(reserve_addr(), DevRegistryOptions::default()).await.expect("a registry");
-    let agent = ConsulAgent(registry.addr());
-    (registry, agent)
-}
+use crate::registered::dev_registry;
 
 /// An app that listens on `ip` alone.
 async fn app_on(ip: [u8; 4]) -> Instance {
@@ -76,15 +69,13 @@ async fn wait_output(agent: ConsulAgent, process: &Process, reason: Option<&str>
     let expected = reason.map_or_else(|| OUTPUT.to_owned(), |reason| format!("{OUTPUT}: {reason}"));
     wait::until(&format!("the output is {expected}"), RENEWED, async || output(agent).await == expected)
         .await;
-    let page: Value = serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap();
+    let page = process.admin_json("/readyz").await;
     assert_eq!(page["registrations"][0]["reason"].as_str(), reason, "{page}");
 }
 
 /// The lines of the log about the app with this message.
 fn logged(process: &Process, message: &str) -> Vec<Value> {
-    let lines =
-        process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<Value>>();
-    lines.into_iter().filter(|line| line["message"] == message).collect()
+    process.log_lines().into_iter().filter(|line| line["message"] == message).collect()
 }
 
 async fn the_reason_is_in_the_check_on_the_page_and_in_the_log_of(agent: ConsulAgent) {
@@ -103,7 +94,7 @@ async fn the_reason_is_in_the_check_on_the_page_and_in_the_log_of(agent: ConsulA
         .await;
     let first = logged(&process, "the local app is not healthy").remove(0);
     assert_eq!((&first["service"], &first["id"]), (&"orders".into(), &"orders-1".into()), "{first}");
-    let page: Value = serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap();
+    let page = process.admin_json("/readyz").await;
     let reason = page["registrations"][0]["reason"].as_str().unwrap().to_owned();
     assert_eq!(first["why"], *reason, "{first}");
     assert_eq!(output(agent).await, format!("{OUTPUT}: {reason}"));

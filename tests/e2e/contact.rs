@@ -10,9 +10,7 @@ use outrigger_tests::{
 use serde_json::Value;
 
 async fn registry_page(process: &Process) -> Value {
-    let text = process.admin_get("/readyz").await.text();
-    let page: Value = serde_json::from_str(&text).unwrap();
-    page["registry"].clone()
+    process.admin_json("/readyz").await["registry"].clone()
 }
 
 /// Waits until `/readyz` shows an error with this text, and checks what it and the log say.
@@ -125,8 +123,7 @@ async fn a_declared_service_that_the_registry_refuses_delays_no_readiness() {
     // From here, because the start of the program takes as long as the machine is slow.
     let since = tokio::time::Instant::now();
     wait::until("it has learned", wait::TIMEOUT, async || {
-        let page: Value = serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap();
-        page["state"] == "ready"
+        process.admin_json("/readyz").await["state"] == "ready"
     })
     .await;
     // Without an answer it learns for 5 s.

@@ -2,7 +2,6 @@
 
 use std::{path::Path, time::Duration};
 
-use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     consul::{self, Consul},
     instance::Instance,
@@ -13,29 +12,18 @@ use outrigger_tests::{
 use serde_json::Value;
 use tokio::time::sleep;
 
+use crate::registered::{dev_registry, item, settings};
+
 /// Longest wait for a process to recognise the conflict, or to take the id over from one that has left.
 const ROUNDS: Duration = Duration::from_secs(20);
 
 /// Longest wait for a process to take the id over from one that was killed: the TTL of 30 s, and a question.
 const TTL_AND_A_ROUND: Duration = Duration::from_secs(45);
 
-fn item(name: &str, app: &Instance) -> String {
-    let port = app.addr().port();
-    format!(
-        "{{name: {name}, id: {name}-1, port: {port}, address: 127.0.0.1, \
-         health: {{http: /health, interval: 200ms, timeout: 200ms}}}}"
-    )
-}
-
 /// A sidecar of these services. `state`: its `state_dir`, else it has one of its own.
 async fn start_with(agent: ConsulAgent, services: &[String], state: Option<&Path>) -> Process {
     let state = state.map_or(String::new(), |folder| format!("state_dir: {}\n", folder.display()));
-    let settings = format!(
-        "registry: {{consul: {{address: \"http://{}\"}}}}\ndrain: {{propagation: 0s}}\nservices: [{}]\n{state}",
-        agent.0,
-        services.join(", "),
-    );
-    Process::run(&settings).await
+    Process::run(&(settings(agent, services) + &state)).await
 }
 
 async fn start(agent: ConsulAgent, app: &Instance) -> Process {
@@ -43,7 +31,7 @@ async fn start(agent: ConsulAgent, app: &Instance) -> Process {
 }
 
 async fn registration(process: &Process, service: &str) -> Value {
-    let page: Value = serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap();
+    let page = process.admin_json("/readyz").await;
     let all = page["registrations"].as_array().unwrap();
     all.iter().find(|one| one["service"] == service).cloned().unwrap_or_default()
 }
@@ -173,16 +161,10 @@ async fn check_each_service(agent: ConsulAgent) {
     agent.wait_health("orders", &[]).await;
 }
 
-async fn dev_registry() -> DevRegistry {
-    DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
-        .await
-        .expect("a registry")
-}
-
 #[tokio::test]
 async fn of_two_processes_with_one_id_the_later_one_stops_and_takes_over_when_the_other_is_gone() {
-    let registry = dev_registry().await;
-    check_conflict(ConsulAgent(registry.addr())).await;
+    let (_registry, agent) = dev_registry().await;
+    check_conflict(agent).await;
 }
 
 #[tokio::test]
@@ -196,8 +178,8 @@ async fn by_consul_too_the_later_one_of_two_processes_with_one_id_stops() {
 
 #[tokio::test]
 async fn the_first_of_two_processes_with_one_id_stays_the_first_over_a_restart_and_a_replacement() {
-    let registry = dev_registry().await;
-    check_first_stays_first(ConsulAgent(registry.addr())).await;
+    let (_registry, agent) = dev_registry().await;
+    check_first_stays_first(agent).await;
 }
 
 #[tokio::test]
@@ -211,6 +193,6 @@ async fn by_consul_too_the_first_of_two_processes_with_one_id_stays_the_first() 
 
 #[tokio::test]
 async fn an_id_conflict_is_that_of_one_service() {
-    let registry = dev_registry().await;
-    check_each_service(ConsulAgent(registry.addr())).await;
+    let (_registry, agent) = dev_registry().await;
+    check_each_service(agent).await;
 }

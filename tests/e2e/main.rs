@@ -44,6 +44,7 @@ mod outage;
 mod path_form;
 mod reach;
 mod read_ahead;
+mod registered;
 mod registration;
 mod reload;
 mod reload_listeners;

@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_net::reserve_addr;
 use outrigger_tests::{
     consul::{self, Consul},
@@ -14,12 +13,7 @@ use outrigger_tests::{
 };
 use serde_json::Value;
 
-async fn dev_registry() -> (DevRegistry, ConsulAgent) {
-    let registry =
-        DevRegistry::bind(reserve_addr(), DevRegistryOptions::default()).await.expect("a registry");
-    let agent = ConsulAgent(registry.addr());
-    (registry, agent)
-}
+use crate::registered::{dev_registry, item_with, settings};
 
 async fn app_at(addr: SocketAddr) -> Instance {
     Instance::start_on(addr, "app", |_| Answer::ok("hello")).await
@@ -30,26 +24,9 @@ async fn app_on(ip: impl Into<IpAddr>) -> Instance {
     app_at(SocketAddr::new(ip.into(), reserve_addr().port())).await
 }
 
-/// An item of `services`: `id` is `NAME-1`. `more` are further keys of the service, `health` those of its health.
-fn item(name: &str, app: &Instance, more: &str, health: &str) -> String {
-    let port = app.addr().port();
-    format!(
-        "{{name: {name}, id: {name}-1, port: {port}, {more}, \
-         health: {{http: /health, interval: 200ms, timeout: 200ms, {health}}}}}"
-    )
-}
-
-fn settings(agent: ConsulAgent, items: &[String]) -> String {
-    format!(
-        "registry: {{consul: {{address: \"http://{}\"}}}}\ndrain: {{propagation: 0s}}\nservices: [{}]\n",
-        agent.0,
-        items.join(", ")
-    )
-}
-
 /// `/readyz`.
 async fn readiness(process: &Process) -> Value {
-    serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap()
+    process.admin_json("/readyz").await
 }
 
 /// Waits until `/readyz` says so of the registered address of the service with this number.
@@ -77,9 +54,8 @@ async fn wait_output(agent: ConsulAgent, expected: &str, is_there: bool) {
 
 /// The lines of the log with a message that contains `message`.
 fn logged(process: &Process, message: &str) -> Vec<Value> {
-    let lines = process.log();
-    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message))).collect()
+    let is_wanted = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains(message));
+    process.log_lines().into_iter().filter(is_wanted).collect()
 }
 
 #[tokio::test]
@@ -88,7 +64,7 @@ async fn a_registered_address_that_refuses_is_a_warning_until_the_app_listens_th
     let app = app_on([127, 0, 0, 1]).await;
     let registered = SocketAddr::from(([127, 0, 0, 2], app.addr().port()));
     let metrics = "admin: {listen: 127.0.0.1:0, metrics_listen: 127.0.0.1:0}\n";
-    let text = settings(agent, &[item("orders", &app, "address: 127.0.0.2", "")]) + metrics;
+    let text = settings(agent, &[item_with("orders", &app, "address: 127.0.0.2", "")]) + metrics;
     let process = Process::run(&text).await;
     process.wait_ready().await;
     let refuses = format!("the registered address {registered} refuses connections from here");
@@ -120,7 +96,7 @@ async fn a_registered_address_that_refuses_is_a_warning_until_the_app_listens_th
 async fn assert_required(agent: ConsulAgent) {
     let app = app_on([127, 0, 0, 1]).await;
     let registered = SocketAddr::from(([127, 0, 0, 2], app.addr().port()));
-    let with = |health: &str| settings(agent, &[item("orders", &app, "address: 127.0.0.2", health)]);
+    let with = |health: &str| settings(agent, &[item_with("orders", &app, "address: 127.0.0.2", health)]);
     let mut process = Process::run(&with("reach: require")).await;
     let refuses = format!("the registered address {registered} refuses connections from here");
     wait::until("it is why the sidecar is not ready", wait::TIMEOUT, async || {
@@ -180,9 +156,9 @@ async fn each_of_several_services_has_its_own_registered_address() {
     let (api, admin, inner) =
         (app_on([127, 0, 0, 1]).await, app_on([127, 0, 0, 1]).await, app_on([127, 0, 0, 1]).await);
     let items = [
-        item("orders", &api, "address: 127.0.0.1", "reach: require"),
-        item("orders-admin", &admin, "address: 127.0.0.2", "reach: require"),
-        item("orders-inner", &inner, "tags: [inner]", ""),
+        item_with("orders", &api, "address: 127.0.0.1", "reach: require"),
+        item_with("orders-admin", &admin, "address: 127.0.0.2", "reach: require"),
+        item_with("orders-inner", &inner, "tags: [inner]", ""),
     ];
     let process = Process::run(&settings(agent, &items)).await;
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
@@ -219,7 +195,7 @@ async fn an_app_on_the_other_loopback_address_alone_is_not_reached() {
         let (_registry, agent) = dev_registry().await;
         let app = app_on(listens).await;
         let address = format!("address: \"{registered}\"");
-        let process = Process::run(&settings(agent, &[item("orders", &app, &address, "")])).await;
+        let process = Process::run(&settings(agent, &[item_with("orders", &app, &address, "")])).await;
         process.wait_ready().await;
         let registered = SocketAddr::new(registered, app.addr().port());
         let refuses = format!("the registered address {registered} refuses connections from here");

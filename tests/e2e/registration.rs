@@ -120,7 +120,7 @@ async fn an_app_that_died_with_its_sidecar_is_reported_critical_by_the_next_one_
     let process = Process::run(&settings(agent.0, "orders", "orders-1", &app, "")).await;
     wait_health(agent, "orders", &[("orders-1", "critical")]).await;
     assert!(from.elapsed() < Duration::from_secs(20), "critical only after the TTL of 30 s");
-    let page: Value = serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap();
+    let page = process.admin_json("/readyz").await;
     assert!(page["missing"][0].as_str().unwrap().contains("not healthy yet"), "{page}");
     terminate(process).await;
     wait_health(agent, "orders", &[]).await;

@@ -1,7 +1,6 @@
 //! Several services beside one sidecar: an app with an API port and an admin port is one process with two registrations, each with
 //! its own health and maintenance.
 
-use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     consul::{self, Consul},
     instance::{Answer, Instance},
@@ -11,30 +10,7 @@ use outrigger_tests::{
 };
 use serde_json::{Value, json};
 
-async fn dev_registry() -> DevRegistry {
-    DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap()
-}
-
-/// An item of `services`.
-fn item(name: &str, app: &Instance) -> String {
-    let port = app.addr().port();
-    format!(
-        "{{name: {name}, id: {name}-1, port: {port}, address: 127.0.0.1, \
-         health: {{http: /health, interval: 200ms, timeout: 200ms}}}}"
-    )
-}
-
-fn settings(agent: ConsulAgent, items: &[String]) -> String {
-    format!(
-        "registry: {{consul: {{address: \"http://{}\"}}}}\ndrain: {{propagation: 0s}}\nservices: [{}]\n",
-        agent.0,
-        items.join(", ")
-    )
-}
-
-async fn page(process: &Process, path: &str) -> Value {
-    serde_json::from_str(&process.admin_get(path).await.text()).unwrap()
-}
+use crate::registered::{dev_registry, item, settings};
 
 async fn assert_each_has_its_own_life(agent: ConsulAgent) {
     let (orders, admin) = (Instance::start("orders").await, Instance::start("admin").await);
@@ -45,7 +21,7 @@ async fn assert_each_has_its_own_life(agent: ConsulAgent) {
     // One that is not healthy keeps the sidecar from being ready, and the other from nothing.
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
     wait::until("only the other one is missing", wait::TIMEOUT, async || {
-        let unready = page(&process, "/readyz").await;
+        let unready = process.admin_json("/readyz").await;
         assert_eq!(unready["ready"], false, "{unready}");
         let missing = unready["missing"].as_array().unwrap();
         missing.len() == 1 && missing[0].as_str().unwrap().starts_with("orders-admin: the local app is not")
@@ -54,7 +30,7 @@ async fn assert_each_has_its_own_life(agent: ConsulAgent) {
     admin.set_script(|_| Answer::ok("healthy"));
     process.wait_ready().await;
     agent.wait_health("orders-admin", &[("orders-admin-1", "passing")]).await;
-    let ready = page(&process, "/readyz").await;
+    let ready = process.admin_json("/readyz").await;
     let names: Vec<_> =
         ready["registrations"].as_array().unwrap().iter().map(|one| &one["service"]).collect();
     assert_eq!(names, ["orders", "orders-admin"]);
@@ -103,7 +79,7 @@ async fn assert_each_has_its_own_life(agent: ConsulAgent) {
     for service in ["orders", "orders-admin"] {
         agent.wait_health(service, &[]).await;
     }
-    let states: Vec<_> = page(&process, "/drain").await["registrations"]
+    let states: Vec<_> = process.admin_json("/drain").await["registrations"]
         .as_array()
         .unwrap()
         .iter()
@@ -116,8 +92,8 @@ async fn assert_each_has_its_own_life(agent: ConsulAgent) {
 
 #[tokio::test]
 async fn each_of_two_services_has_its_own_health_and_maintenance_and_both_drain() {
-    let registry = dev_registry().await;
-    assert_each_has_its_own_life(ConsulAgent(registry.addr())).await;
+    let (_registry, agent) = dev_registry().await;
+    assert_each_has_its_own_life(agent).await;
 }
 
 #[tokio::test]
@@ -131,8 +107,7 @@ async fn each_of_two_services_has_its_own_health_and_maintenance_at_a_real_agent
 
 #[tokio::test]
 async fn a_reload_adds_and_removes_a_service_and_leaves_the_other() {
-    let registry = dev_registry().await;
-    let agent = ConsulAgent(registry.addr());
+    let (_registry, agent) = dev_registry().await;
     let (orders, admin) = (Instance::start("orders").await, Instance::start("admin").await);
     let both = [item("orders", &orders), item("orders-admin", &admin)];
     let process = Process::run(&settings(agent, &both[..1])).await;

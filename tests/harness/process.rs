@@ -118,6 +118,11 @@ impl Process {
         std::fs::read_to_string(self.dir.path().join(&self.log)).unwrap_or_default()
     }
 
+    /// The lines of the log that are JSON.
+    pub fn log_lines(&self) -> Vec<serde_json::Value> {
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// The outbound address, to which the app sends its requests.
     ///
     /// # Panics
@@ -134,7 +139,6 @@ impl Process {
         self.logged_addr("admin side").unwrap_or_else(|| panic!("no admin side in\n{}", self.log()))
     }
 
-    /// The address in the first log line with a message that starts with `message`.
     /// Where the app sends its requests for `service`, which has a listener of its own.
     ///
     /// # Panics
@@ -146,6 +150,7 @@ impl Process {
         .unwrap_or_else(|| panic!("no listener of {service} in\n{}", self.log()))
     }
 
+    /// The address in the first log line with a message that starts with `message`.
     fn logged_addr(&self, message: &str) -> Option<SocketAddr> {
         self.find_addr(|line| has_message(line, message))
     }
@@ -162,6 +167,15 @@ impl Process {
     pub async fn admin_get(&self, path: &str) -> Response {
         let admin = self.admin();
         client::get(admin, &admin.to_string(), path).await
+    }
+
+    /// `GET path` of the admin side, its body as JSON.
+    ///
+    /// # Panics
+    /// The body is no JSON.
+    pub async fn admin_json(&self, path: &str) -> serde_json::Value {
+        let text = self.admin_get(path).await.text();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error} in\n{text}"))
     }
 
     /// `POST path` of the admin side, with the header that it requires.

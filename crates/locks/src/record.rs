@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use outrigger_config::{SmallFile, check_own_folder, create_own_folder, replace_own_file};
+use outrigger_config::{read_own_file, replace_own_file};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -154,7 +154,8 @@ impl Record {
             serde_json::to_vec(&*recorded)
         };
         let written = tokio::task::spawn_blocking(move || {
-            let result = content.map_err(io::Error::from).and_then(|content| write(&path, &content));
+            let result =
+                content.map_err(io::Error::from).and_then(|content| replace_own_file(&path, &content));
             if let Err(error) = &result
                 && !writing.is_failing
             {
@@ -212,18 +213,8 @@ fn read_or_warn(path: &Path) -> Recorded {
 }
 
 fn read(path: &Path) -> io::Result<Recorded> {
-    let file = SmallFile::read_own(path, MAX_BYTES)?;
-    if let Some(folder) = path.parent() {
-        check_own_folder(folder)?;
-    }
+    let file = read_own_file(path, MAX_BYTES)?;
     serde_json::from_slice(&file.bytes).map_err(io::Error::from)
-}
-
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        create_own_folder(folder)?;
-    }
-    replace_own_file(path, content)
 }
 
 #[cfg(test)]
@@ -274,7 +265,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for content in ["", "{", "[]", r#"{"boot": 1}"#] {
             let path = folder.path().join(FILE_NAME);
-            write(&path, content.as_bytes()).unwrap();
+            replace_own_file(&path, content.as_bytes()).unwrap();
             assert_eq!(Record::new(Some(folder.path())).read(), [], "{content}");
         }
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use outrigger::App;
-use outrigger_config::{Environment, Overrides, load};
+use outrigger_config::{Environment, LoadedConfig, Overrides, load};
 use outrigger_proxy::Workers;
 use outrigger_tests::wait;
 
@@ -14,14 +14,23 @@ pub(crate) async fn start_router(consul: SocketAddr, more: &str) -> (App, Socket
 
 /// As [`start_router`]; `consul` are the keys of `registry.consul`.
 pub(crate) async fn start_router_by(consul: &str, more: &str) -> (App, SocketAddr) {
-    let text = format!(
-        "registry: {{consul: {{{consul}}}}}\noutbound: {{listen: \"127.0.0.1:0\"}}\n\
-         admin: {{listen: \"127.0.0.1:0\"}}\n{more}\n"
-    );
-    let loaded = load(Some(("test.yaml", &text)), &Environment::default(), &Overrides::default())
-        .unwrap_or_else(|problems| panic!("{problems}"));
-    let app = App::start(loaded, Workers::CurrentRuntime).await.expect("start the app");
+    let app =
+        App::start(router_settings(consul, more), Workers::CurrentRuntime).await.expect("start the app");
     wait::within("it is ready", app.ready()).await;
     let addr = app.outbound_addrs()[0];
     (app, addr)
+}
+
+/// The settings of a sidecar that only routes. `consul` are the keys of `registry.consul`, `more` further lines.
+pub(crate) fn router_settings(consul: &str, more: &str) -> LoadedConfig {
+    load_text(&format!(
+        "registry: {{consul: {{{consul}}}}}\noutbound: {{listen: \"127.0.0.1:0\"}}\n\
+         admin: {{listen: \"127.0.0.1:0\"}}\n{more}\n"
+    ))
+}
+
+/// The settings of a file with this text, without flags and variables.
+pub(crate) fn load_text(text: &str) -> LoadedConfig {
+    load(Some(("test.yaml", text)), &Environment::default(), &Overrides::default())
+        .unwrap_or_else(|problems| panic!("{problems}"))
 }

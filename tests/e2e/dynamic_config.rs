@@ -4,7 +4,6 @@ use std::{net::SocketAddr, time::Duration};
 
 use outrigger::App;
 use outrigger_config as config;
-use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_registry::{Kv, consul::Consul};
 use outrigger_tests::{
     client::{self, Client},
@@ -15,15 +14,14 @@ use outrigger_tests::{
 };
 use tokio::time::Instant;
 
-use crate::app::start_router;
+use crate::{
+    app::{load_text, router_settings, start_router},
+    registered::dev_registry,
+};
 
 fn client_of(addr: SocketAddr) -> Consul {
     let address = config::ConsulAddress { tls: false, host: addr.ip().to_string(), port: addr.port() };
     Consul::new(&config::ConsulSettings { address, ..config::ConsulSettings::default() }).unwrap()
-}
-
-async fn dev_registry() -> DevRegistry {
-    DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap()
 }
 
 async fn put(kv: &Consul, name: &str, text: &str) {
@@ -86,8 +84,8 @@ async fn documents_apply_at_once_and_a_bad_one_changes_nothing(registry: SocketA
 
 #[tokio::test]
 async fn documents_apply_at_once_and_a_bad_one_changes_nothing_on_the_dev_registry() {
-    let registry = dev_registry().await;
-    documents_apply_at_once_and_a_bad_one_changes_nothing(registry.addr()).await;
+    let (_registry, agent) = dev_registry().await;
+    documents_apply_at_once_and_a_bad_one_changes_nothing(agent.0).await;
 }
 
 #[tokio::test]
@@ -101,22 +99,16 @@ async fn documents_apply_at_once_and_a_bad_one_changes_nothing_on_consul() {
 #[tokio::test]
 async fn the_last_good_documents_are_there_at_a_start_without_the_registry() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = dev_registry().await;
-    let (addr, kv) = (registry.addr(), client_of(registry.addr()));
+    let (registry, ConsulAgent(addr)) = dev_registry().await;
+    let kv = client_of(addr);
     // The name of the file has the port of the listener.
     let port = outrigger_net::reserve_addr().port();
     let settings = |prefix: &str| {
-        let text = format!(
+        load_text(&format!(
             "registry: {{consul: {{address: \"http://{addr}\"}}}}\noutbound: {{listen: \"127.0.0.1:{port}\"}}\n\
              admin: {{listen: \"127.0.0.1:0\"}}\nstate_dir: {}\ndynamic_config: {{prefix: {prefix}}}\n",
             folder.path().display()
-        );
-        config::load(
-            Some(("test.yaml", &text)),
-            &config::Environment::default(),
-            &config::Overrides::default(),
-        )
-        .unwrap()
+        ))
     };
     let start = async |prefix: &str| {
         App::start(settings(prefix), outrigger_proxy::Workers::CurrentRuntime).await.expect("start the app")
@@ -144,23 +136,13 @@ async fn the_last_good_documents_are_there_at_a_start_without_the_registry() {
 
 #[tokio::test]
 async fn other_settings_of_the_file_keep_the_documents_over_them() {
-    let registry = dev_registry().await;
-    let kv = client_of(registry.addr());
+    let (_registry, agent) = dev_registry().await;
+    let kv = client_of(agent.0);
     put(&kv, "defaults", "timeout: 7s\n").await;
     put(&kv, "services/orders", "max_pending: 9\n").await;
-    let (app, _) = start_router(registry.addr(), PREFIX).await;
+    let (app, _) = start_router(agent.0, PREFIX).await;
     wait::until_true("they apply", || !app.config().tuned.is_empty()).await;
-    let text = |more: &str| {
-        format!(
-            "registry: {{consul: {{address: \"http://{}\"}}}}\noutbound: {{listen: \"127.0.0.1:0\"}}\n\
-             admin: {{listen: \"127.0.0.1:0\"}}\n{more}\n",
-            registry.addr()
-        )
-    };
-    let load = |more: &str| {
-        let (environment, flags) = (config::Environment::default(), config::Overrides::default());
-        config::load(Some(("test.yaml", &text(more))), &environment, &flags).unwrap()
-    };
+    let load = |more: &str| router_settings(&format!("address: \"http://{}\"", agent.0), more);
     let more =
         format!("{PREFIX}\ndefaults: {{timeout: 2s, body_idle: 5s}}\nupstreams: [{{service: orders}}]");
     app.apply(load(&more)).await.unwrap();

@@ -181,35 +181,41 @@ impl RegistrationStatus {
     }
 }
 
-/// The shared status. The `Notify` carries requests for a probe, the time is the begin of the last probe that found the app healthy.
+/// The status of one registration, which clones share.
 #[derive(Debug, Clone)]
-pub(crate) struct RegistrationState(
-    Arc<watch::Sender<RegistrationStatus>>,
-    Arc<Notify>,
-    Arc<watch::Sender<Option<Instant>>>,
-);
+pub(crate) struct RegistrationState {
+    status: watch::Sender<RegistrationStatus>,
+    /// Notified: a probe is requested.
+    probe_request: Arc<Notify>,
+    /// The begin of the last probe that found the app healthy.
+    healthy_probe: watch::Sender<Option<Instant>>,
+}
 
 impl RegistrationState {
     pub(crate) fn new(phase: RegistrationPhase, id: &str) -> Self {
         let status = RegistrationStatus { phase, id: id.to_owned(), ..RegistrationStatus::default() };
-        Self(Arc::new(watch::Sender::new(status)), Arc::default(), Arc::new(watch::Sender::new(None)))
+        Self {
+            status: watch::Sender::new(status),
+            probe_request: Arc::default(),
+            healthy_probe: watch::Sender::new(None),
+        }
     }
 
     pub(crate) fn current(&self) -> RegistrationStatus {
-        self.0.borrow().clone()
+        self.status.borrow().clone()
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<RegistrationStatus> {
-        self.0.subscribe()
+        self.status.subscribe()
     }
 
     pub(crate) fn set_phase(&self, phase: RegistrationPhase) {
-        self.0.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
+        self.status.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
     }
 
     /// Starts another registration, or none (an empty id). Maintenance stays, because the app is the same.
     pub(crate) fn start_registration(&self, phase: RegistrationPhase, id: &str) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = status.id != id || status.phase != phase;
             if changed {
                 id.clone_into(&mut status.id);
@@ -229,7 +235,7 @@ impl RegistrationState {
 
     /// Records the other process that registers the same id. True: that is news.
     pub(crate) fn record_rival(&self, rival: Option<&Rival>) -> bool {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = status.rival.as_ref() != rival;
             if changed {
                 status.rival = rival.cloned();
@@ -240,7 +246,7 @@ impl RegistrationState {
 
     /// The other process keeps the id: what the registry holds is not this process's any more.
     pub(crate) fn yield_to_rival(&self) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = status.phase != RegistrationPhase::Conflict;
             if changed {
                 status.phase = RegistrationPhase::Conflict;
@@ -253,17 +259,17 @@ impl RegistrationState {
 
     /// Requests a probe at once.
     pub(crate) fn request_probe(&self) {
-        self.1.notify_one();
+        self.probe_request.notify_one();
     }
 
     /// Resolves when a probe is requested.
     pub(crate) async fn wait_probe_request(&self) {
-        self.1.notified().await;
+        self.probe_request.notified().await;
     }
 
     /// Records the result of a probe.
     pub(crate) fn record_probe(&self, why: &str) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = status.probe_detail != why;
             if changed {
                 why.clone_into(&mut status.probe_detail);
@@ -274,7 +280,7 @@ impl RegistrationState {
 
     /// Records why the app is not healthy. `None`: it is.
     pub(crate) fn record_reason(&self, reason: Option<HealthReason>) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = status.reason != reason;
             status.reason = reason;
             changed
@@ -284,7 +290,7 @@ impl RegistrationState {
     /// Records why the app could not be probed for long; the first reason stays, so that the text does not change with each probe.
     /// `None`: it was probed. True: that is a change.
     pub(crate) fn record_unprobed(&self, why: Option<&str>) -> bool {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = status.unprobed.is_some() != why.is_some();
             if changed {
                 status.unprobed = why.map(str::to_owned);
@@ -295,20 +301,20 @@ impl RegistrationState {
 
     /// A probe that began at `began` found the app healthy.
     pub(crate) fn record_healthy_probe(&self, began: Instant) {
-        self.2.send_replace(Some(began));
+        self.healthy_probe.send_replace(Some(began));
     }
 
     /// Resolves when a probe that began after `since` has found the app healthy.
     pub(crate) async fn wait_healthy_probe(&self, since: Instant) {
         let is_later = |began: &Option<Instant>| began.is_some_and(|began| began > since);
         // Never an error: `self` holds the sender.
-        let _ = self.2.subscribe().wait_for(is_later).await;
+        let _ = self.healthy_probe.subscribe().wait_for(is_later).await;
     }
 
     /// Records whether the registered address accepts connections. The first error stays while it fails in one way, so that the text
     /// does not change with each try.
     pub(crate) fn record_reach(&self, reach: Reachability) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = match (&status.reach, &reach) {
                 (Reachability::Unreachable(before), Reachability::Unreachable(now)) => {
                     before.kind != now.kind
@@ -324,7 +330,7 @@ impl RegistrationState {
 
     /// Records a request until the registry has taken it.
     pub(crate) fn request_maintenance(&self, request: MaintenanceRequest) {
-        self.0.send_modify(|status| {
+        self.status.send_modify(|status| {
             status.pending_request = Some(request);
             status.request_count += 1;
         });
@@ -334,7 +340,7 @@ impl RegistrationState {
     /// or another registration was started.
     pub(crate) fn confirm_maintenance(&self, before: &RegistrationStatus) -> bool {
         let mut last = false;
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             last = (status.request_count, &status.id) == (before.request_count, &before.id);
             if last {
                 status.maintenance = status.desired_maintenance().map(str::to_owned);
@@ -352,7 +358,7 @@ impl RegistrationState {
         before: &RegistrationStatus,
         maintenance: Option<String>,
     ) -> bool {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let settled = before.pending_request.is_none()
                 && (before.request_count, before.generation) == (status.request_count, status.generation)
                 && status.phase == RegistrationPhase::Registered;
@@ -362,17 +368,17 @@ impl RegistrationState {
 
     /// Sets the reason that an earlier run saved.
     pub(crate) fn load_maintenance(&self, maintenance: Option<String>) {
-        self.0.send_modify(|status| status.maintenance = maintenance);
+        self.status.send_modify(|status| status.maintenance = maintenance);
     }
 
     /// A registration is about to be sent.
     pub(crate) fn record_sent(&self) {
-        self.0.send_if_modified(|status| !std::mem::replace(&mut status.sent, true));
+        self.status.send_if_modified(|status| !std::mem::replace(&mut status.sent, true));
     }
 
     /// The registry took a registration.
     pub(crate) fn record_registered(&self) {
-        self.0.send_modify(|status| {
+        self.status.send_modify(|status| {
             status.phase = RegistrationPhase::Registered;
             status.generation += 1;
             status.reported = None;
@@ -382,7 +388,7 @@ impl RegistrationState {
 
     /// `health` of registration `generation` was reported to the registry.
     pub(crate) fn record_reported(&self, generation: u64, health: ReportedHealth) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             let changed = status.generation == generation
                 && (status.reported != Some(health) || status.error.is_some());
             if changed {
@@ -396,7 +402,7 @@ impl RegistrationState {
     /// Records a failed call. True when the call before it succeeded: only then is it logged.
     pub(crate) fn record_failure(&self, error: String) -> bool {
         let mut first = false;
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             first = status.error.is_none();
             status.error.replace(error.clone()) != Some(error)
         });

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use outrigger_config as config;
 use outrigger_registry::{
-    Consistency, Cursor, KnownLock, Kv, KvScope, LockAttempt, LockKind, LockPlace, Locks, NewSession,
-    SessionId, consul::Consul,
+    Consistency, Cursor, HeldPut, KnownLock, Kv, KvChange, KvScope, LockAttempt, LockKind, LockPlace, Locks,
+    NewSession, SessionId, consul::Consul,
 };
 use outrigger_tests::consul;
 use tokio::time::timeout;
@@ -42,6 +42,8 @@ fn token(attempt: &LockAttempt) -> u64 {
 
 on_both_registries! {
     values: super::values_are_written_read_watched_and_removed;
+    changes: super::several_changes_are_made_together_or_not_at_all;
+    held_value: super::a_held_value_goes_with_its_session;
     mutex: super::a_mutex_has_one_holder_with_a_growing_token;
     semaphore: super::a_semaphore_has_as_many_holders_as_its_limit;
     lock_delay: super::a_closed_session_frees_its_lock_after_the_lock_delay;
@@ -77,6 +79,65 @@ async fn values_are_written_read_watched_and_removed(addr: SocketAddr) {
     assert!(!consul.delete_kv(key, Some(entries[0].modify_index)).await.unwrap(), "written since");
     assert!(consul.delete_kv(key, None).await.unwrap() && consul.delete_kv(key, None).await.unwrap());
     assert_eq!(read(KvScope::Key(key)).await, []);
+}
+
+async fn several_changes_are_made_together_or_not_at_all(addr: SocketAddr) {
+    let consul = &client_of(addr);
+    let read = async || {
+        let scope = KvScope::Prefix("conf/");
+        let answer = consul.watch_kv(scope, Cursor::START, Consistency::Default, WAIT).await.unwrap();
+        let shown = |entry: outrigger_registry::KvEntry| {
+            (entry.key, String::from_utf8(entry.value).unwrap(), entry.flags, entry.modify_index)
+        };
+        answer.entries.into_iter().map(shown).collect::<Vec<_>>()
+    };
+    let put = |key, value: &'static str, flags, at| KvChange::Put { key, value: value.as_bytes(), flags, at };
+    let first =
+        consul.change_kv(&[put("conf/a", "1", 0, Some(0)), put("conf/b", "1", 7, None)]).await.unwrap();
+    let first = first.expect("there is no key");
+    assert_eq!(
+        read().await,
+        [("conf/a".into(), "1".into(), 0, first), ("conf/b".into(), "1".into(), 7, first)]
+    );
+    // One condition does not hold.
+    let changes = [put("conf/b", "2", 0, None), put("conf/a", "2", 0, Some(first - 1))];
+    assert_eq!(consul.change_kv(&changes).await.unwrap(), None);
+    let changes = [put("conf/b", "2", 0, None), KvChange::Delete { key: "conf/a", at: Some(first + 9) }];
+    assert_eq!(consul.change_kv(&changes).await.unwrap(), None);
+    assert_eq!(consul.change_kv(&[put("conf/a", "2", 0, Some(0))]).await.unwrap(), None, "it exists");
+    assert_eq!(read().await[1].1, "1");
+    let changes = [
+        put("conf/b", "2", 0, Some(first)),
+        KvChange::Delete { key: "conf/a", at: Some(first) },
+        KvChange::Delete { key: "conf/none", at: None },
+    ];
+    let second = consul.change_kv(&changes).await.unwrap().unwrap();
+    assert!(second > first);
+    assert_eq!(read().await, [("conf/b".into(), "2".into(), 0, second)]);
+}
+
+async fn a_held_value_goes_with_its_session(addr: SocketAddr) {
+    let consul = &client_of(addr);
+    let open = async || {
+        let (ttl, lock_delay) = (Duration::from_secs(10), Duration::ZERO);
+        let session = NewSession { name: "a", ttl, lock_delay, removes_keys: true, ends_with_node: false };
+        consul.open_session(session).await.unwrap()
+    };
+    let (a, b) = (open().await, open().await);
+    let read = async || {
+        let scope = KvScope::Key("held/a b");
+        let answer = consul.watch_kv(scope, Cursor::START, Consistency::Default, WAIT).await.unwrap();
+        answer.entries.into_iter().next().map(|entry| (entry.value, entry.session.unwrap_or_default()))
+    };
+    let put = async |value: &[u8], session| consul.put_held_kv("held/a b", value, session).await.unwrap();
+    assert_eq!(put(b"1", &a).await, HeldPut::Written);
+    assert_eq!(put(b"2", &a).await, HeldPut::Written, "it holds the key already");
+    assert_eq!(put(b"3", &b).await, HeldPut::HeldByOther);
+    assert_eq!(read().await, Some((b"2".to_vec(), a.as_str().to_owned())));
+    consul.close_session(&a).await.unwrap();
+    assert_eq!(read().await, None);
+    assert_eq!(put(b"4", &a).await, HeldPut::SessionLost);
+    assert_eq!(put(b"5", &b).await, HeldPut::Written, "no lock-delay");
 }
 
 async fn a_mutex_has_one_holder_with_a_growing_token(addr: SocketAddr) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{AnswerFuture, Consistency, Cursor};
+use crate::{AnswerFuture, Consistency, Cursor, SessionId};
 
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,40 @@ pub struct KvAnswer {
     pub known_leader: bool,
 }
 
+/// One of several writes that are made together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvChange<'a> {
+    /// As [`Kv::put_kv`].
+    Put {
+        /// The key.
+        key: &'a str,
+        /// Its value.
+        value: &'a [u8],
+        /// See [`KvEntry::flags`].
+        flags: u64,
+        /// The condition.
+        at: Option<u64>,
+    },
+    /// As [`Kv::delete_kv`].
+    Delete {
+        /// The key.
+        key: &'a str,
+        /// The condition. Not 0.
+        at: Option<u64>,
+    },
+}
+
+/// The end of [`Kv::put_held_kv`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldPut {
+    /// The session holds the key, with the new value.
+    Written,
+    /// Another session holds the key, or did until a moment ago. Nothing is written.
+    HeldByOther,
+    /// The registry does not know the session (any more). Nothing is written.
+    SessionLost,
+}
+
 /// A store of keys and values.
 pub trait Kv: std::fmt::Debug + Send + Sync + 'static {
     /// One question. It is answered when the entries may have changed since `cursor`, or after about `wait`; at once for
@@ -75,4 +109,18 @@ pub trait Kv: std::fmt::Debug + Send + Sync + 'static {
 
     /// Removes a key, with `at` under the condition of [`put_kv`](Self::put_kv). A key that does not exist is not an error.
     fn delete_kv<'a>(&'a self, key: &'a str, at: Option<u64>) -> AnswerFuture<'a, bool>;
+
+    /// Makes every change, or none: `None` where a condition does not hold. Returns the index of the writes, 0 without a `Put`. Consul
+    /// takes 64 changes at most. As for [`put_kv`](Self::put_kv), the changes may have been made although a condition is
+    /// said not to hold.
+    fn change_kv<'a>(&'a self, changes: &'a [KvChange<'a>]) -> AnswerFuture<'a, Option<u64>>;
+
+    /// Writes a value that lives as long as a session: with [`NewSession::removes_keys`](crate::NewSession::removes_keys)
+    /// the key goes when the session ends. A key that the session holds already gets the new value.
+    fn put_held_kv<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a [u8],
+        session: &'a SessionId,
+    ) -> AnswerFuture<'a, HeldPut>;
 }

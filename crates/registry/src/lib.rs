@@ -23,7 +23,7 @@ mod self_lookup;
 pub mod testing;
 
 pub use error::Error;
-pub use kv::{Kv, KvAnswer, KvEntry, KvScope};
+pub use kv::{HeldPut, Kv, KvAnswer, KvChange, KvEntry, KvScope};
 pub use locks::{
     KnownLock, LockAnswer, LockAttempt, LockHolder, LockKind, LockPlace, Locks, NewSession, SessionId,
     SessionInfo,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use outrigger_config::{AppliedDocuments, Environment, LoadedConfig, Overrides, load};
-use outrigger_registry::KvEntry;
+use outrigger_registry::{HeldPut, KvChange, KvEntry, SessionId};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -96,6 +96,14 @@ impl Kv for ScriptedKv {
     }
 
     fn delete_kv<'a>(&'a self, _: &'a str, _: Option<u64>) -> AnswerFuture<'a, bool> {
+        panic!("the follower writes nothing")
+    }
+
+    fn change_kv<'a>(&'a self, _: &'a [KvChange<'a>]) -> AnswerFuture<'a, Option<u64>> {
+        panic!("the follower writes nothing")
+    }
+
+    fn put_held_kv<'a>(&'a self, _: &'a str, _: &'a [u8], _: &'a SessionId) -> AnswerFuture<'a, HeldPut> {
         panic!("the follower writes nothing")
     }
 }

@@ -6,16 +6,20 @@ use ::http::{HeaderMap, Method, StatusCode};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
-use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     Consul,
     api_client::RESERVED,
     connection::ApiResponse,
     expect_ok, malformed,
+    transaction::{Transaction, TransactionRefusal},
     watch::{Freshness, blocking_params, consistency_param},
+    wire::RawKvEntry,
 };
-use crate::{AnswerFuture, Consistency, Cursor, Error, Kv, KvAnswer, KvEntry, KvScope};
+use crate::{
+    AnswerFuture, Consistency, Cursor, Error, HeldPut, Kv, KvAnswer, KvChange, KvEntry, KvScope, SessionId,
+};
 
 /// Every character that must be escaped in a key: as in a path segment, but for the slash.
 const RESERVED_IN_KEY: &AsciiSet = &RESERVED.remove(b'/');
@@ -45,17 +49,47 @@ impl Kv for Consul {
         at: Option<u64>,
     ) -> AnswerFuture<'a, bool> {
         let target = format!("{}?flags={flags}{}", kv_path(key), condition('&', at));
-        Box::pin(self.change_kv("kv_put", Method::PUT, target, Bytes::copy_from_slice(value)))
+        Box::pin(self.write_key("kv_put", Method::PUT, target, Bytes::copy_from_slice(value)))
     }
 
     fn delete_kv<'a>(&'a self, key: &'a str, at: Option<u64>) -> AnswerFuture<'a, bool> {
         let target = format!("{}{}", kv_path(key), condition('?', at));
-        Box::pin(self.change_kv("kv_delete", Method::DELETE, target, Bytes::new()))
+        Box::pin(self.write_key("kv_delete", Method::DELETE, target, Bytes::new()))
+    }
+
+    fn change_kv<'a>(&'a self, changes: &'a [KvChange<'a>]) -> AnswerFuture<'a, Option<u64>> {
+        Box::pin(async move {
+            let operations: Vec<_> = changes.iter().map(change_operation).collect();
+            Ok(match self.transact("kv_change", &operations).await? {
+                Transaction::Done(entries) => {
+                    Some(entries.iter().map(|entry| entry.modify_index).max().unwrap_or(0))
+                }
+                Transaction::Refused(_) => None,
+            })
+        })
+    }
+
+    fn put_held_kv<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a [u8],
+        session: &'a SessionId,
+    ) -> AnswerFuture<'a, HeldPut> {
+        Box::pin(async move {
+            let lock = json!({"KV": {
+                "Verb": "lock", "Key": key, "Value": BASE64.encode(value), "Session": session.as_str(),
+            }});
+            Ok(match self.transact("kv_hold", &[lock]).await? {
+                Transaction::Done(_) => HeldPut::Written,
+                Transaction::Refused(TransactionRefusal::SessionLost) => HeldPut::SessionLost,
+                Transaction::Refused(_) => HeldPut::HeldByOther,
+            })
+        })
     }
 }
 
 impl Consul {
-    async fn change_kv(
+    async fn write_key(
         &self,
         operation: &'static str,
         method: Method,
@@ -84,45 +118,26 @@ pub(super) fn target(
     if options.is_empty() { path } else { format!("{path}?{}", options.join("&")) }
 }
 
+fn change_operation(change: &KvChange<'_>) -> serde_json::Value {
+    match *change {
+        KvChange::Put { key, value, flags, at } => {
+            let (verb, index) = at.map_or(("set", 0), |index| ("cas", index));
+            let value = BASE64.encode(value);
+            json!({"KV": {"Verb": verb, "Key": key, "Value": value, "Flags": flags, "Index": index}})
+        }
+        KvChange::Delete { key, at: Some(index) } => {
+            json!({"KV": {"Verb": "delete-cas", "Key": key, "Index": index}})
+        }
+        KvChange::Delete { key, at: None } => json!({"KV": {"Verb": "delete", "Key": key}}),
+    }
+}
+
 fn kv_path(key: &str) -> String {
     format!("/v1/kv/{}", utf8_percent_encode(key, RESERVED_IN_KEY))
 }
 
 fn condition(separator: char, at: Option<u64>) -> String {
     at.map(|index| format!("{separator}cas={index}")).unwrap_or_default()
-}
-
-/// An entry as Consul writes it.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct RawEntry {
-    key: String,
-    /// Base64. Absent: empty.
-    value: Option<String>,
-    #[serde(default)]
-    flags: u64,
-    #[serde(default)]
-    session: Option<String>,
-    #[serde(default)]
-    lock_index: u64,
-    #[serde(default)]
-    create_index: u64,
-    #[serde(default)]
-    modify_index: u64,
-}
-
-impl RawEntry {
-    pub(super) fn decode(self) -> Result<KvEntry, base64::DecodeError> {
-        Ok(KvEntry {
-            key: self.key,
-            value: BASE64.decode(self.value.unwrap_or_default())?,
-            flags: self.flags,
-            session: self.session.filter(|session| !session.is_empty()),
-            lock_index: self.lock_index,
-            create_index: self.create_index,
-            modify_index: self.modify_index,
-        })
-    }
 }
 
 /// Reads the answer to a question that was sent with the cursor `sent`.
@@ -153,7 +168,7 @@ fn has_index(headers: &HeaderMap) -> bool {
 }
 
 fn parse_entries(body: &[u8], request: &str) -> Result<Vec<KvEntry>, Error> {
-    let raw: Vec<RawEntry> = serde_json::from_slice(body).map_err(|error| malformed(request, &error))?;
+    let raw: Vec<RawKvEntry> = serde_json::from_slice(body).map_err(|error| malformed(request, &error))?;
     raw.into_iter()
         .map(|entry| {
             let key = entry.key.clone();

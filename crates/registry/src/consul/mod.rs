@@ -33,6 +33,7 @@ mod stale;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod token;
+mod transaction;
 mod watch;
 mod wire;
 

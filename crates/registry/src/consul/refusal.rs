@@ -11,7 +11,7 @@ const MAX_TEXT: usize = 300;
 /// What a token needs for keys and locks, by the path of the request.
 const POLICY_HINTS: &[(&str, &str)] = &[
     ("/v1/kv/", "the token's policy must allow key_prefix: read to read, write to write"),
-    ("/v1/txn", "the token's policy must allow key_prefix: write for the prefix of the locks"),
+    ("/v1/txn", "the token's policy must allow key_prefix: write for each key that is written"),
     ("/v1/session/", "the token's policy must allow session:write for the node of the agent"),
 ];
 

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use outrigger_config::Weights;
 use serde::{Deserialize, Deserializer};
 
@@ -14,7 +15,8 @@ use super::{
     agent_api::{AgentService, OwnCheck, ServiceChecks},
 };
 use crate::{
-    DRAINING_MARK, HealthStatus, Instance, InstanceId, ReportedHealth, Unusable, resolve::UnresolvedInstance,
+    DRAINING_MARK, HealthStatus, Instance, InstanceId, KvEntry, ReportedHealth, Unusable,
+    resolve::UnresolvedInstance,
 };
 
 /// The check by which the servers of Consul report the contact with the agent of a node.
@@ -274,5 +276,37 @@ impl RawCheck {
 
     fn is_maintenance(&self) -> bool {
         self.kind == "maintenance" || is_maintenance(&self.id)
+    }
+}
+/// A key with its value.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RawKvEntry {
+    pub(super) key: String,
+    /// Base64. Absent: empty.
+    value: Option<String>,
+    #[serde(default)]
+    flags: u64,
+    #[serde(default)]
+    session: Option<String>,
+    #[serde(default)]
+    lock_index: u64,
+    #[serde(default)]
+    create_index: u64,
+    #[serde(default)]
+    modify_index: u64,
+}
+
+impl RawKvEntry {
+    pub(super) fn decode(self) -> Result<KvEntry, base64::DecodeError> {
+        Ok(KvEntry {
+            key: self.key,
+            value: BASE64.decode(self.value.unwrap_or_default())?,
+            flags: self.flags,
+            session: self.session.filter(|session| !session.is_empty()),
+            lock_index: self.lock_index,
+            create_index: self.create_index,
+            modify_index: self.modify_index,
+        })
     }
 }

@@ -71,6 +71,11 @@ impl DrainControl {
         Self { events, ..Self::default() }
     }
 
+    /// For an app that is withdrawn while the process stays: its phases are recorded nowhere.
+    pub(crate) fn of_app(skip_waits: CancellationToken) -> Self {
+        Self { skip_waits, ..Self::default() }
+    }
+
     /// How far the drain has come.
     pub fn phase(&self) -> DrainPhase {
         *self.phase.borrow()

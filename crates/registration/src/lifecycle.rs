@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::join_all;
 use outrigger_events::Events;
-use outrigger_registry::{Registration, ReportedHealth};
+use outrigger_registry::Registration;
 use outrigger_task::essential;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -24,11 +24,13 @@ use crate::{
     withdraw::{self, PropagationMonitor, WITHDRAW_TIMEOUT},
 };
 
+mod absence;
 mod handle;
 mod metrics;
 mod services;
 mod state;
 
+use absence::Absence;
 use services::{LifecycleSettings, LocalService};
 use state::LifecycleEvent;
 
@@ -79,12 +81,12 @@ impl Lifecycle {
     /// Lets the registration go, because another process is to register the app: nothing is reported and corrected any more, and a
     /// drain withdraws nothing. Returns when no call to the registry is under way, after 20 s at most.
     pub async fn hand_over(&self, how: HandOver) {
-        self.handle.set_handed_over(Some(how)).await;
+        self.handle.set_absence(Some(Absence::HandedOver(how))).await;
     }
 
     /// Registers the app again after [`Lifecycle::hand_over`]: the other process has ended.
     pub async fn take_back(&self) {
-        self.handle.set_handed_over(None).await;
+        self.handle.set_absence(None).await;
     }
 
     /// Withdraws the app from the registry and returns when the app may be stopped. Requests are routed
@@ -123,25 +125,29 @@ async fn run(
     let mut first_answers = Some(first_answers);
     // A fixed time, which reloads do not put off.
     let learn_until = Instant::now() + LEARN_TIMEOUT;
-    let (mut settings, mut handed_over) = (handle.subscribe_settings(), handle.subscribe_handed_over());
+    let (mut settings, mut absences) = (handle.subscribe_settings(), handle.subscribe_absence());
     let mut registrants = Registrants::new();
     loop {
         let now = settings.borrow_and_update().clone();
-        let letting_go = handed_over.borrow_and_update().clone();
+        let absence = absences.borrow_and_update().clone();
         if let Some(LifecycleSettings { services, drain }) = &now {
             propagation.apply_settings(*drain);
-            match &letting_go {
-                Some(how) => let_go(how, std::mem::take(&mut registrants)).await,
+            match &absence {
+                Some(Absence::HandedOver(how)) => let_go(how, std::mem::take(&mut registrants)).await,
+                Some(Absence::TakenOut { skip_waits }) => {
+                    let leaving = std::mem::take(&mut registrants).into_values().collect();
+                    absence::take_out(&handle, services, leaving, &propagation, skip_waits).await;
+                }
                 None => apply_services(services, &mut registrants).await,
             }
         }
-        handle.set_let_go(letting_go.is_some());
+        handle.set_absent(absence.is_some());
         tokio::select! {
             () = handle.drain().requested.cancelled() => break,
-            () = start_up(&handle, &mut first_answers, learn_until, now, &mut registrants), if letting_go.is_none() => {}
+            () = start_up(&handle, &mut first_answers, learn_until, now, &mut registrants), if absence.is_none() => {}
             // Never an error: `handle` holds the sender.
             _ = settings.changed() => {}
-            _ = handed_over.changed() => {}
+            _ = absences.changed() => {}
         }
     }
     // Before the first call to the registry, so that `/readyz` fails first.
@@ -250,10 +256,7 @@ async fn register_services(
     }
     wait_for_all(services, RegistrationStatus::is_accepted).await;
     handle.apply_event(LifecycleEvent::Registered);
-    wait_for_all(services, |status| {
-        matches!(status.reported, Some(ReportedHealth::Passing | ReportedHealth::Warning))
-    })
-    .await;
+    wait_for_all(services, RegistrationStatus::is_reported_healthy).await;
     handle.apply_event(LifecycleEvent::ReportedHealthy);
 }
 

@@ -175,6 +175,11 @@ impl RegistrationStatus {
         Some(format!("another process registers id {} for {}; {follows}", self.id, rival.address))
     }
 
+    /// Whether the registry has taken the registration, and a report of the app as healthy after it.
+    pub(crate) fn is_reported_healthy(&self) -> bool {
+        self.is_accepted() && matches!(self.reported, Some(ReportedHealth::Passing | ReportedHealth::Warning))
+    }
+
     /// Whether the registry has taken the registration, so that health can be reported.
     pub(crate) fn is_accepted(&self) -> bool {
         matches!(self.phase, RegistrationPhase::Registered | RegistrationPhase::Lost)

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use outrigger_events::Events;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
+    absence::Absence,
     services::{LifecycleSettings, LocalService, ServiceRegistration, assign},
     state::{LifecycleEvent, LifecycleState},
 };
 use crate::{
     drain::{DrainControl, DrainPhase},
     maintenance::MaintenanceError,
-    plan::{HandOver, RegistrationPlan},
-    status::MaintenanceRequest,
+    plan::RegistrationPlan,
+    status::{MaintenanceRequest, RegistrationStatus},
 };
 
 /// The handle to the lifecycle. Clones share one state.
@@ -28,10 +30,10 @@ struct LifecycleShared {
     drain: DrainControl,
     /// Absent before the first settings.
     settings: watch::Sender<Option<LifecycleSettings>>,
-    /// Present: another process is to register the app.
-    handed_over: watch::Sender<Option<HandOver>>,
-    /// The registration is let go, because another process is to register the app.
-    is_let_go: watch::Sender<bool>,
+    /// Present: the app is not to be registered by this process now.
+    absence: watch::Sender<Option<Absence>>,
+    /// The last absence that was asked for has begun: nothing is registered by this process.
+    is_absent: watch::Sender<bool>,
 }
 
 impl LifecycleHandle {
@@ -41,8 +43,8 @@ impl LifecycleHandle {
             state: watch::Sender::new(LifecycleState::Learning),
             drain: DrainControl::new(events),
             settings: watch::Sender::new(None),
-            handed_over: watch::Sender::new(None),
-            is_let_go: watch::Sender::new(false),
+            absence: watch::Sender::new(None),
+            is_absent: watch::Sender::new(false),
         }))
     }
 
@@ -158,24 +160,64 @@ impl LifecycleHandle {
         self.0.settings.subscribe()
     }
 
-    pub(super) fn subscribe_handed_over(&self) -> watch::Receiver<Option<HandOver>> {
-        self.0.handed_over.subscribe()
+    pub(super) fn subscribe_absence(&self) -> watch::Receiver<Option<Absence>> {
+        self.0.absence.subscribe()
     }
 
-    /// Sets whether another process is to register the app. The registrations are let go when this returns, unless the app is being
+    /// Sets why the app is not to be registered. The registrations are as asked for when this returns, unless the app is being
     /// withdrawn.
-    pub(super) async fn set_handed_over(&self, handed_over: Option<HandOver>) {
-        let is_handed_over = handed_over.is_some();
-        self.0.handed_over.send_replace(handed_over);
-        let mut is_let_go = self.0.is_let_go.subscribe();
+    pub(super) async fn set_absence(&self, absence: Option<Absence>) {
+        let asks_absence = absence.is_some();
+        self.0.absence.send_replace(absence);
+        let mut is_absent = self.0.is_absent.subscribe();
         tokio::select! {
-            _ = is_let_go.wait_for(|is| *is == is_handed_over) => {}
+            _ = is_absent.wait_for(|is| *is == asks_absence) => {}
             () = self.drain().requested.cancelled() => {}
         }
     }
 
-    pub(super) fn set_let_go(&self, is_let_go: bool) {
-        self.0.is_let_go.send_replace(is_let_go);
+    pub(super) fn set_absent(&self, is_absent: bool) {
+        self.0.is_absent.send_replace(is_absent);
+    }
+
+    /// Takes the app out of the registry as a drain does, so that it can be restarted, and keeps it out until
+    /// [`put_back`](Self::put_back). Requests are routed meanwhile. Returns when callers send the app no more requests, after 20 s plus
+    /// `drain.max_propagation` or `drain.unobserved_wait` at most; at once where a drain of the process is requested. `skip_waits`:
+    /// cancelled to skip the waits for callers.
+    pub async fn take_out(&self, skip_waits: CancellationToken) {
+        self.set_absence(Some(Absence::TakenOut { skip_waits })).await;
+    }
+
+    /// The app may be registered again: once a probe finds it healthy. Without [`take_out`](Self::take_out) it changes nothing.
+    pub fn put_back(&self) {
+        let is_taken_out = |absence: &Option<Absence>| matches!(absence, Some(Absence::TakenOut { .. }));
+        self.0.absence.send_if_modified(|absence| {
+            let is = is_taken_out(absence);
+            if is {
+                *absence = None;
+            }
+            is
+        });
+    }
+
+    /// Resolves when a probe that began after `since` has found the app healthy, and the registry has taken that, for every service.
+    /// Without a service at once.
+    pub async fn wait_until_serving(&self, since: Instant) {
+        let mut settings = self.subscribe_settings();
+        loop {
+            settings.mark_unchanged();
+            let services = self.services();
+            let all = services.iter().map(|service| async move {
+                service.state.wait_healthy_probe(since).await;
+                let mut status = service.state.subscribe();
+                let _ = status.wait_for(RegistrationStatus::is_reported_healthy).await;
+            });
+            tokio::select! {
+                _ = join_all(all) => return,
+                // Never an error: `self` holds the sender.
+                _ = settings.changed() => {}
+            }
+        }
     }
 
     pub(super) fn replace_settings(&self, plans: Vec<RegistrationPlan>, drain: outrigger_config::Drain) {

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use outrigger_config::{Drain, Health};
-use outrigger_registry::Registration;
+use outrigger_registry::{Registration, ReportedHealth};
 use tokio::{
     net::TcpListener,
     time::{Instant, sleep},
@@ -18,6 +18,7 @@ use crate::{
     testing::*,
 };
 
+mod absence;
 mod drain_events;
 
 const PROPAGATION: Duration = Duration::from_secs(2);

@@ -99,11 +99,8 @@ fn is_restart_only(key: &str, running: &LoadedConfig, read: &LoadedConfig) -> bo
 fn keep_restart_only(running: &LoadedConfig, read: LoadedConfig) -> LoadedConfig {
     let mut origins = Origins::default();
     let is_fixed = |key: &str| is_restart_only(key, running, &read);
-    let kept = running.origins.iter().filter(|(key, _)| is_fixed(key));
-    let new = read.origins.iter().filter(|(key, _)| !is_fixed(key));
-    for (key, origin) in kept.chain(new) {
-        origins.set(key.to_owned(), origin.clone());
-    }
+    origins.extend(&running.origins, is_fixed);
+    origins.extend(&read.origins, |key| !is_fixed(key));
     let (old, mut next) = (&running.config, read);
     next.origins = origins;
     match (&old.registry, &mut next.config.registry) {

@@ -58,7 +58,7 @@ pub use keys::keys;
 pub use layers::{ADMIN_LISTEN_VARIABLE, CONFIG_VARIABLE, Environment, Overrides, VARIABLES};
 pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
-pub use origin::{Origin, Origins};
+pub use origin::{Layer, Origin, Origins};
 pub use render::render;
 pub use small_file::{SmallFile, check_own_folder};
 pub use state_folder::{

@@ -45,19 +45,34 @@ impl fmt::Display for Origin {
     }
 }
 
+/// A place that sets a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The place.
+    pub origin: Origin,
+    /// The value as it is written there, where it is one value and no secret; a variable of a file by its name.
+    pub written: Option<String>,
+}
+
+impl From<Origin> for Layer {
+    fn from(origin: Origin) -> Self {
+        Self { origin, written: None }
+    }
+}
+
 /// The origins of every setting that is not a default, by dotted key (`upstreams[0].timeout`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origins(BTreeMap<String, Vec<Origin>>);
+pub struct Origins(BTreeMap<String, Vec<Layer>>);
 
 impl Origins {
     /// Where the setting's value comes from; [`Origin::Default`] when it is not set.
     pub fn get(&self, key: &str) -> &Origin {
-        self.layers(key).first().unwrap_or(&Origin::Default)
+        self.layers(key).first().map_or(&Origin::Default, |layer| &layer.origin)
     }
 
-    /// Every place that sets this key: first the one that is in effect, then those that it overrides. Of flags,
-    /// variables and the file only the one that wins is listed. Empty: the key is not set.
-    pub fn layers(&self, key: &str) -> &[Origin] {
+    /// Every place that sets this key: first the one that is in effect, then those that it overrides. Empty: the key is not
+    /// set.
+    pub fn layers(&self, key: &str) -> &[Layer] {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
@@ -68,20 +83,27 @@ impl Origins {
 
     /// Every setting that is not a default, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Origin)> {
-        self.0.iter().filter_map(|(key, origins)| Some((key.as_str(), origins.first()?)))
+        self.0.iter().filter_map(|(key, layers)| Some((key.as_str(), &layers.first()?.origin)))
     }
 
     /// A layer above those that have set this key before.
-    pub(crate) fn set(&mut self, key: String, origin: Origin) {
+    pub(crate) fn set(&mut self, key: String, layer: impl Into<Layer>) {
+        let layer = layer.into();
         let layers = self.0.entry(key).or_default();
-        layers.retain(|known| *known != origin);
-        layers.insert(0, origin);
+        layers.retain(|known| known.origin != layer.origin);
+        layers.insert(0, layer);
+    }
+
+    /// Adds the layers of each key of `other` that `wanted` picks.
+    pub(crate) fn extend(&mut self, other: &Self, wanted: impl Fn(&str) -> bool) {
+        let picked = other.0.iter().filter(|(key, _)| wanted(key));
+        self.0.extend(picked.map(|(key, layers)| (key.clone(), layers.clone())));
     }
 
     /// `to` is set where `from` is set last.
     pub(crate) fn copy(&mut self, from: &str, to: String) {
-        if let Some(origin) = self.layers(from).first().cloned() {
-            self.set(to, origin);
+        if let Some(layer) = self.layers(from).first().cloned() {
+            self.set(to, layer);
         }
     }
 

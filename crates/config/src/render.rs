@@ -1,11 +1,11 @@
-//! Settings → the text of a settings file with every value and its origin, for `/config`. A value of a document of the
-//! registry's KV also has the places that it overrides.
+//! Settings → the text of a settings file with every value and its origin, for `/config`: the place of the value, and the places
+//! that it overrides.
 //!
 //! Reading the text again gives the same settings (a test checks that), except for the secrets, which the text
 //! does not show.
 
 use crate::{
-    Config, Origin, Origins, expand,
+    Config, Layer, Origin, Origins, expand,
     settings::{DisplayValue, HIDDEN, Setting, effective_layers, list_settings},
 };
 
@@ -14,20 +14,23 @@ pub fn render(config: &Config, origins: &Origins) -> String {
     let mut out = Writer::default();
     for setting in list_settings(config, origins) {
         let layers = effective_layers(origins, &setting.key);
-        out.setting(&setting, &describe_layers(layers).replace(char::is_control, "?"));
+        out.setting(&setting, &describe_layers(&layers).replace(char::is_control, "?"));
     }
     out.text
 }
 
-/// `kv:outrigger/settings/services/orders@12, over o.yaml:3`
-fn describe_layers(layers: &[Origin]) -> String {
-    match layers {
-        [] => Origin::Default.to_string(),
-        [only] => only.to_string(),
-        [first, rest @ ..] => {
-            let rest: Vec<_> = rest.iter().map(ToString::to_string).collect();
-            format!("{first}, over {}", rest.join(", "))
-        }
+/// `kv:outrigger/settings/services/orders@12, over o.yaml:3 ("5s")`
+fn describe_layers(layers: &[&Layer]) -> String {
+    let Some((first, rest)) = layers.split_first() else { return Origin::Default.to_string() };
+    let over = if rest.is_empty() { "" } else { ", over " };
+    let rest: Vec<_> = rest.iter().map(|layer| describe_overridden(layer)).collect();
+    format!("{}{over}{}", first.origin, rest.join(", "))
+}
+
+fn describe_overridden(Layer { origin, written }: &Layer) -> String {
+    match written {
+        Some(written) => format!("{origin} ({written})"),
+        None => origin.to_string(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
     AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConsulSettings, DynamicConfig, Health, HedgePolicy,
-    InheritedToken, LogFormat, OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe,
+    InheritedToken, Layer, LogFormat, OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe,
     ProcessGroup, Propagation, ReachTest, Registry, RetryPolicy, Service, SettingGroup, Token, Upstream,
     WorkerThreads, format_duration, format_size, keys::join,
 };
@@ -94,11 +94,25 @@ pub(crate) fn tuned_path(n: usize) -> String {
 
 /// Where a value comes from: the key itself or, as in `retry: off`, its section.
 pub(crate) fn effective_origin<'a>(origins: &'a Origins, key: &str) -> &'a Origin {
-    effective_layers(origins, key).first().unwrap_or(&Origin::Default)
+    own_layers(origins, key).first().map_or(&Origin::Default, |layer| &layer.origin)
 }
 
-/// As [`effective_origin`], with the places that it overrides after it. Empty: the value is the default.
-pub(crate) fn effective_layers<'a>(origins: &'a Origins, key: &str) -> &'a [Origin] {
+/// Every place that sets this key, first the one that is in effect: below those of a service are those of the defaults. Empty:
+/// the value is the built-in default.
+pub(crate) fn effective_layers<'a>(origins: &'a Origins, key: &str) -> Vec<&'a Layer> {
+    let mut layers: Vec<_> = own_layers(origins, key).iter().collect();
+    if let Some((_, of_policy)) = key.split_once("].").filter(|_| is_of_service(key)) {
+        layers.extend(own_layers(origins, &join("defaults", of_policy)));
+    }
+    layers
+}
+
+/// Whether the key is one of an upstream, or of a service that only documents set.
+fn is_of_service(key: &str) -> bool {
+    ["upstreams[", TUNED].iter().any(|list| key.starts_with(list))
+}
+
+fn own_layers<'a>(origins: &'a Origins, key: &str) -> &'a [Layer] {
     let mut key = key;
     loop {
         if origins.is_set(key) {

@@ -44,6 +44,30 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
 }
 
 #[test]
+fn every_place_that_sets_a_key_is_shown_with_its_value() {
+    let file = "service: {name: file, port: 1, tags: [a]}\ndefaults: {timeout: 9s}\nupstreams: [{service: orders, timeout: 8s}]\n";
+    let env = [("OUTRIGGER_SERVICE", "env"), ("OUTRIGGER_TAGS", "b")];
+    let flags =
+        Overrides { service: Some("flag".into()), tags: vec!["c".to_owned()], ..Overrides::default() };
+    let running = loaded(file, &env, &flags);
+    let lines = [
+        "name: flag  # flag --service, over environment OUTRIGGER_SERVICE (\"env\"), conf/o.yaml:1 (\"file\")\n",
+        "tags: [c]  # flag --tag, over environment OUTRIGGER_TAGS, conf/o.yaml:1\n",
+        "timeout: 8s  # conf/o.yaml:3, over conf/o.yaml:2 (\"9s\")\n",
+    ];
+    let page = |loaded: &LoadedConfig| render(&loaded.config, &loaded.origins);
+    for line in lines {
+        assert!(page(&running).contains(line), "no {line} in:\n{}", page(&running));
+    }
+    // As well after a reload that keeps a setting until the restart.
+    let next = loaded(&format!("{file}workers: 3\n"), &env, &flags);
+    let reloaded = outrigger_config::plan_reload(&running, next).next;
+    for line in lines {
+        assert!(page(&reloaded).contains(line), "no {line} in:\n{}", page(&reloaded));
+    }
+}
+
+#[test]
 fn no_file_is_needed_to_register_an_app() {
     let flags =
         Overrides { service: Some("orders".into()), port: Some("8080".into()), ..Overrides::default() };

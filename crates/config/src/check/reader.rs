@@ -7,7 +7,7 @@ use super::{
     section::Section,
 };
 use crate::{
-    Bounds, Environment, Origin, Origins, Problem, Secret, UnknownKeys,
+    Bounds, Environment, Layer, Origin, Origins, Problem, Secret, UnknownKeys,
     error::InvalidValue,
     expand, keys,
     layers::{Overlay, split_items},
@@ -265,15 +265,16 @@ impl<'a> Reader<'a> {
         let key = section.key(name);
         let mut winner = None;
         let mut decided = false;
-        for given in self.candidates(section, name) {
+        let candidates = self.candidates(section, name);
+        let layer =
+            |given: &Candidate| Layer { origin: given.origin.clone(), written: Some(given.shown.clone()) };
+        self.record_layers(&key, candidates.iter().map(layer));
+        for given in candidates {
             let is_bounded = matches!(given.origin, Origin::Kv { .. });
             let value = parse(&given.text).and_then(|value| match is_bounded {
                 true => within(&value).map(|()| value),
                 false => Ok(value),
             });
-            if !decided {
-                self.origins.set(key.clone(), given.origin.clone());
-            }
             match value {
                 Ok(value) if !decided => winner = Some(value),
                 Ok(_) => {}
@@ -282,6 +283,11 @@ impl<'a> Reader<'a> {
             decided = true;
         }
         winner
+    }
+
+    /// The places that set a key over its layers so far, the one that wins first.
+    fn record_layers(&mut self, key: &str, layers: impl DoubleEndedIterator<Item = Layer>) {
+        layers.rev().for_each(|layer| self.origins.set(key.to_owned(), layer));
     }
 
     fn reject_value(&mut self, given: &Candidate, key: &str, wrong: InvalidValue) {
@@ -378,8 +384,8 @@ impl<'a> Reader<'a> {
             let given = self.read_scalars(node, name, &key, !lists.is_empty());
             lists.push((self.origin_at(node.at), self.parse_all(given, &key, &parse)));
         }
-        if let Some((origin, values)) = lists.into_iter().next() {
-            self.origins.set(key, origin);
+        self.record_layers(&key, lists.iter().map(|(origin, _)| Layer::from(origin.clone())));
+        if let Some((_, values)) = lists.into_iter().next() {
             *target = values;
         }
     }

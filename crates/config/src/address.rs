@@ -161,6 +161,15 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
     names::host(host).ok().filter(|host| !host.contains(':')).map(|host| (host, port))
 }
 
+/// A host and a port of this machine's loopback: `localhost:8080`, `127.0.0.1:8080`, `[::1]:8080`. No address: `localhost`. Without a port: 80.
+pub(crate) fn loopback_authority(text: &str) -> Option<(Option<IpAddr>, u16)> {
+    let (host, port) = host_and_port(text).or_else(|| host_and_port(&format!("{text}:80")))?;
+    match host.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback().then_some((Some(ip), port)),
+        Err(_) => host.eq_ignore_ascii_case("localhost").then_some((None, port)),
+    }
+}
+
 /// `https://app.example[:port]`, `https://*.example[:port]`, `*`, `null`. In YAML the star needs quotes: without them it begins
 /// an alias.
 pub(crate) fn allowed_origin(text: &str) -> Result<AllowedOrigin, InvalidValue> {

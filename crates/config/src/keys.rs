@@ -58,6 +58,11 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     admin { listen metrics_listen }
     api {
         listen token_file
+        config {
+            allow cache
+            sources [..SOURCE]
+            files [..CONFIG_FILE]
+        }
         locks { prefix max_held max_waiters lock_delay ends_with_node }
     }
     drain { timeout propagation margin max_propagation unobserved_wait await_app linger }
@@ -72,6 +77,16 @@ const SERVICE: &[KeySpec] = keys! {
     weights { passing warning }
     health { address http tcp method host headers status interval timeout reach }
     deregister_after
+};
+
+const SOURCE: &[KeySpec] = keys! {
+    prefix as
+    spring { root app profiles default_context profile_separator format data_key }
+};
+
+const CONFIG_FILE: &[KeySpec] = keys! {
+    prefix path format mode wait required
+    on_change { signal http restart at_once min_interval }
 };
 
 /// The keys of `defaults`: those of an upstream without its own five.

@@ -6,6 +6,7 @@
 
 mod allowed_origin;
 mod api;
+mod app_config;
 mod dynamic_config;
 mod listeners;
 mod policy;
@@ -17,6 +18,10 @@ use std::path::PathBuf;
 
 pub use allowed_origin::AllowedOrigin;
 pub use api::{Api, LockSettings};
+pub use app_config::{
+    AppConfigSettings, AppSignal, ConfigContext, ConfigFile, ConfigFormat, KvLayout, LoopbackUrl, OnChange,
+    PropertySource, SpringSource, prefix_covers,
+};
 pub use dynamic_config::{Bounds, DynamicConfig, SettingGroup, TunedService, UnknownKeys};
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{

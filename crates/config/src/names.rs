@@ -60,6 +60,27 @@ pub(crate) fn kv_prefix(text: &str) -> Result<String, InvalidValue> {
     Err(InvalidValue::new("is not a prefix of keys", hint))
 }
 
+/// A key of the registry's KV, or with a slash at its end everything below it.
+pub(crate) fn kv_key_prefix(text: &str) -> Result<String, InvalidValue> {
+    let wrong = |what: &str, hint: &str| Err(InvalidValue::new(what, hint));
+    let words = text.strip_suffix('/').unwrap_or(text);
+    if text.len() > MAX_KV_PREFIX || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return wrong("is not a prefix of keys", "1 to 200 bytes without spaces and control characters");
+    }
+    if words.split('/').any(|word| matches!(word, "" | "." | "..")) {
+        return wrong("is not a prefix of keys", "write words with slashes between them, as config/orders/");
+    }
+    Ok(text.to_owned())
+}
+
+/// A part of a key of the registry's KV, without slashes.
+pub(crate) fn kv_word(text: &str) -> Result<String, InvalidValue> {
+    match kv_key_prefix(text) {
+        Ok(word) if !word.contains('/') => Ok(word),
+        _ => Err(InvalidValue::new("is not a part of a key", "write one word without slashes")),
+    }
+}
+
 /// The domain of Consul's names, in lower case and without a dot at its end.
 pub(crate) fn domain(text: &str) -> Result<String, InvalidValue> {
     let name = text.strip_suffix('.').unwrap_or(text);

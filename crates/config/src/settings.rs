@@ -4,10 +4,11 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
-    AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConsulSettings, DynamicConfig, Health, HedgePolicy,
-    InheritedToken, Layer, LogFormat, OnAppExit, Origin, Origins, OutlierDetection, Policy, Pool, Probe,
-    ProcessGroup, Propagation, ReachTest, Registry, RetryPolicy, Service, SettingGroup, Token, Upstream,
-    WorkerThreads, format_duration, format_size, keys::join,
+    AppConfigSettings, AppSignal, AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConfigFile,
+    ConfigFormat, ConsulSettings, DynamicConfig, Health, HedgePolicy, InheritedToken, KvLayout, Layer,
+    LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup,
+    Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Service, SettingGroup, SpringSource,
+    Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
 };
 
 /// Replaces a secret.
@@ -336,12 +337,65 @@ impl SettingList {
         self.push("dynamic_config.bounds", DisplayValue::Map(bounds.collect()));
     }
 
+    fn app_config(&mut self, settings: &AppConfigSettings) {
+        if let Some(allow) = &settings.allow {
+            self.list("api.config.allow", allow);
+        }
+        self.text("api.config.cache", if settings.cache { "on" } else { "off" });
+        for (n, source) in settings.sources.iter().enumerate() {
+            let path = format!("api.config.sources[{n}]");
+            match source {
+                PropertySource::Context(context) => {
+                    self.text(join(&path, "prefix"), &context.prefix);
+                    self.text(join(&path, "as"), context.layout.as_str());
+                }
+                PropertySource::Spring(spring) => self.spring(&join(&path, "spring"), spring),
+            }
+        }
+        for (n, file) in settings.files.iter().enumerate() {
+            self.config_file(&format!("api.config.files[{n}]"), file);
+        }
+    }
+
+    fn spring(&mut self, path: &str, spring: &SpringSource) {
+        self.text(join(path, "root"), &spring.root);
+        self.text(join(path, "app"), &spring.app);
+        self.list(join(path, "profiles"), &spring.profiles);
+        self.text(join(path, "default_context"), &spring.default_context);
+        self.text(join(path, "profile_separator"), &spring.profile_separator);
+        self.text(join(path, "format"), spring.format.as_str());
+        if !matches!(spring.format, KvLayout::Keys | KvLayout::Files) {
+            self.text(join(path, "data_key"), &spring.data_key);
+        }
+    }
+
+    fn config_file(&mut self, path: &str, file: &ConfigFile) {
+        self.text_if_some(&join(path, "prefix"), file.prefix.as_ref());
+        self.text(join(path, "path"), file.path.display());
+        self.text(join(path, "format"), file.format.as_str());
+        self.text(join(path, "mode"), format!("{:04o}", file.mode));
+        self.text(join(path, "wait"), format_duration(file.wait));
+        self.text(join(path, "required"), file.required);
+        let path = join(path, "on_change");
+        match &file.on_change {
+            None => {}
+            Some(OnChange::Signal(signal)) => self.text(join(&path, "signal"), signal.as_str()),
+            Some(OnChange::Http(url)) => self.text(join(&path, "http"), url),
+            Some(OnChange::Restart { at_once, min_interval }) => {
+                self.text(join(&path, "restart"), true);
+                self.text(join(&path, "at_once"), at_once);
+                self.text(join(&path, "min_interval"), format_duration(*min_interval));
+            }
+        }
+    }
+
     fn process(&mut self, config: &Config) {
         self.text("admin.listen", &config.admin.listen);
         self.text_if_some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
         let api = &config.api;
         self.text_if_some("api.listen", api.listen.as_ref());
         self.text_if_some("api.token_file", api.token_file.as_ref().map(|path| path.display()));
+        self.app_config(&api.config);
         self.text("api.locks.prefix", &api.locks.prefix);
         self.text("api.locks.max_held", api.locks.max_held);
         self.text("api.locks.max_waiters", api.locks.max_waiters);
@@ -403,5 +457,20 @@ name_variants!(AwaitApp { Auto: "auto", On: "on", Connections: "connections", Of
 name_variants!(InheritedToken { Pass: "pass", Drop: "drop" });
 name_variants!(ProcessGroup { Own: "own", Shared: "shared" });
 name_variants!(OnAppExit { Exit: "exit", Restart: "restart" });
+name_variants!(KvLayout {
+    Keys: "keys",
+    Yaml: "yaml",
+    Properties: "properties",
+    Json: "json",
+    Files: "files"
+});
+name_variants!(ConfigFormat {
+    Json: "json",
+    Env: "env",
+    Yaml: "yaml",
+    Properties: "properties",
+    Value: "value"
+});
+name_variants!(AppSignal { Hup: "HUP", Usr1: "USR1", Usr2: "USR2", Winch: "WINCH", Quit: "QUIT" });
 name_variants!(SettingGroup { Tuning: "tuning", Routing: "routing" });
 name_variants!(LogFormat { Auto: "auto", Text: "text", Json: "json" });

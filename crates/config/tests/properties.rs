@@ -25,7 +25,7 @@ fn lines_with_a_key() -> Vec<(usize, usize)> {
 fn lines_with_a_value() -> Vec<usize> {
     let wrong_is_possible = |line: &str| {
         let value = line.split('#').next().unwrap().split_once(':').unwrap().1.trim();
-        !value.is_empty() && !["_file:", "  id:", "state_dir:"].iter().any(|key| line.contains(key))
+        !value.is_empty() && !["_file:", "  id:", "state_dir:", " path:"].iter().any(|key| line.contains(key))
     };
     let line = |number: usize| FULL.lines().nth(number - 1).unwrap();
     lines_with_a_key().into_iter().map(|(number, _)| number).filter(|n| wrong_is_possible(line(*n))).collect()

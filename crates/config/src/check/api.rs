@@ -1,18 +1,22 @@
 //! The API for the local app.
 
-use super::{reader::Reader, registry::read_path, section::Section};
+use super::{app_config, reader::Reader, registry::read_path, section::Section};
 use crate::{
     Api, Config, Listen, ListenHost, LockSettings, Registry, address,
     error::InvalidValue,
     units::{MINUTE, SECOND, duration_in, integer, switch},
 };
 
-pub(super) fn read_api(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Api) {
+/// `config` has its services, its registry and `dynamic_config` already.
+pub(super) fn read_api(r: &mut Reader<'_>, root: &Section<'_>, config: &Config) -> Api {
+    let mut out = Api::default();
     let s = r.section(root, "api");
     out.listen = r.get(&s, "listen", address::listen_address);
     out.token_file = read_path(r, &s, "token_file");
     let section = r.section(&s, "locks");
     read_locks(r, &section, &mut out.locks);
+    let section = r.section(&s, "config");
+    out.config = app_config::read_app_config(r, &section, config);
     let unused = ["token_file", "locks"].into_iter().find_map(|name| Some((name, s.node(name)?.at)));
     if let Some((name, at)) = unused.filter(|_| out.listen.is_none()) {
         let what = "is not used: without api.listen the API is not served";
@@ -21,6 +25,7 @@ pub(super) fn read_api(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Api) {
     if let (Some(listen), None) = (&out.listen, &out.token_file) {
         warn_open(r, listen);
     }
+    out
 }
 
 fn read_locks(r: &mut Reader<'_>, s: &Section<'_>, out: &mut LockSettings) {
@@ -65,7 +70,9 @@ fn warn_open(r: &mut Reader<'_>, listen: &Listen) {
         ListenHost::Localhost => return,
         ListenHost::Ip(_) | ListenHost::LinkLocal { .. } => {}
     }
-    let what = format!("{listen} is reached by other machines, which may take this app's locks");
+    let what = format!(
+        "{listen} is reached by other machines, which may take this app's locks and read its configuration"
+    );
     r.warn(
         r.origins.get("api.listen").clone(),
         "api.listen",

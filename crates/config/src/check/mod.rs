@@ -5,6 +5,7 @@
 //! settings are still checked; the result is valid only when there is no problem.
 
 mod api;
+mod app_config;
 mod documents;
 mod dynamic_config;
 mod environment;
@@ -75,7 +76,7 @@ pub(crate) fn check(
     let section = r.section(&root, "admin");
     r.set(&section, "listen", &mut config.admin.listen, address::listen_address);
     config.admin.metrics_listen = r.get(&section, "metrics_listen", address::listen_address);
-    api::read_api(&mut r, &root, &mut config.api);
+    config.api = api::read_api(&mut r, &root, &config);
     read_drain(&mut r, &root, &mut config.drain);
     let section = r.section(&root, "app");
     let ways = one_of(InheritedToken::ALL, InheritedToken::as_str);

@@ -1,7 +1,8 @@
-//! What the app asks on localhost beside its requests: locks, semaphores and leader election.
+//! What the app asks on localhost beside its requests: its configuration, locks, semaphores and leader election.
 
 use std::{path::PathBuf, time::Duration};
 
+use super::AppConfigSettings;
 use crate::Listen;
 
 /// The API for the local app.
@@ -12,6 +13,8 @@ pub struct Api {
     /// A file with a secret that every request must have in the header `x-outrigger-token`. Absent: whatever reaches `listen` may
     /// use the API. Read again when it changes.
     pub token_file: Option<PathBuf>,
+    /// The app's configuration.
+    pub config: AppConfigSettings,
     /// The locks. Needs a restart.
     pub locks: LockSettings,
 }

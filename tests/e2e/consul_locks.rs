@@ -47,6 +47,7 @@ on_both_registries! {
     mutex: super::a_mutex_has_one_holder_with_a_growing_token;
     semaphore: super::a_semaphore_has_as_many_holders_as_its_limit;
     lock_delay: super::a_closed_session_frees_its_lock_after_the_lock_delay;
+    lock_delay_of_semaphore: super::a_lost_place_of_a_semaphore_stays_taken_for_the_lock_delay;
     other_use: super::a_key_with_another_use_is_not_written_over;
     mutex_of_consul_lock: super::a_mutex_excludes_consul_lock_and_is_excluded;
     semaphore_of_consul_lock: super::a_semaphore_counts_consul_lock_and_is_counted;
@@ -211,6 +212,35 @@ async fn a_closed_session_frees_its_lock_after_the_lock_delay(addr: SocketAddr) 
         }
     };
     timeout(LONG, acquired).await.expect("the lock-delay ends");
+}
+
+/// Consul knows no lock-delay of a semaphore.
+async fn a_lost_place_of_a_semaphore_stays_taken_for_the_lock_delay(addr: SocketAddr) {
+    let consul = &client_of(addr);
+    let (place, delay) = (place("locks/lost", 2), Duration::from_secs(2));
+    let [a, b, c, d] = [(); 4].map(|()| session(consul, delay));
+    let (a, b, c, d) = (a.await, b.await, c.await, d.await);
+    token(&attempt(consul, &place, &a).await);
+    token(&attempt(consul, &place, &b).await);
+    consul.close_session(&a).await.unwrap();
+    let mut known = KnownLock::with_lock_delay(delay);
+    let since = tokio::time::Instant::now();
+    let mut attempt_c = async || consul.try_lock(&place, &c, b"c", &mut known).await.unwrap();
+    assert_eq!(attempt_c().await, LockAttempt::Delayed);
+    // A release of another place does not shorten it, and frees that place at once.
+    assert!(consul.unlock(&place, &b, &mut KnownLock::default()).await.unwrap());
+    let mut known_d = KnownLock::with_lock_delay(delay);
+    let of_d = consul.try_lock(&place, &d, b"d", &mut known_d).await.unwrap();
+    token(&of_d);
+    assert_eq!(attempt_c().await, LockAttempt::Delayed);
+    let acquired = async {
+        while attempt_c().await == LockAttempt::Delayed {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, acquired).await.expect("the lock-delay ends");
+    assert!(since.elapsed() >= delay, "{:?}", since.elapsed());
+    assert_eq!(attempt(consul, &place, &a).await, LockAttempt::Held);
 }
 
 async fn a_key_with_another_use_is_not_written_over(addr: SocketAddr) {

@@ -96,6 +96,8 @@ pub(crate) struct Hold {
     /// Absent: it is held by a connection.
     pub(crate) lease: Option<LeaseTerms>,
     pub(crate) state: watch::Sender<HoldState>,
+    /// As the last renewal left it.
+    validity: Mutex<Validity>,
     end: Mutex<End>,
     wake: Notify,
 }
@@ -137,10 +139,10 @@ pub(crate) struct Grant {
 }
 
 impl Hold {
-    /// `id`: see [`Hold::id`].
-    pub(crate) fn new(id: String, grant: Grant, lease: Option<LeaseTerms>) -> Self {
+    /// `id`: see [`Hold::id`]. `validity`: of its session.
+    pub(crate) fn new(id: String, grant: Grant, lease: Option<LeaseTerms>, validity: Validity) -> Self {
         let (state, end) = (watch::Sender::new(HoldState::Held), Mutex::default());
-        Self { id, grant, lease, state, end, wake: Notify::new() }
+        Self { id, grant, lease, state, validity: Mutex::new(validity), end, wake: Notify::new() }
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -179,6 +181,28 @@ impl Hold {
         self.wake.notify_one();
     }
 
+    /// Why it is lost at `now`. A process that did not run for some time answers a request about a hold before the task that keeps the
+    /// hold has looked at the clock.
+    pub(crate) fn loss_at(&self, now: Duration) -> Option<LossReason> {
+        if let HoldState::Lost(reason) = &*self.state.borrow() {
+            return Some(reason.clone());
+        }
+        if !self.validity.lock().holds(now) {
+            return Some(LossReason::SessionExpired { error: None });
+        }
+        (self.lease_until() <= now).then_some(LossReason::LeaseExpired)
+    }
+
+    /// For how long the app can rely on the lease at `now`: for its time to live, or less while the registry does not confirm the session.
+    pub(crate) fn promised(&self, now: Duration) -> Duration {
+        let validity = self.validity.lock();
+        let lease = self.lease.as_ref().map_or(Duration::ZERO, |lease| lease.ttl);
+        match validity.is_overdue(now) {
+            true => lease.min(validity.ends_at().saturating_sub(now)),
+            false => lease,
+        }
+    }
+
     /// Lets the lease begin again.
     pub(crate) fn extend(&self, now: Duration) {
         if let Some(lease) = &self.lease {
@@ -196,12 +220,11 @@ impl Hold {
         &self,
         registry: &dyn Locks,
         clock: BootClock,
-        validity: Validity,
         view: View,
         known: &mut KnownLock,
         record_loss: impl FnOnce(&LossReason),
     ) {
-        let (ending, validity) = self.keep_alive(registry, clock, validity, view).await;
+        let (ending, validity) = self.keep_alive(registry, clock, view).await;
         let Grant { name, token, session, .. } = &self.grant;
         let is_left = matches!(ending, Ending::Left);
         let released = match ending {
@@ -234,13 +257,8 @@ impl Hold {
     }
 
     /// Returns when the hold ends.
-    async fn keep_alive(
-        &self,
-        registry: &dyn Locks,
-        clock: BootClock,
-        mut validity: Validity,
-        mut view: View,
-    ) -> (Ending, Validity) {
+    async fn keep_alive(&self, registry: &dyn Locks, clock: BootClock, mut view: View) -> (Ending, Validity) {
+        let mut validity = *self.validity.lock();
         let mut renewal = None;
         let mut last_error: Option<Arc<str>> = None;
         let has_lost = |seen: &crate::view::SeenLock| seen.has_lost(&self.grant.session, self.grant.token);
@@ -282,6 +300,7 @@ impl Hold {
                     match answer {
                         Ok(Ok(true)) => {
                             validity.record_success(sent_at);
+                            *self.validity.lock() = validity;
                             last_error = None;
                         }
                         Ok(Ok(false)) => return (Ending::Lost(LossReason::SessionInvalidated), validity),

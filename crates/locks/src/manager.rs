@@ -29,7 +29,6 @@ use crate::{
     AcquireError, BootClock, HoldState, LeaseError, LockName, LossReason, Released,
     hold::Hold,
     record::{Record, RecordedHold},
-    validity::Validity,
     view::{View, Views, WatchedLock},
 };
 
@@ -61,6 +60,7 @@ pub struct Acquire {
 #[derive(Debug)]
 pub struct Held {
     hold: Arc<Hold>,
+    clock: BootClock,
 }
 
 /// A lease: a lock that is held while it is renewed.
@@ -70,7 +70,8 @@ pub struct Lease {
     pub id: String,
     /// The fencing token.
     pub token: u64,
-    /// It ends when it is not renewed for this time.
+    /// It ends when it is not renewed for this time. Less than was asked for while the registry does not confirm the session: what is left
+    /// of its certain time.
     pub ttl: Duration,
 }
 
@@ -210,7 +211,7 @@ impl LockManager {
     /// # Errors
     /// When it was not acquired within the wait.
     pub async fn hold(&self, request: Acquire) -> Result<Held, AcquireError> {
-        self.acquire(request, None).await.map(|hold| Held { hold })
+        self.acquire(request, None).await.map(|hold| Held { hold, clock: self.0.clock })
     }
 
     /// Acquires a lock for a lease of `ttl`. The same owner gets the lease that it has.
@@ -225,7 +226,7 @@ impl LockManager {
     ) -> Result<Lease, AcquireError> {
         let request = Acquire { session_ttl: request.session_ttl.max(ttl), ..request };
         let hold = self.acquire(request, Some((owner, ttl))).await?;
-        Ok(Lease { id: hold.id.clone(), token: hold.grant.token, ttl })
+        Ok(self.0.lease_now(&hold))
     }
 
     /// Lets a lease begin again.
@@ -234,14 +235,16 @@ impl LockManager {
     /// When it is lost or unknown.
     pub fn renew(&self, id: &str) -> Result<Lease, LeaseError> {
         let hold = self.0.find_lease(id).ok_or(LeaseError::Unknown)?;
-        match &*hold.state.borrow() {
-            HoldState::Lost(reason) => return Err(LeaseError::Lost(reason.clone())),
-            HoldState::Released => return Err(LeaseError::Unknown),
-            HoldState::Held => {}
+        if let Some(reason) = hold.loss_at(self.0.clock.now()) {
+            // What was told stays true.
+            hold.lose(reason.clone());
+            return Err(LeaseError::Lost(reason));
+        }
+        if !hold.is_held() {
+            return Err(LeaseError::Unknown);
         }
         hold.extend(self.0.clock.now());
-        let ttl = hold.lease.as_ref().map_or(Duration::ZERO, |lease| lease.ttl);
-        Ok(Lease { id: hold.id.clone(), token: hold.grant.token, ttl })
+        Ok(self.0.lease_now(&hold))
     }
 
     /// Gives a lease back.
@@ -365,6 +368,11 @@ impl LockManager {
             }
         });
         match acquired.await {
+            Ok(Ok(hold)) if hold.loss_at(self.0.clock.now()).is_some() => {
+                hold.release();
+                // The process did not run for some time after the registry had answered.
+                Err(AcquireError::Registry(late("a lock, until it was told")))
+            }
             Ok(result) => result,
             // The task has panicked, which was reported.
             Err(_) => Err(AcquireError::Draining),
@@ -381,6 +389,11 @@ impl Held {
     /// Its state, now and later.
     pub fn state(&self) -> watch::Receiver<HoldState> {
         self.hold.state.subscribe()
+    }
+
+    /// Whether it is held for certain now. Where it is not, its state follows at once.
+    pub fn is_certain(&self) -> bool {
+        self.hold.loss_at(self.clock.now()).is_none()
     }
 
     /// Gives the lock back.
@@ -419,12 +432,17 @@ impl Shared {
         self.holds.lock().get(id).filter(|hold| hold.lease.is_some()).cloned()
     }
 
+    fn lease_now(&self, hold: &Hold) -> Lease {
+        Lease { id: hold.id.clone(), token: hold.grant.token, ttl: hold.promised(self.clock.now()) }
+    }
+
     /// The lease that `owner` has there.
     fn lease_of(&self, place: &LockPlace, owner: Option<&str>) -> Option<Arc<Hold>> {
         let owner = owner?;
         let is_of_owner = |hold: &&Arc<Hold>| {
             hold.grant.place == *place
                 && hold.is_held()
+                && hold.loss_at(self.clock.now()).is_none()
                 && hold.lease.as_ref().is_some_and(|lease| lease.owner.as_deref() == Some(owner))
         };
         self.holds.lock().values().find(is_of_owner).cloned()
@@ -434,7 +452,6 @@ impl Shared {
     fn keep(
         self: &Arc<Self>,
         hold: Hold,
-        validity: Validity,
         view: View,
         slot: OwnedSemaphorePermit,
         mut known: KnownLock,
@@ -446,7 +463,7 @@ impl Shared {
         self.runtime.spawn(essential(name, async move {
             let record_loss =
                 |reason: &LossReason| shared.record_event(EventKind::LockLost, &kept, &format!(": {reason}"));
-            kept.keep(&*shared.registry, shared.clock, validity, view, &mut known, record_loss).await;
+            kept.keep(&*shared.registry, shared.clock, view, &mut known, record_loss).await;
             drop(slot);
             shared.remember(&kept.grant.place, known);
             shared.save().await;
@@ -461,6 +478,12 @@ impl Shared {
     fn record_event(&self, kind: EventKind, hold: &Hold, what: &str) {
         let reason = format!("{} with token {}{what}", hold.grant.name, hold.grant.token);
         self.events.record(Event::new(kind, reason));
+    }
+
+    /// What the last attempt or release saw, which its next one gives back by [`remember`](Self::remember).
+    fn take_known(&self, place: &LockPlace) -> KnownLock {
+        let known = self.known.lock().remove(place);
+        known.unwrap_or_else(|| KnownLock::with_lock_delay(self.settings.lock_delay))
     }
 
     fn remember(&self, place: &LockPlace, known: KnownLock) {
@@ -486,8 +509,11 @@ async fn bounded<T>(
     what: &str,
     call: impl Future<Output = Result<T, RegistryError>>,
 ) -> Result<T, RegistryError> {
-    let late = |_| RegistryError::Timeout { request: what.to_owned(), after: CALL_TIMEOUT };
-    timeout(CALL_TIMEOUT, call).await.map_err(late)?
+    timeout(CALL_TIMEOUT, call).await.map_err(|_| late(what))?
+}
+
+fn late(what: &str) -> RegistryError {
+    RegistryError::Timeout { request: what.to_owned(), after: CALL_TIMEOUT }
 }
 
 /// 128 random bits, because the id of a lease is all that it takes to give it back.

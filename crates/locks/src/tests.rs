@@ -142,6 +142,53 @@ async fn a_machine_that_was_suspended_has_lost_its_locks_when_it_wakes() {
     assert_eq!((reason(&state), told_at), ("session_expired", Instant::now()));
 }
 
+/// Lets time pass without running a task, as for a process that is stopped.
+fn pass_without_running(time: Duration) {
+    let since = Instant::now();
+    let passes = std::pin::pin!(advance(time));
+    let _ = passes.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    assert_eq!(since.elapsed(), time);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_confirms_no_hold_before_its_loss_is_told() {
+    let expired = LossReason::SessionExpired { error: None };
+    for (ttl, stopped_for, expected) in [(s(5), s(6), LossReason::LeaseExpired), (s(60), s(60), expired)] {
+        let registry = FakeRegistry::new();
+        let manager = manager(&registry);
+        let lease = manager.lease(request(Duration::ZERO), Some("a".into()), ttl).await.unwrap();
+        pass_without_running(stopped_for);
+        assert_eq!(manager.held(), 1, "no task has run");
+        assert_eq!(manager.renew(&lease.id), Err(LeaseError::Lost(expected.clone())));
+        // It stays lost, and the same owner gets another lease.
+        sleep(s(1)).await;
+        assert_eq!(manager.renew(&lease.id), Err(LeaseError::Lost(expected)));
+        let again = manager.lease(request(s(60)), Some("a".into()), ttl).await.unwrap();
+        assert!(again.token > lease.token);
+    }
+    let registry = FakeRegistry::new();
+    let held = manager(&registry).hold(request(Duration::ZERO)).await.unwrap();
+    assert!(held.is_certain());
+    pass_without_running(s(14));
+    assert_eq!((held.is_certain(), held.state().borrow().clone()), (false, HoldState::Held));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_promises_no_more_than_the_session_has_left_while_the_registry_is_silent() {
+    let registry = FakeRegistry::new();
+    let manager = manager(&registry);
+    let lease = manager.lease(request(Duration::ZERO), None, s(6)).await.unwrap();
+    assert_eq!(lease.ttl, s(6));
+    registry.fail_client(0, Some(Fault::Hangs));
+    // Its session of 15 s is certain for 13.5 s. Its renewal is due after 5 s, and overdue after 6 s.
+    for (pause, promised) in [(5, 6000), (4, 4500), (3, 1500)] {
+        sleep(s(pause)).await;
+        assert_eq!(manager.renew(&lease.id).unwrap().ttl, Duration::from_millis(promised));
+    }
+    sleep(Duration::from_millis(1500)).await;
+    assert!(manager.renew(&lease.id).is_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_lock_delay_is_told_and_waited_for() {
     let registry = FakeRegistry::new();

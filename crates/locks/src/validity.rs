@@ -41,6 +41,11 @@ impl Validity {
         now < self.ends_at()
     }
 
+    /// Whether the renewal that was due is not answered at `now`, a second later.
+    pub(crate) fn is_overdue(&self, now: Duration) -> bool {
+        now >= self.renewed_at + self.ttl / 3 + RETRY_INTERVAL
+    }
+
     /// When to renew it.
     pub(crate) fn next_renewal(&self) -> Duration {
         self.next_renewal
@@ -73,6 +78,7 @@ mod tests {
         let mut validity = Validity::new(s(30), s(100));
         assert_eq!((validity.next_renewal(), validity.ends_at()), (s(110), s(127)));
         assert!(validity.holds(s(126)) && !validity.holds(s(127)));
+        assert!(!validity.is_overdue(Duration::from_millis(110_999)) && validity.is_overdue(s(111)));
         validity.record_failure(s(111));
         assert_eq!((validity.next_renewal(), validity.ends_at()), (s(112), s(127)));
         validity.record_success(s(112));

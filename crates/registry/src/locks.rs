@@ -1,7 +1,9 @@
 //! Locks and semaphores that a registry keeps: one question or one write at a time. Renewing sessions, waiting for a lock
 //! and telling its loss belong to the crate that holds locks.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{AnswerFuture, Cursor};
 
@@ -15,7 +17,7 @@ pub struct LockPlace {
 }
 
 /// A session: holds locks until it is closed, or is not renewed in time.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub(crate) String);
 
 impl SessionId {
@@ -124,6 +126,27 @@ pub struct LockAnswer {
 pub struct KnownLock {
     /// The index of the last write that was seen, with the kind that [`LockPlace::limit`] says. `Some(0)`: there is no key.
     pub(crate) written_at: Option<u64>,
+    lock_delay: Duration,
+    /// Holders that a semaphore lists and that have no session any more, and when they were seen so first.
+    gone_since: BTreeMap<SessionId, Instant>,
+}
+
+impl KnownLock {
+    /// Nothing is known yet. `lock_delay`: for how long the place of a semaphore's holder stays taken after its session was ended.
+    /// The registry keeps the lock-delay of a mutex; of a semaphore it knows nothing, so each contender counts from
+    /// the moment at which it sees the loss. The default is no time.
+    pub fn with_lock_delay(lock_delay: Duration) -> Self {
+        Self { lock_delay, ..Self::default() }
+    }
+
+    /// Those of `gone` that still take a place at `now`. `gone`: the holders that are listed now and have no session.
+    pub(crate) fn still_closed(&mut self, gone: &[SessionId], now: Instant) -> Vec<SessionId> {
+        self.gone_since.retain(|session, _| gone.contains(session));
+        let delay = self.lock_delay;
+        let mut is_closed =
+            |session: &&SessionId| *self.gone_since.entry((*session).clone()).or_insert(now) + delay > now;
+        gone.iter().filter(|session| is_closed(session)).cloned().collect()
+    }
 }
 
 /// A registry with locks.
@@ -166,4 +189,24 @@ pub trait Locks: fmt::Debug + Send + Sync + 'static {
         cursor: Cursor,
         wait: Duration,
     ) -> AnswerFuture<'a, LockAnswer>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_place_of_a_lost_holder_stays_taken_for_the_lock_delay_from_its_first_sight() {
+        let seconds = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let [a, b] = ["a", "b"].map(SessionId::recorded);
+        let mut known = KnownLock::with_lock_delay(Duration::from_secs(15));
+        assert_eq!(known.still_closed(&[], seconds(0)), []);
+        assert_eq!(known.still_closed(std::slice::from_ref(&a), seconds(1)), [a.clone()]);
+        assert_eq!(known.still_closed(&[a.clone(), b.clone()], seconds(10)), [a.clone(), b.clone()]);
+        assert_eq!(known.still_closed(&[a.clone(), b.clone()], seconds(16)), [b.clone()]);
+        // Another contender has taken its place meanwhile.
+        assert_eq!(known.still_closed(&[b], seconds(25)), []);
+        assert_eq!(known.still_closed(std::slice::from_ref(&a), seconds(26)), [a.clone()], "it counts anew");
+        assert_eq!(KnownLock::default().still_closed(&[a], seconds(0)), [], "no lock-delay");
+    }
 }

@@ -79,7 +79,7 @@ impl Shared {
         let held = self.settings.max_held;
         let slot = self.slots.clone().try_acquire_owned();
         let slot = slot.map_err(|_| AcquireError::TooManyHeld { limit: held })?;
-        let (mut session, mut known) = (None, self.known.lock().remove(&place).unwrap_or_default());
+        let (mut session, mut known) = (None, self.take_known(&place));
         let attempted = self.attempt_until(&request, &place, &mut known, &mut session, until, given_up).await;
         let acquired = match (attempted, session.take()) {
             (Ok((token, view)), Some(open)) => match self.record.note_token(request.name.as_str(), token) {
@@ -92,12 +92,17 @@ impl Shared {
         let (token, view, open) = match acquired {
             Ok(acquired) => acquired,
             Err((error, open)) => {
+                self.remember(&place, known);
                 if let Some(open) = open {
                     self.discard(open, place);
                 }
                 return Err(error);
             }
         };
+        if place.limit > 1 {
+            // For another hold of this semaphore by this process.
+            self.remember(&place, known.clone());
+        }
         let lease =
             lease.map(|(owner, ttl)| LeaseTerms { owner, ttl, until: Mutex::new(self.clock.now() + ttl) });
         let grant = Grant {
@@ -109,8 +114,8 @@ impl Shared {
             session_ttl: open.ttl,
             acquired_at: self.clock.now(),
         };
-        let hold = Hold::new(random_id(), grant, lease);
-        let hold = self.keep(hold, open.validity, view, slot, known);
+        let hold = Hold::new(random_id(), grant, lease, open.validity);
+        let hold = self.keep(hold, view, slot, known);
         self.record_event(EventKind::LockAcquired, &hold, "");
         self.save().await;
         debug!(lock = %hold.grant.name, token, "acquired the lock");

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_registry::{KnownLock, LockPlace, SessionId};
+use outrigger_registry::{LockPlace, SessionId};
 use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 use tracing::info;
@@ -65,11 +65,12 @@ impl Shared {
                         session_ttl: ttl,
                         acquired_at: sent_at,
                     };
-                    let hold = Hold::new(recorded.id.clone(), grant, Some(terms));
                     let validity = Validity::new(ttl, sent_at);
+                    let hold = Hold::new(recorded.id.clone(), grant, Some(terms), validity);
                     let view = self.views.open(&place);
                     info!(lock = %hold.grant.name, token = hold.grant.token, "took over the lease of an earlier process");
-                    self.keep(hold, validity, view, slot, KnownLock::default());
+                    let known = self.take_known(&place);
+                    self.keep(hold, view, slot, known);
                     return true;
                 }
                 Ok(false) => return false,

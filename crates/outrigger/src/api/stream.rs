@@ -68,27 +68,38 @@ impl HoldStream {
             self.is_begun = true;
             return Some(event("acquired", &json!({"token": self.held.token()})));
         }
+        let draining = self.draining.clone();
         let draining = async {
-            match &self.draining {
-                Some(draining) => draining.cancelled().await,
+            match draining {
+                Some(draining) => draining.cancelled_owned().await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            biased;
-            state = self.state.wait_for(|state| *state != HoldState::Held) => {
-                self.is_over = true;
-                let data = match state.as_deref() {
-                    Ok(HoldState::Lost(reason)) => json!({"reason": reason.name(), "detail": reason.to_string()}),
-                    Ok(HoldState::Held | HoldState::Released) | Err(_) => json!({"reason": "released"}),
-                };
-                Some(event("lost", &data))
+        tokio::pin!(draining);
+        loop {
+            tokio::select! {
+                biased;
+                state = self.state.wait_for(|state| *state != HoldState::Held) => {
+                    self.is_over = true;
+                    let data = match state.as_deref() {
+                        Ok(HoldState::Lost(reason)) => {
+                            json!({"reason": reason.name(), "detail": reason.to_string()})
+                        }
+                        Ok(HoldState::Held | HoldState::Released) | Err(_) => json!({"reason": "released"}),
+                    };
+                    return Some(event("lost", &data));
+                }
+                () = &mut draining => {
+                    self.draining = None;
+                    return Some(event("draining", &json!({"detail": "the sidecar stops; give the lock back"})));
+                }
+                _ = self.comments.tick() => {
+                    // After a stop of this process the loss comes first.
+                    if self.held.is_certain() {
+                        return Some(Bytes::from_static(COMMENT));
+                    }
+                }
             }
-            () = draining => {
-                self.draining = None;
-                Some(event("draining", &json!({"detail": "the sidecar stops; give the lock back"})))
-            }
-            _ = self.comments.tick() => Some(Bytes::from_static(COMMENT)),
         }
     }
 }

@@ -2,7 +2,9 @@
 //! programs of both kinds exclude each other.
 //!
 //! A mutex is the key `PATH/.lock` that a session holds. A semaphore is a key of the same name that lists its holders, written
-//! under a condition, and one key `PATH/SESSION` for each of them, held by its session: a holder that has a free key is gone.
+//! under a condition, and one key `PATH/SESSION` for each of them, held by its session: a holder that is listed without such a key
+//! has lost its session. Consul's lock-delay closes that key alone, so the contenders keep the delay among themselves
+//! ([`KnownLock::with_lock_delay`]); `consul lock -n` does not.
 //!
 //! **Why a transaction.** `PUT /v1/kv/KEY?acquire=` answers `false` both where the lock is held and where its lock-delay is not
 //! over, and does not say the index of the write. A transaction says all three, in one round trip. It also holds the condition that the
@@ -15,6 +17,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     AGENT_CALL_TIMEOUT, Consul,
@@ -53,6 +56,8 @@ struct Read {
     /// 0: there is no key.
     written_at: u64,
     holders: Vec<LockHolder>,
+    /// Listed as holders of a semaphore, without a session.
+    gone: Vec<SessionId>,
 }
 
 impl Locks for Consul {
@@ -125,7 +130,7 @@ impl Locks for Consul {
             if place.limit == 1 {
                 self.try_mutex(place, session, value, known).await
             } else {
-                self.try_semaphore(place, session, value).await
+                self.try_semaphore(place, session, value, known).await
             }
         })
     }
@@ -155,7 +160,7 @@ impl Locks for Consul {
             let (key, prefix) = (lock_key(place), format!("{}/", place.path));
             let scope = if place.limit == 1 { KvScope::Key(&key) } else { KvScope::Prefix(&prefix) };
             let answer = self.watch_kv(scope, cursor, Consistency::Consistent, wait).await?;
-            let Read { kind, written_at, holders } = judge(place, &answer.entries);
+            let Read { kind, written_at, holders, .. } = judge(place, &answer.entries);
             Ok(LockAnswer { kind, holders, last_write: written_at, cursor: answer.cursor })
         })
     }
@@ -240,6 +245,7 @@ impl Consul {
         place: &LockPlace,
         session: &SessionId,
         value: &[u8],
+        known: &mut KnownLock,
     ) -> Result<LockAttempt, Error> {
         let (key, contender, prefix) =
             (lock_key(place), contender_key(place, session), format!("{}/", place.path));
@@ -254,11 +260,16 @@ impl Consul {
             if read.holders.iter().any(|holder| holder.session == *session) {
                 return Ok(LockAttempt::Acquired { token: read.written_at });
             }
-            if read.holders.len() >= usize::try_from(place.limit).unwrap_or(usize::MAX) {
+            let limit = usize::try_from(place.limit).unwrap_or(usize::MAX);
+            if read.holders.len() >= limit {
                 return Ok(LockAttempt::Held);
             }
-            let holders = read.holders.into_iter().map(|holder| holder.session.0).chain([session.0.clone()]);
-            let list = list_text(place, holders);
+            let closed = known.still_closed(&read.gone, Instant::now());
+            if read.holders.len() + closed.len() >= limit {
+                return Ok(LockAttempt::Delayed);
+            }
+            let listed = read.holders.into_iter().map(|holder| holder.session).chain(closed);
+            let list = list_text(place, listed.chain([session.clone()]));
             let operations = [
                 json!({"KV": {
                     "Verb": "lock", "Key": contender, "Value": BASE64.encode(value), "Flags": SEMAPHORE_FLAGS,
@@ -290,9 +301,9 @@ impl Consul {
                 self.transact("unlock", &[remove]).await?;
                 return Ok(false);
             }
-            let others =
-                read.holders.into_iter().map(|holder| holder.session.0).filter(|id| *id != session.0);
-            let list = list_text(place, others);
+            // What is gone stays listed: its lock-delay may not be over.
+            let listed = read.holders.into_iter().map(|holder| holder.session).chain(read.gone);
+            let list = list_text(place, listed.filter(|other| other != session));
             let operations = [replace_list(&key, &list, read.written_at), remove.clone()];
             if let Transaction::Done(_) = self.transact("unlock", &operations).await? {
                 return Ok(true);
@@ -345,8 +356,8 @@ fn replace_list(key: &str, list: &str, written_at: u64) -> Value {
     }})
 }
 
-fn list_text(place: &LockPlace, holders: impl Iterator<Item = String>) -> String {
-    json!({"Limit": place.limit, "Holders": holders.map(|id| (id, true)).collect::<BTreeMap<_, _>>()})
+fn list_text(place: &LockPlace, holders: impl Iterator<Item = SessionId>) -> String {
+    json!({"Limit": place.limit, "Holders": holders.map(|session| (session.0, true)).collect::<BTreeMap<_, _>>()})
         .to_string()
 }
 
@@ -354,27 +365,31 @@ fn list_text(place: &LockPlace, holders: impl Iterator<Item = String>) -> String
 fn judge(place: &LockPlace, entries: &[KvEntry]) -> Read {
     let key = lock_key(place);
     let Some(lock) = entries.iter().find(|entry| entry.key == key) else {
-        return Read { kind: LockKind::Unused, written_at: 0, holders: Vec::new() };
+        return Read { kind: LockKind::Unused, written_at: 0, holders: Vec::new(), gone: Vec::new() };
     };
     let written_at = lock.modify_index;
     if lock.flags == MUTEX_FLAGS {
         let holder =
             lock.session.clone().map(|id| LockHolder { session: SessionId(id), value: lock.value.clone() });
-        return Read { kind: LockKind::Mutex, written_at, holders: holder.into_iter().collect() };
+        let holders = holder.into_iter().collect();
+        return Read { kind: LockKind::Mutex, written_at, holders, gone: Vec::new() };
     }
     if lock.flags == SEMAPHORE_FLAGS
         && let Ok(list) = serde_json::from_slice::<SemaphoreList>(&lock.value)
     {
-        let holders = list.holders.into_iter().filter(|(_, holds)| *holds).filter_map(|(id, _)| {
+        let (mut holders, mut gone) = (Vec::new(), Vec::new());
+        for (id, _) in list.holders.into_iter().filter(|(_, holds)| *holds) {
             let contender = format!("{}/{id}", place.path);
-            let entry = entries.iter().find(|entry| entry.key == contender)?;
-            let holds = entry.session.as_deref() == Some(id.as_str());
-            holds.then(|| LockHolder { session: SessionId(id), value: entry.value.clone() })
-        });
-        let kind = LockKind::Semaphore { limit: list.limit };
-        return Read { kind, written_at, holders: holders.collect() };
+            let is_held =
+                |entry: &&KvEntry| entry.key == contender && entry.session.as_deref() == Some(id.as_str());
+            match entries.iter().find(is_held).map(|entry| entry.value.clone()) {
+                Some(value) => holders.push(LockHolder { session: SessionId(id), value }),
+                None => gone.push(SessionId(id)),
+            }
+        }
+        return Read { kind: LockKind::Semaphore { limit: list.limit }, written_at, holders, gone };
     }
-    Read { kind: LockKind::Foreign, written_at, holders: Vec::new() }
+    Read { kind: LockKind::Foreign, written_at, holders: Vec::new(), gone: Vec::new() }
 }
 
 fn lock_key(place: &LockPlace) -> String {
@@ -424,6 +439,11 @@ mod tests {
         let read = judge(&place, &entries);
         assert_eq!((read.kind, read.written_at), (LockKind::Semaphore { limit: 3 }, 9));
         assert_eq!(read.holders, [LockHolder { session: SessionId("a".into()), value: b"first".into() }]);
+        assert_eq!(
+            read.gone,
+            [SessionId("b".into()), SessionId("c".into())],
+            "without a session, without a key"
+        );
     }
 
     #[test]

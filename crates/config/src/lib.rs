@@ -18,6 +18,7 @@
 //! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `diff` |
 //! | `policy_source` | what the file says of services, kept so that documents can be put between its layers |
 //! | `documents` | documents of the registry's KV, which set how services are called, over the settings of the file |
+//! | `data` | the values of a YAML document of another program |
 //! | `small_file` | reads the small files of other crates too: regular files only, within a limit |
 //! | `state_folder` | the folder of this program's own files, and a lock in it, for other crates |
 //! | `diff` | running and new settings → what runs next, and what changes |
@@ -27,6 +28,7 @@
 
 mod address;
 mod check;
+mod data;
 mod diff;
 mod documents;
 mod error;
@@ -48,6 +50,7 @@ mod summary;
 mod text;
 mod units;
 
+pub use data::{DataError, DataNode};
 pub use diff::{RESTART_ONLY, ReloadPlan, SettingChange, fingerprint, plan_reload};
 pub use documents::{
     AppliedDocuments, DocumentResult, DocumentState, DocumentVersions, MAX_DOCUMENT_BYTES,
@@ -59,6 +62,7 @@ pub use layers::{ADMIN_LISTEN_VARIABLE, CONFIG_VARIABLE, Environment, Overrides,
 pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
 pub use origin::{Layer, Origin, Origins};
+pub use raw::parse_yaml;
 pub use render::render;
 pub use small_file::{SmallFile, check_own_folder};
 pub use state_folder::{

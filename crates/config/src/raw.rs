@@ -1,4 +1,4 @@
-//! YAML text → a tree in which every node knows its line and column. The only file that names the
+//! YAML text → a tree in which every node knows its line and column, or the data of other programs. The only file that names the
 //! YAML crate.
 //!
 //! Scalars stay text, as written: the key decides what `2.30` or `off` means, not YAML. Duplicate keys are kept, so that `check` can name both places. Aliases and merge keys
@@ -7,7 +7,9 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Budget, DuplicateKeyPolicy, Error, Spanned, budget::BudgetBreach};
+use serde_saphyr::{Budget, DuplicateKeyPolicy, Error, NonFiniteFloatPolicy, Spanned, budget::BudgetBreach};
+
+use crate::data::{DataError, DataNode};
 
 /// A place in the text; both numbers start at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,9 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
+/// Most documents of a text of data.
+const MAX_DATA_DOCUMENTS: usize = 64;
+
 /// Which YAML a text may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -78,11 +83,35 @@ pub(crate) fn parse_as(text: &str, dialect: Dialect) -> Result<Node, SyntaxError
     // The byte order mark, which some editors write. YAML ignores it, but would count it as a column.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tree: Spanned<Tree> =
-        serde_saphyr::from_str_with_options(text, options(dialect)).map_err(|error| {
-            let at = error.location().map_or(Position { line: 1, col: 1 }, |l| position_of(&l));
-            SyntaxError { at, message: describe_error(error.without_snippet()) }
-        })?;
+        serde_saphyr::from_str_with_options(text, options(dialect)).map_err(|error| syntax_error(&error))?;
     Ok(build_node(tree, text))
+}
+
+/// The documents of a text of another program, without the empty ones.
+///
+/// # Errors
+/// The text is not YAML, a key is twice in a mapping or is no word, there are anchors, aliases, merge keys or tags of a program, or the text
+/// has more than 100,000 nodes, 32 levels or 64 documents.
+pub fn parse_yaml(text: &str) -> Result<Vec<DataNode>, DataError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut options = options(Dialect::Document);
+    options.duplicate_keys = DuplicateKeyPolicy::Error;
+    // No number of JSON.
+    options.non_finite_float_policy = NonFiniteFloatPolicy::AsString;
+    if let Some(budget) = &mut options.budget {
+        budget.max_documents = MAX_DATA_DOCUMENTS;
+    }
+    let documents: Vec<Spanned<Tree>> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+            let SyntaxError { at, message } = syntax_error(&error);
+            DataError { line: at.line, column: at.col, message }
+        })?;
+    Ok(documents.into_iter().map(|document| build_data(document, text)).collect())
+}
+
+fn syntax_error(error: &Error) -> SyntaxError {
+    let at = error.location().map_or(Position { line: 1, col: 1 }, |l| position_of(&l));
+    SyntaxError { at, message: describe_error(error.without_snippet()) }
 }
 
 fn options(dialect: Dialect) -> serde_saphyr::Options {
@@ -111,7 +140,8 @@ fn options(dialect: Dialect) -> serde_saphyr::Options {
 enum Tree {
     Null,
     Text(String),
-    Typed(String),
+    Bool(bool),
+    Number(String),
     Seq(Vec<Spanned<Tree>>),
     /// A key is text, also where YAML reads a number.
     Map(Vec<(Spanned<String>, Spanned<Tree>)>),
@@ -122,7 +152,10 @@ fn build_node(tree: Spanned<Tree>, source: &str) -> Node {
     let value = match tree.value {
         Tree::Null => NodeValue::Null,
         Tree::Text(text) => NodeValue::Scalar(text),
-        Tree::Typed(text) => NodeValue::Scalar(source_text(&place, source).unwrap_or(text)),
+        Tree::Bool(value) => {
+            NodeValue::Scalar(source_text(&place, source).unwrap_or_else(|| value.to_string()))
+        }
+        Tree::Number(text) => NodeValue::Scalar(source_text(&place, source).unwrap_or(text)),
         Tree::Seq(items) => NodeValue::Seq(items.into_iter().map(|item| build_item(item, source)).collect()),
         Tree::Map(entries) => NodeValue::Map(
             entries
@@ -147,6 +180,27 @@ fn build_item(tree: Spanned<Tree>, source: &str) -> Node {
         node.value = NodeValue::Scalar(word);
     }
     node
+}
+
+fn build_data(tree: Spanned<Tree>, source: &str) -> DataNode {
+    let place = tree.defined;
+    match tree.value {
+        Tree::Null => DataNode::Null,
+        Tree::Text(text) => DataNode::Text(text),
+        // YAML 1.1 also reads yes, no, on and off as booleans: they are text here, as in YAML 1.2.
+        Tree::Bool(value) => match source_text(&place, source) {
+            Some(text) if !text.eq_ignore_ascii_case(&value.to_string()) => DataNode::Text(text),
+            _ => DataNode::Bool(value),
+        },
+        Tree::Number(value) => {
+            let written = source_text(&place, source).unwrap_or_else(|| value.clone());
+            DataNode::Number { written, value }
+        }
+        Tree::Seq(items) => DataNode::List(items.into_iter().map(|item| build_data(item, source)).collect()),
+        Tree::Map(entries) => DataNode::Map(
+            entries.into_iter().map(|(key, value)| (key.value, build_data(value, source))).collect(),
+        ),
+    }
 }
 
 /// The number or boolean as the file spells it: `0.20`, `off`, `1e3`.
@@ -183,6 +237,7 @@ fn describe_error(error: &Error) -> String {
         Error::Budget { breach: BudgetBreach::MergeKeys { merge_keys: 1 }, .. } => {
             "<< merges a mapping, which a document of the registry cannot do".to_owned()
         }
+        Error::DuplicateMappingKey { .. } => "a key is here twice".to_owned(),
         other => explain_star(first_line(&other.to_string())),
     }
 }
@@ -215,10 +270,10 @@ impl<'de> Deserialize<'de> for Tree {
 
 struct TreeVisitor;
 
-macro_rules! visit_typed {
+macro_rules! visit_number {
     ($($visit:ident: $type:ty,)*) => {
         $(fn $visit<E>(self, value: $type) -> Result<Tree, E> {
-            Ok(Tree::Typed(value.to_string()))
+            Ok(Tree::Number(value.to_string()))
         })*
     };
 }
@@ -242,8 +297,11 @@ impl<'de> Visitor<'de> for TreeVisitor {
         Ok(Tree::Text(text.to_owned()))
     }
 
-    visit_typed! {
-        visit_bool: bool,
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Bool(value))
+    }
+
+    visit_number! {
         visit_i64: i64,
         visit_i128: i128,
         visit_u64: u64,

@@ -2,11 +2,11 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `view` | keys and documents → the merged configuration → JSON, YAML, environment, properties; pure |
+//! | `merged` | keys and documents → the merged configuration → JSON, YAML, environment, properties; pure |
 
-mod view;
+mod merged;
 
-pub use view::{
+pub use merged::{
     BlobFormat, ConfigView, EnvQuoting, GoodBlob, HiddenProperty, LastGoodBlobs, MergedProperty,
     ProblemReason, PropertyLayer, PropertyOrigin, PropertyValue, RenderedEnv, SourceProperties, ViewProblem,
 };

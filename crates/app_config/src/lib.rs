@@ -1,12 +1,29 @@
-//! The app's configuration from a registry's KV.
+//! The app's configuration from a registry's KV: what `api.config` of the settings describes.
+//!
+//! Each prefix of the settings is followed by one question that waits at the registry ([`PrefixWatches`]), however many clients and
+//! files read it. What is known of a prefix is a [`PrefixView`]; the last good one stays on disk ([`PrefixStore`]), so that it is there
+//! while the registry is away, also after a restart.
 //!
 //! | module | what it does |
 //! |---|---|
+//! | `view` | what is known of a prefix, and how old it is |
+//! | `watch` | follows one prefix |
+//! | `watches` | follows those of the settings |
+//! | `store` | the last good entries, on disk |
 //! | `merged` | keys and documents → the merged configuration → JSON, YAML, environment, properties; pure |
+//!
+//! The crate serves nothing: crate `outrigger` has the API.
 
 mod merged;
+mod store;
+mod view;
+mod watch;
+mod watches;
 
 pub use merged::{
     BlobFormat, ConfigView, EnvQuoting, GoodBlob, HiddenProperty, LastGoodBlobs, MergedProperty,
     ProblemReason, PropertyLayer, PropertyOrigin, PropertyValue, RenderedEnv, SourceProperties, ViewProblem,
 };
+pub use store::PrefixStore;
+pub use view::{KvEntries, PrefixView};
+pub use watches::PrefixWatches;

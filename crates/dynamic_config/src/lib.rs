@@ -1,22 +1,18 @@
 //! Follows the documents of a registry's KV that set how services are called ([`outrigger_config::SettingsDocument`]).
 //!
-//! One question for all of them waits at the registry for a change ([`DocumentFollower`]). What it learns goes through
-//! `believed`, which gathers changes and doubts removals, to the caller, which puts the documents over its settings and
+//! One question for all of them waits at the registry for a change ([`DocumentFollower`], over `outrigger-kv-watch`, which gathers
+//! changes and doubts removals). What it learns goes to the caller, which puts the documents over its settings and
 //! returns what became of each. The last good version of each document stays in a file ([`DocumentStore`]), so that a
 //! restart without the registry, or with a wrong document in it, keeps what was in effect.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | `follower` | the loop: asks, applies, stores |
-//! | `believed` | which documents count, and when they are applied; pure |
-//! | `pace` | when the next question is asked; pure |
 //! | `store` | the last good versions, on disk |
 //!
 //! The crate does not read documents: `outrigger-config` does.
 
-mod believed;
 mod follower;
-mod pace;
 mod store;
 
 pub use follower::{AppliedResults, DocumentFollower};

@@ -10,10 +10,12 @@ use std::{
 };
 
 use outrigger_config::{SettingsDocument, file_name_part, read_own_file, replace_own_file};
+use outrigger_kv_watch::Entries;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::believed::Documents;
+/// Documents by their names.
+pub(crate) type Documents = Entries<SettingsDocument>;
 
 /// Largest file that is read. Documents have 1 MiB at most, and JSON writes a character as six bytes at most.
 const MAX_BYTES: usize = 8 * 1024 * 1024;

@@ -20,9 +20,13 @@
 //! assert_eq!(ask(registry, query).await.unwrap().unwrap(), list(1, []));
 //! # });
 //! ```
-#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod kv;
 
 use std::{sync::Arc, time::Duration};
+
+pub use kv::{PendingKvQuestion, ScriptedKv};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},

@@ -1,12 +1,13 @@
 //! The follower against a KV that the test answers, on a paused clock.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
 use outrigger_config::{AppliedDocuments, Environment, LoadedConfig, Overrides, load};
-use outrigger_registry::{HeldPut, KvChange, KvEntry, SessionId};
+use outrigger_registry::{
+    Cursor,
+    testing::{PendingKvQuestion, ScriptedKv},
+};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -15,105 +16,12 @@ use super::*;
 
 const WAIT: Duration = Duration::from_secs(45);
 
-#[derive(Debug)]
-struct ScriptedKv {
-    questions: mpsc::UnboundedSender<PendingQuestion>,
-    /// The token may not read: a prefix looks empty, a key is refused.
-    is_denied: Arc<AtomicBool>,
-}
-
-/// A question that the test answers.
-#[derive(Debug)]
-struct PendingQuestion {
-    prefix: String,
-    cursor: Cursor,
-    at: Instant,
-    reply: oneshot::Sender<Result<KvAnswer, Error>>,
-}
-
-impl PendingQuestion {
-    /// Each entry: its key below the prefix, its index and its value.
-    fn answer(self, index: u64, all: &[(&str, u64, &str)]) {
-        let entry = |(name, modify_index, value): &(&str, u64, &str)| KvEntry {
-            key: format!("{}{name}", self.prefix),
-            value: value.as_bytes().to_vec(),
-            flags: 0,
-            session: None,
-            lock_index: 0,
-            create_index: *modify_index,
-            modify_index: *modify_index,
-        };
-        let _ = self.reply.send(Ok(KvAnswer {
-            entries: all.iter().map(entry).collect(),
-            cursor: Cursor::at(index),
-            index_went_back: false,
-            age: None,
-            known_leader: true,
-        }));
-    }
-
-    fn fail(self) {
-        let error = Error::Timeout { request: "GET /v1/kv".to_owned(), after: WAIT };
-        let _ = self.reply.send(Err(error));
-    }
-}
-
-impl Kv for ScriptedKv {
-    fn watch_kv<'a>(
-        &'a self,
-        scope: KvScope<'a>,
-        cursor: Cursor,
-        _: Consistency,
-        _: Duration,
-    ) -> AnswerFuture<'a, KvAnswer> {
-        let prefix = match scope {
-            KvScope::Prefix(prefix) => prefix,
-            KvScope::Key(key) if self.is_denied.load(Relaxed) => {
-                let (request, text) = (format!("GET {key}"), "Permission denied".to_owned());
-                return Box::pin(async { Err(Error::Refused { request, status: 403, text, hint: None }) });
-            }
-            KvScope::Key(_) => {
-                let (entries, cursor) = (Vec::new(), Cursor::at(1));
-                let none =
-                    KvAnswer { entries, cursor, index_went_back: false, age: None, known_leader: true };
-                return Box::pin(async { Ok(none) });
-            }
-        };
-        let (reply, answer) = oneshot::channel();
-        let question = PendingQuestion { prefix: prefix.to_owned(), cursor, at: Instant::now(), reply };
-        let _ = self.questions.send(question);
-        Box::pin(async move {
-            match answer.await {
-                Ok(answer) => answer,
-                // The test dropped the question: it is never answered.
-                Err(_) => std::future::pending().await,
-            }
-        })
-    }
-
-    fn put_kv<'a>(&'a self, _: &'a str, _: &'a [u8], _: u64, _: Option<u64>) -> AnswerFuture<'a, bool> {
-        panic!("the follower writes nothing")
-    }
-
-    fn delete_kv<'a>(&'a self, _: &'a str, _: Option<u64>) -> AnswerFuture<'a, bool> {
-        panic!("the follower writes nothing")
-    }
-
-    fn change_kv<'a>(&'a self, _: &'a [KvChange<'a>]) -> AnswerFuture<'a, Option<u64>> {
-        panic!("the follower writes nothing")
-    }
-
-    fn put_held_kv<'a>(&'a self, _: &'a str, _: &'a [u8], _: &'a SessionId) -> AnswerFuture<'a, HeldPut> {
-        panic!("the follower writes nothing")
-    }
-}
-
 /// A sidecar's settings, and a follower.
 struct Rig {
-    questions: mpsc::UnboundedReceiver<PendingQuestion>,
+    questions: mpsc::UnboundedReceiver<PendingKvQuestion>,
     applied: mpsc::UnboundedReceiver<(Instant, AppliedDocuments)>,
     again: Arc<Notify>,
-    is_denied: Arc<AtomicBool>,
+    kv: Arc<ScriptedKv>,
     /// How many applications fail.
     failing: Arc<Mutex<u32>>,
     task: JoinHandle<()>,
@@ -126,10 +34,8 @@ fn settings() -> LoadedConfig {
 
 impl Rig {
     fn start(store: DocumentStore) -> (Self, Vec<DocumentVersions>) {
-        let (ask, questions) = mpsc::unbounded_channel();
-        let is_denied = Arc::new(AtomicBool::new(false));
-        let kv = Arc::new(ScriptedKv { questions: ask, is_denied: is_denied.clone() });
-        let follower = DocumentFollower::open(kv, || WAIT, "team/outrigger", store);
+        let (kv, questions) = ScriptedKv::new();
+        let follower = DocumentFollower::open(kv.clone(), || WAIT, "team/outrigger", store);
         let stored = follower.documents();
         let (apply, applied) = mpsc::unbounded_channel();
         let again = Arc::new(Notify::new());
@@ -145,10 +51,10 @@ impl Rig {
             }
             async move { result.map(|result| result.documents) }
         }));
-        (Self { questions, applied, again, is_denied, failing, task }, stored)
+        (Self { questions, applied, again, kv, failing, task }, stored)
     }
 
-    async fn question(&mut self) -> PendingQuestion {
+    async fn question(&mut self) -> PendingKvQuestion {
         let question = timeout(Duration::from_secs(3_600), self.questions.recv()).await;
         question.expect("a question within an hour").unwrap()
     }
@@ -279,7 +185,7 @@ async fn a_token_that_may_no_longer_read_changes_nothing() {
     assert_eq!(rig.applied_timeout().await, 1);
     let question = rig.question().await;
     for denied_at in [Some(question), None] {
-        rig.is_denied.store(true, Relaxed);
+        rig.kv.deny(true);
         if let Some(question) = denied_at {
             question.answer(2, &[]);
         }
@@ -290,7 +196,7 @@ async fn a_token_that_may_no_longer_read_changes_nothing() {
         // Nor at a start.
         (rig, _) = rig.restart(store());
     }
-    rig.is_denied.store(false, Relaxed);
+    rig.kv.deny(false);
     rig.question().await.answer(2, &[]);
     let gone = loop {
         tokio::select! {

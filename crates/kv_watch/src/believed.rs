@@ -1,35 +1,34 @@
-//! Which documents count, and when they are applied. Pure: `now` is an argument.
+//! Which entries count, and when they are applied. Pure: `now` is an argument.
 //!
-//! A document that is new or has changed counts at once. It is applied at once when nothing was applied within
+//! An entry that is new or has changed counts at once. It is applied at once when nothing was applied within
 //! [`GATHER`]; else at the end of that time, with whatever else has changed by then.
 //!
-//! A document that is gone counts for [`DOUBT`] more, because a program that replaces a document may delete it first, and
-//! git2consul deletes a whole tree and writes it again. When more than half of the documents are gone, the time
-//! begins again with each document that is written, for [`LONGEST_DOUBT`] at most.
+//! An entry that is gone counts for [`DOUBT`] more, because a program that replaces a value may delete it first, and
+//! git2consul deletes a whole tree and writes it again. When more than half of the entries are gone, the time
+//! begins again with each entry that is written, for [`LONGEST_DOUBT`] at most.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use outrigger_config::SettingsDocument;
 use tokio::time::Instant;
 
 /// Shortest time between two applications.
-pub(crate) const GATHER: Duration = Duration::from_millis(100);
-/// How long a document that is gone still counts.
-pub(crate) const DOUBT: Duration = Duration::from_secs(1);
+pub const GATHER: Duration = Duration::from_millis(100);
+/// How long an entry that is gone still counts.
+pub const DOUBT: Duration = Duration::from_secs(1);
 /// The same for a tree that is being written again.
 const LONGEST_DOUBT: Duration = Duration::from_secs(30);
 
-/// Documents by their names.
-pub(crate) type Documents = BTreeMap<String, SettingsDocument>;
+/// Entries by their names, which are the caller's.
+pub type Entries<T> = BTreeMap<String, T>;
 
 /// What the registry's answers say.
 #[derive(Debug)]
-pub(crate) struct BelievedDocuments {
+pub(crate) struct BelievedEntries<T> {
     /// Those that count.
-    documents: Documents,
+    entries: Entries<T>,
     /// Those of the last answer. `None`: there was none yet.
-    seen: Option<Documents>,
-    /// Since when each document that counts is gone.
+    seen: Option<Entries<T>>,
+    /// Since when each entry that counts is gone.
     gone_since: BTreeMap<String, Instant>,
     mass_loss: Option<TreeLoss>,
     /// The last question was answered: what is missing is gone.
@@ -39,19 +38,19 @@ pub(crate) struct BelievedDocuments {
     gathered_at: Instant,
 }
 
-/// More than half of the documents went at once.
+/// More than half of the entries went at once.
 #[derive(Debug, Clone, Copy)]
 struct TreeLoss {
     since: Instant,
-    /// When a document was written last.
+    /// When an entry was written last.
     written: Instant,
 }
 
-impl BelievedDocuments {
+impl<T: Clone + PartialEq> BelievedEntries<T> {
     /// `stored`: those of the run before, which count until the first answer. They are applied already.
-    pub(crate) fn new(stored: Documents, now: Instant) -> Self {
+    pub(crate) fn new(stored: Entries<T>, now: Instant) -> Self {
         Self {
-            documents: stored,
+            entries: stored,
             seen: None,
             gone_since: BTreeMap::new(),
             mass_loss: None,
@@ -61,39 +60,43 @@ impl BelievedDocuments {
         }
     }
 
-    /// The documents that count.
-    pub(crate) fn documents(&self) -> &Documents {
-        &self.documents
+    /// The entries that count.
+    pub(crate) fn entries(&self) -> &Entries<T> {
+        &self.entries
     }
 
-    /// Whether some document that counts is gone.
+    /// Those of the last answer.
+    pub(crate) fn seen(&self) -> Option<&Entries<T>> {
+        self.seen.as_ref()
+    }
+
+    /// Whether some entry that counts is gone.
     pub(crate) fn is_doubtful(&self) -> bool {
         !self.gone_since.is_empty()
     }
 
-    /// The registry has these documents. Returns whether they differ from those of the answer before.
-    pub(crate) fn on_answer(&mut self, answer: Documents, now: Instant) -> bool {
+    /// The registry has these entries. Returns whether they differ from those of the answer before.
+    pub(crate) fn on_answer(&mut self, answer: Entries<T>, now: Instant) -> bool {
         self.answers = true;
         let is_new = self.seen.as_ref() != Some(&answer);
-        let known = |document: &SettingsDocument| {
-            self.seen.as_ref().and_then(|seen| seen.get(&document.name)).is_some_and(|seen| seen == document)
-        };
-        let is_written = answer.values().any(|document| !known(document));
-        for (name, document) in &answer {
+        let known =
+            |(name, entry): (&String, &T)| self.seen.as_ref().and_then(|seen| seen.get(name)) == Some(entry);
+        let is_written = !answer.iter().all(known);
+        for (name, entry) in &answer {
             self.gone_since.remove(name);
-            if self.documents.get(name) != Some(document) {
-                self.documents.insert(name.clone(), document.clone());
+            if self.entries.get(name) != Some(entry) {
+                self.entries.insert(name.clone(), entry.clone());
                 self.is_changed = true;
             }
         }
-        for name in self.documents.keys().filter(|name| !answer.contains_key(*name)) {
+        for name in self.entries.keys().filter(|name| !answer.contains_key(*name)) {
             self.gone_since.entry(name.clone()).or_insert(now);
         }
         if self.gone_since.is_empty() {
             self.mass_loss = None;
         } else if let Some(loss) = &mut self.mass_loss {
             loss.written = if is_written { now } else { loss.written };
-        } else if self.gone_since.len() * 2 > self.documents.len() {
+        } else if self.gone_since.len() * 2 > self.entries.len() {
             self.mass_loss = Some(TreeLoss { since: now, written: now });
         }
         self.seen = Some(answer);
@@ -105,19 +108,19 @@ impl BelievedDocuments {
         self.answers = false;
     }
 
-    /// The documents are to be applied again, as after other settings of the file.
+    /// The entries are to be applied again, as after other settings of the file.
     pub(crate) fn mark_changed(&mut self) {
         self.is_changed = true;
     }
 
-    /// When to call [`BelievedDocuments::take_due`] next, if no answer comes before.
+    /// When to call [`BelievedEntries::take_due`] next, if no answer comes before.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let gone =
             self.gone_since.values().filter(|_| self.answers).map(|since| self.end_of_doubt(*since)).min();
         gone.into_iter().chain(self.apply_at()).min()
     }
 
-    /// Stops to count what has been gone for long enough. Returns whether the documents are to be applied now, and then counts
+    /// Stops to count what has been gone for long enough. Returns whether the entries are to be applied now, and then counts
     /// them as applied.
     pub(crate) fn take_due(&mut self, now: Instant) -> bool {
         if self.answers {
@@ -128,7 +131,7 @@ impl BelievedDocuments {
                 .collect();
             for (name, _) in ends.into_iter().filter(|(_, end)| *end <= now) {
                 self.gone_since.remove(&name);
-                self.documents.remove(&name);
+                self.entries.remove(&name);
                 self.is_changed = true;
             }
             if self.gone_since.is_empty() {
@@ -160,24 +163,20 @@ impl BelievedDocuments {
 mod tests {
     use super::*;
 
-    fn documents(all: &[(&str, &str)]) -> Documents {
-        let document = |(name, text): &(&str, &str)| {
-            let value = text.as_bytes().to_vec();
-            (name.to_string(), SettingsDocument { name: name.to_string(), index: 1, value })
-        };
-        all.iter().map(document).collect()
+    fn entries(all: &[(&str, &str)]) -> Entries<String> {
+        all.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect()
     }
 
     /// A tree on a clock that the test sets.
     struct Clocked {
-        believed: BelievedDocuments,
+        believed: BelievedEntries<String>,
         start: Instant,
     }
 
     impl Clocked {
         fn new(stored: &[(&str, &str)]) -> Self {
             let start = Instant::now();
-            Self { believed: BelievedDocuments::new(documents(stored), start), start }
+            Self { believed: BelievedEntries::new(entries(stored), start), start }
         }
 
         fn at(&self, ms: u64) -> Instant {
@@ -185,7 +184,7 @@ mod tests {
         }
 
         fn answer(&mut self, ms: u64, all: &[(&str, &str)]) {
-            self.believed.on_answer(documents(all), self.at(ms));
+            self.believed.on_answer(entries(all), self.at(ms));
         }
 
         /// What is applied at this time: the names and texts. `None`: nothing is due.
@@ -195,9 +194,8 @@ mod tests {
         }
 
         fn counted(&self) -> String {
-            let text =
-                |one: &SettingsDocument| format!("{}={}", one.name, String::from_utf8_lossy(&one.value));
-            self.believed.documents().values().map(text).collect::<Vec<_>>().join(" ")
+            let text = |(name, value): (&String, &String)| format!("{name}={value}");
+            self.believed.entries().iter().map(text).collect::<Vec<_>>().join(" ")
         }
 
         fn due_at(&self) -> Option<u128> {
@@ -226,13 +224,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_document_that_is_gone_counts_for_a_second_more() {
+    async fn an_entry_that_is_gone_counts_for_a_second_more() {
         let all = [("a", "1"), ("b", "1"), ("c", "1")];
         let mut tree = Clocked::new(&all);
         tree.answer(0, &all);
         tree.answer(1_000, &[("a", "1"), ("c", "1")]);
         assert_eq!((tree.applied(1_000), tree.due_at()), (None, Some(2_000)));
-        // Another document does not begin the second anew.
+        // Another entry does not begin the second anew.
         tree.answer(1_900, &[("a", "2"), ("c", "1")]);
         assert_eq!(tree.applied(1_900).as_deref(), Some("a=2 b=1 c=1"));
         assert_eq!(tree.applied(1_999), None);
@@ -294,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_documents_of_the_run_before_count_until_the_registry_has_answered() {
+    async fn the_entries_of_the_run_before_count_until_the_registry_has_answered() {
         let mut tree = Clocked::new(&[("a", "1"), ("b", "1"), ("c", "1")]);
         assert_eq!((tree.applied(0), tree.counted().as_str()), (None, "a=1 b=1 c=1"));
         tree.answer(100, &[("a", "2"), ("b", "1")]);

@@ -6,7 +6,7 @@
 //! | nothing new, after a proper wait | at once, and waits |
 //! | nothing new, at once | after 250 ms, then twice the last pause, up to 15 s: the registry does not block |
 //! | no key below the prefix | after about 30 s, without waiting: a question about no keys is answered at every write of any key |
-//! | documents that are gone, and no key | after 200 ms: they may be written again |
+//! | entries that are gone, and no key | after 200 ms: they may be written again |
 //! | an error | after a random pause that grows to 15 s |
 
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub(crate) struct AnswerTraits {
     pub(crate) is_new: bool,
     /// There is no key below the prefix.
     pub(crate) is_empty: bool,
-    /// Some document that counts is gone.
+    /// Some entry that counts is gone.
     pub(crate) is_doubtful: bool,
     /// From question to answer.
     pub(crate) took: Duration,

@@ -1,0 +1,152 @@
+//! Follows one prefix.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_config::{error_chain, prefix_covers};
+use outrigger_kv_watch::{Entries, KvFollower, KvNews};
+use outrigger_registry::{Kv, KvEntry};
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, info, warn};
+
+use crate::{KvEntries, PrefixStore, PrefixView, view::ConfirmedAt};
+
+/// How often the time of the file of unchanged entries is renewed, at most.
+const CONFIRM_EVERY: Duration = Duration::from_secs(30);
+
+/// The watch of one prefix.
+#[derive(Debug)]
+pub(crate) struct PrefixWatch {
+    follower: KvFollower<Arc<KvEntry>>,
+    store: PrefixStore,
+    view: watch::Sender<Arc<PrefixView>>,
+    /// The file has the entries that count.
+    is_saved: bool,
+    is_store_failing: bool,
+    confirmed_file: Option<Instant>,
+}
+
+impl PrefixWatch {
+    /// Reads what an earlier run has left. Asks nothing yet. `longest_wait` is the time that a question may wait at the registry. Blocks.
+    pub(crate) fn open(
+        kv: Arc<dyn Kv>,
+        longest_wait: impl Fn() -> Duration + Send + Sync + 'static,
+        prefix: &str,
+        store: PrefixStore,
+    ) -> Self {
+        let stored = store.load(prefix);
+        let is_saved = stored.is_some();
+        let view = stored.map(|stored| PrefixView {
+            entries: Some(Arc::new(stored.entries)),
+            index: stored.index,
+            confirmed: Some(ConfirmedAt::ago(stored.age, Instant::now())),
+            ..PrefixView::default()
+        });
+        let view = view.unwrap_or_default();
+        let entries: Entries<_> = view.entries.as_deref().cloned().unwrap_or_default();
+        let a_key = entries.keys().next().cloned();
+        let read = {
+            let prefix = prefix.to_owned();
+            // The question is about every key that begins with the text.
+            move |entry: KvEntry| {
+                prefix_covers(&prefix, &entry.key).then(|| (entry.key.clone(), Arc::new(entry)))
+            }
+        };
+        Self {
+            follower: KvFollower::new(kv, longest_wait, prefix, read, entries, a_key),
+            store,
+            view: watch::Sender::new(Arc::new(view)),
+            is_saved,
+            is_store_failing: false,
+            confirmed_file: None,
+        }
+    }
+
+    /// What is known of the prefix, from now on.
+    pub(crate) fn view(&self) -> watch::Receiver<Arc<PrefixView>> {
+        self.view.subscribe()
+    }
+
+    /// Asks until it is dropped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let news = self.follower.next().await;
+            let now = Instant::now();
+            let is_due = self.follower.take_due(now);
+            let is_first = self.follower.last_answer().is_some() && self.view.borrow().answered.is_none();
+            let mut next = PrefixView::clone(&self.view.borrow());
+            let mut is_confirmed = false;
+            match news {
+                KvNews::Answered { is_new, is_back, index } => {
+                    self.log_answer(is_back);
+                    is_confirmed = true;
+                    next.failure = None;
+                    next.confirmed = Some(ConfirmedAt::ago(Duration::ZERO, now));
+                    next.index = index;
+                    if is_new || is_first {
+                        next.answered = self.follower.last_answer().cloned().map(Arc::new);
+                    }
+                }
+                KvNews::Failed { error, failures } => {
+                    let reason = error_chain(&error);
+                    self.log_failure(failures, &reason);
+                    next.failure = Some(reason.into());
+                }
+                KvNews::Due => {}
+            }
+            // The first answer makes known that there is nothing, too.
+            if is_due || (is_first && next.entries.is_none()) {
+                next.entries = Some(Arc::new(self.follower.entries().clone()));
+                self.is_saved = false;
+            }
+            let next = Arc::new(next);
+            self.view.send_if_modified(|view| {
+                let is_changed = **view != *next;
+                *view = next.clone();
+                is_changed
+            });
+            if let Some(entries) = &next.entries {
+                self.keep(entries, next.index, is_confirmed, now).await;
+            }
+        }
+    }
+
+    /// Brings the file up to date.
+    async fn keep(&mut self, entries: &Arc<KvEntries>, index: u64, is_confirmed: bool, now: Instant) {
+        let (store, prefix) = (self.store.clone(), self.follower.prefix().to_owned());
+        let saved = if !self.is_saved && (is_confirmed || !self.is_store_failing) {
+            let entries = entries.clone();
+            tokio::task::spawn_blocking(move || store.save(&prefix, &entries, index)).await
+        } else if is_confirmed && self.confirmed_file.is_none_or(|at| now - at >= CONFIRM_EVERY) {
+            tokio::task::spawn_blocking(move || store.confirm(&prefix)).await
+        } else {
+            return;
+        };
+        // A runtime that stops runs no new task.
+        let Ok(saved) = saved else { return };
+        if let (Err(error), false) = (&saved, self.is_store_failing) {
+            let prefix = self.follower.prefix();
+            let file = self.store.path(prefix).map(|path| path.display().to_string()).unwrap_or_default();
+            warn!(prefix, file, %error, "the last good entries cannot be saved, a restart would lose them");
+        }
+        self.is_saved = saved.is_ok();
+        self.is_store_failing = saved.is_err();
+        self.confirmed_file = Some(now);
+    }
+
+    fn log_answer(&self, is_back: bool) {
+        if is_back {
+            info!(prefix = self.follower.prefix(), "the app's configuration in the KV is read again");
+        }
+    }
+
+    fn log_failure(&self, failures: u32, reason: &str) {
+        let prefix = self.follower.prefix();
+        match failures {
+            // One failure alone is often a connection that was closed.
+            2 => {
+                warn!(prefix, reason, "the app's configuration in the KV cannot be read, the last one stays")
+            }
+            _ => debug!(prefix, reason, "the app's configuration in the KV cannot be read"),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Follows the prefixes of the settings.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use outrigger_registry::Kv;
+use outrigger_task::essential;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{PrefixStore, PrefixView, watch::PrefixWatch};
+
+/// The watches of a sidecar, one for each prefix.
+pub struct PrefixWatches {
+    kv: Arc<dyn Kv>,
+    longest_wait: Arc<dyn Fn() -> Duration + Send + Sync>,
+    store: PrefixStore,
+    running: Mutex<RunningWatches>,
+}
+
+#[derive(Default)]
+struct RunningWatches {
+    /// Whether answers are kept on disk.
+    is_cached: bool,
+    by_prefix: BTreeMap<String, RunningWatch>,
+}
+
+struct RunningWatch {
+    view: watch::Receiver<Arc<PrefixView>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl fmt::Debug for PrefixWatches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefixes: Vec<_> = self.running.lock().by_prefix.keys().cloned().collect();
+        f.debug_struct("PrefixWatches").field("prefixes", &prefixes).finish_non_exhaustive()
+    }
+}
+
+impl PrefixWatches {
+    /// Follows nothing yet. `longest_wait` is the time that a question may wait at the registry.
+    pub fn new(
+        kv: Arc<dyn Kv>,
+        longest_wait: impl Fn() -> Duration + Send + Sync + 'static,
+        store: PrefixStore,
+    ) -> Self {
+        Self { kv, longest_wait: Arc::new(longest_wait), store, running: Mutex::default() }
+    }
+
+    /// Follows these prefixes from now on, and no others: a watch that runs goes on. `cache`: whether the last good answers stay on disk; if
+    /// not, those that are there are removed. Reads small files. Needs a tokio runtime.
+    pub fn follow(&self, prefixes: &[String], cache: bool) {
+        let mut running = self.running.lock();
+        if running.is_cached != cache {
+            running.by_prefix.clear();
+        }
+        running.is_cached = cache;
+        running.by_prefix.retain(|prefix, _| prefixes.contains(prefix));
+        self.store.retain(if cache { prefixes } else { &[] });
+        for prefix in prefixes {
+            if running.by_prefix.contains_key(prefix) {
+                continue;
+            }
+            let longest_wait = self.longest_wait.clone();
+            let store = if cache { self.store.clone() } else { PrefixStore::none() };
+            let watch = PrefixWatch::open(self.kv.clone(), move || longest_wait(), prefix, store);
+            let view = watch.view();
+            let task = tokio::spawn(essential("the watch of the app's configuration", watch.run()));
+            let running_watch = RunningWatch { view, _task: AbortOnDropHandle::new(task) };
+            running.by_prefix.insert(prefix.clone(), running_watch);
+        }
+    }
+
+    /// What is known of a prefix that is followed, from now on. `None`: it is not followed. The receiver is closed when the prefix is
+    /// no longer followed.
+    pub fn view(&self, prefix: &str) -> Option<watch::Receiver<Arc<PrefixView>>> {
+        self.running.lock().by_prefix.get(prefix).map(|running| running.view.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

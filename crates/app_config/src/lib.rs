@@ -21,8 +21,8 @@ mod watch;
 mod watches;
 
 pub use merged::{
-    BlobFormat, ConfigView, EnvQuoting, GoodBlob, HiddenProperty, LastGoodBlobs, MergedProperty,
-    ProblemReason, PropertyLayer, PropertyOrigin, PropertyValue, RenderedEnv, SourceProperties, ViewProblem,
+    BlobFormat, ConfigView, EnvQuoting, HiddenProperty, LastGoodDocuments, MergedProperty, ProblemReason,
+    PropertyLayer, PropertyOrigin, PropertyValue, RenderedConfig, SourceProperties, ViewProblem,
 };
 pub use store::PrefixStore;
 pub use view::{KvEntries, PrefixView};

@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | `context` | the parts that the settings name, and their formats |
 //! | `source` | entries of the KV → properties with their origins; keeps the last good version of each document |
 //! | `property` | a property and its origin; what is wrong with a key |
 //! | `value` | values, and the properties of a YAML or JSON document |
@@ -14,6 +15,7 @@
 //! Names and values follow Spring Cloud Consul Config: a property is a dotted name, an item of a list is `name[0]`, and a document
 //! is flattened to such names before it is merged.
 
+mod context;
 mod env;
 mod merge;
 mod path;
@@ -24,8 +26,9 @@ mod source;
 mod tree;
 mod value;
 
-pub use env::{EnvQuoting, RenderedEnv};
+pub use context::RenderedConfig;
+pub use env::EnvQuoting;
 pub use merge::{ConfigView, HiddenProperty};
 pub use property::{MergedProperty, ProblemReason, PropertyOrigin, ViewProblem};
-pub use source::{BlobFormat, GoodBlob, LastGoodBlobs, PropertyLayer, SourceProperties};
+pub use source::{BlobFormat, LastGoodDocuments, PropertyLayer, SourceProperties};
 pub use value::PropertyValue;

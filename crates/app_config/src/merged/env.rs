@@ -24,18 +24,10 @@ pub enum EnvQuoting {
     Never,
 }
 
-/// Lines `NAME=value`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RenderedEnv {
-    /// The lines, in the order of their names.
-    pub text: String,
-    /// Properties that are not there.
-    pub problems: Vec<ViewProblem>,
-}
-
 impl ConfigView {
-    /// A line for each property, without empty objects. Of two with one name the more specific one is there.
-    pub fn to_env(&self, quoting: EnvQuoting) -> RenderedEnv {
+    /// A line for each property in the order of the variables, without empty objects, and the properties that are not there. Of two with one
+    /// variable the more specific one is there.
+    pub fn to_env(&self, quoting: EnvQuoting) -> (String, Vec<ViewProblem>) {
         let mut problems = Vec::new();
         let mut lines: BTreeMap<String, (&MergedProperty, String)> = BTreeMap::new();
         let mut by_rank: Vec<_> = self.properties.iter().collect();
@@ -70,7 +62,7 @@ impl ConfigView {
             }
         }
         let text = lines.into_iter().map(|(name, (_, value))| format!("{name}={value}\n")).collect();
-        RenderedEnv { text, problems }
+        (text, problems)
     }
 }
 
@@ -125,7 +117,7 @@ fn quote(value: &str, quoting: EnvQuoting) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{process::Command, sync::Arc};
 
     use outrigger_registry::KvEntry;
     use proptest::prelude::*;
@@ -133,13 +125,13 @@ mod tests {
     use super::{
         super::{
             properties::read_properties,
-            source::{BlobFormat, LastGoodBlobs, SourceProperties},
+            source::{BlobFormat, LastGoodDocuments, SourceProperties},
         },
         *,
     };
 
-    fn entry(key: &str, value: &str) -> KvEntry {
-        KvEntry {
+    fn entry(key: &str, value: &str) -> Arc<KvEntry> {
+        Arc::new(KvEntry {
             key: key.to_owned(),
             value: value.as_bytes().to_vec(),
             flags: 0,
@@ -147,7 +139,7 @@ mod tests {
             lock_index: 0,
             create_index: 1,
             modify_index: 7,
-        }
+        })
     }
 
     fn view(all: &[(&str, &str)]) -> ConfigView {
@@ -184,13 +176,10 @@ mod tests {
             SourceProperties::of_keys("p/", &specific),
             SourceProperties::of_keys("q/", &general),
         ]);
-        let env = merged.to_env(EnvQuoting::default());
-        assert_eq!(env.text, "A_Z=1\nBC=1\n");
-        let problems: Vec<_> = env
-            .problems
-            .iter()
-            .map(|one| (one.reason.as_str(), one.key.as_str(), one.detail.as_str()))
-            .collect();
+        let (text, problems) = merged.to_env(EnvQuoting::default());
+        assert_eq!(text, "A_Z=1\nBC=1\n");
+        let problems: Vec<_> =
+            problems.iter().map(|one| (one.reason.as_str(), one.key.as_str(), one.detail.as_str())).collect();
         assert_eq!(
             problems,
             [
@@ -215,16 +204,16 @@ mod tests {
             ("i", "é"),
             ("j", "a\0b"),
         ];
-        let env = view(&all).to_env(EnvQuoting::WhereNeeded);
+        let (text, problems) = view(&all).to_env(EnvQuoting::WhereNeeded);
         let expected = "A=plain-1.2/x:y@z%+,=\nB=\nC='two words'\nD=\"it's\"\nE=\"\\$HOME \\`x\\` \\\"y\\\" \\\\\"\nF='a\nb'\nG=\"a\\\\b\\$\"\nH='#x'\nI='é'\n";
-        assert_eq!(env.text, expected);
-        assert_eq!(env.problems.len(), 1, "{:?}", env.problems);
-        let docker = view(&all).to_env(EnvQuoting::Never);
+        assert_eq!(text, expected);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let (docker, docker_problems) = view(&all).to_env(EnvQuoting::Never);
         assert_eq!(
-            docker.text,
+            docker,
             "A=plain-1.2/x:y@z%+,=\nB=\nC=two words\nD=it's\nE=$HOME `x` \"y\" \\\nG=a\\b$\nH=#x\nI=é\n"
         );
-        let keys: Vec<_> = docker.problems.iter().map(|one| one.key.as_str()).collect();
+        let keys: Vec<_> = docker_problems.iter().map(|one| one.key.as_str()).collect();
         assert_eq!(keys, ["p/f", "p/j"]);
     }
 
@@ -302,12 +291,12 @@ mod tests {
         ) {
             let names: Vec<_> = (0..values.len()).map(|at| format!("v{at:02}")).collect();
             let all: Vec<_> = names.iter().zip(&values).map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            let env = view(&all).to_env(EnvQuoting::WhereNeeded);
-            prop_assert_eq!(&env.problems, &[]);
+            let (text, problems) = view(&all).to_env(EnvQuoting::WhereNeeded);
+            prop_assert_eq!(&problems, &[]);
             let upper: Vec<_> = names.iter().map(|name| name.to_uppercase()).collect();
             let upper: Vec<_> = upper.iter().map(String::as_str).collect();
-            prop_assert_eq!(&read_by_shell(&env.text, &upper), &values);
-            prop_assert_eq!(&read_by_systemd(&env.text), &values);
+            prop_assert_eq!(&read_by_shell(&text, &upper), &values);
+            prop_assert_eq!(&read_by_systemd(&text), &values);
         }
 
         #[test]
@@ -322,9 +311,10 @@ mod tests {
     #[test]
     fn null_and_empty_lists_are_empty_text_and_empty_objects_are_left_out() {
         let document = entry("p", "n: ~\nl: []\nm: {}\nt: true\nx: 0x1F\n");
-        let source = SourceProperties::of_blob(BlobFormat::Yaml, &document, &mut LastGoodBlobs::default());
+        let source =
+            SourceProperties::of_blob(BlobFormat::Yaml, &document, &mut LastGoodDocuments::default());
         let merged = ConfigView::merge(vec![source]);
         assert_eq!(merged.to_properties(), "l=\nn=\nt=true\nx=0x1F\n");
-        assert_eq!(merged.to_env(EnvQuoting::default()).text, "L=\nN=\nT=true\nX=0x1F\n");
+        assert_eq!(merged.to_env(EnvQuoting::default()).0, "L=\nN=\nT=true\nX=0x1F\n");
     }
 }

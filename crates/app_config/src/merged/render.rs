@@ -32,26 +32,33 @@ impl ConfigView {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use outrigger_registry::KvEntry;
     use proptest::prelude::*;
 
     use super::{
         super::{
             property::ProblemReason,
-            source::{BlobFormat, LastGoodBlobs, SourceProperties},
+            source::{BlobFormat, LastGoodDocuments, SourceProperties},
         },
         *,
     };
 
-    fn view_of_keys(all: &[(&str, &str)]) -> ConfigView {
-        let entry = |(name, value): &(&str, &str)| outrigger_registry::KvEntry {
-            key: format!("p/{name}"),
+    fn entry(key: &str, value: &str) -> Arc<KvEntry> {
+        Arc::new(KvEntry {
+            key: key.to_owned(),
             value: value.as_bytes().to_vec(),
             flags: 0,
             session: None,
             lock_index: 0,
             create_index: 1,
             modify_index: 7,
-        };
+        })
+    }
+
+    fn view_of_keys(all: &[(&str, &str)]) -> ConfigView {
+        let entry = |(name, value): &(&str, &str)| entry(&format!("p/{name}"), value);
         let entries: Vec<_> = all.iter().map(entry).collect();
         ConfigView::merge(vec![SourceProperties::of_keys("p/", &entries)])
     }
@@ -61,16 +68,8 @@ mod tests {
     }
 
     fn view_of(format: BlobFormat, text: &str) -> ConfigView {
-        let entry = outrigger_registry::KvEntry {
-            key: "p/data".into(),
-            value: text.into(),
-            flags: 0,
-            session: None,
-            lock_index: 0,
-            create_index: 1,
-            modify_index: 7,
-        };
-        let source = SourceProperties::of_blob(format, &entry, &mut LastGoodBlobs::default());
+        let source =
+            SourceProperties::of_blob(format, &entry("p/data", text), &mut LastGoodDocuments::default());
         assert_eq!(source.problems, [], "{text}");
         ConfigView::merge(vec![source])
     }

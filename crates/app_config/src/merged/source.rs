@@ -1,9 +1,6 @@
 //! What a source gives: entries of the KV → properties with their origins.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use outrigger_config::DataError;
 use outrigger_registry::KvEntry;
@@ -72,27 +69,11 @@ pub struct SourceProperties {
 
 /// The last good version of each document, by its key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LastGoodBlobs(pub BTreeMap<String, GoodBlob>);
-
-/// A version of a document that could be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GoodBlob {
-    /// The index at which it was written.
-    pub index: u64,
-    /// Its text.
-    pub text: String,
-}
-
-impl LastGoodBlobs {
-    /// Forgets the documents that are gone. `present`: every key that is a document.
-    pub fn retain(&mut self, present: &BTreeSet<&str>) {
-        self.0.retain(|key, _| present.contains(key.as_str()));
-    }
-}
+pub struct LastGoodDocuments(pub BTreeMap<String, Arc<KvEntry>>);
 
 impl SourceProperties {
     /// A key for each property: `/` below the prefix becomes `.`. `entries`: those that the prefix names.
-    pub fn of_keys<'a>(prefix: &str, entries: impl IntoIterator<Item = &'a KvEntry>) -> Self {
+    pub fn of_keys<'a>(prefix: &str, entries: impl IntoIterator<Item = &'a Arc<KvEntry>>) -> Self {
         let mut out = Self::default();
         let mut layer = PropertyLayer::default();
         for entry in entries {
@@ -122,23 +103,22 @@ impl SourceProperties {
     }
 
     /// One document. A wrong one gives what its last good version has.
-    pub fn of_blob(format: BlobFormat, entry: &KvEntry, last_good: &mut LastGoodBlobs) -> Self {
+    pub fn of_blob(format: BlobFormat, entry: &Arc<KvEntry>, last_good: &mut LastGoodDocuments) -> Self {
         let (layers, problem) = match read_blob(format, &entry.value) {
-            Ok((text, layers)) => {
-                let good = GoodBlob { index: entry.modify_index, text: text.to_owned() };
-                last_good.0.insert(entry.key.clone(), good);
+            Ok(layers) => {
+                last_good.0.insert(entry.key.clone(), entry.clone());
                 (with_origin(layers, &origin_of(entry)), None)
             }
             Err((reason, detail)) => {
                 let good = last_good.0.get(&entry.key).and_then(|good| {
-                    let layers = format.read(&good.text).ok()?;
-                    Some((good.index, layers))
+                    Some((
+                        good.modify_index,
+                        with_origin(read_blob(format, &good.value).ok()?, &origin_of(good)),
+                    ))
                 });
-                let in_effect = good.as_ref().map(|(index, _)| *index);
+                let (in_effect, layers) = good.unzip();
+                let layers = layers.unwrap_or_default();
                 let key = entry.key.clone();
-                let layers = good.map_or_else(Vec::new, |(index, layers)| {
-                    with_origin(layers, &Arc::new(PropertyOrigin { key: key.clone(), index }))
-                });
                 let problem = ViewProblem { key, index: entry.modify_index, reason, detail, in_effect };
                 (layers, Some(problem))
             }
@@ -150,8 +130,8 @@ impl SourceProperties {
     /// that the prefix names, in the order of their keys.
     pub fn of_files<'a>(
         prefix: &str,
-        entries: impl IntoIterator<Item = &'a KvEntry>,
-        last_good: &mut LastGoodBlobs,
+        entries: impl IntoIterator<Item = &'a Arc<KvEntry>>,
+        last_good: &mut LastGoodDocuments,
     ) -> Self {
         let mut out = Self::default();
         let mut of_files = Vec::new();
@@ -203,9 +183,10 @@ fn with_origin(
     documents.into_iter().rev().map(layer).collect()
 }
 
-type ReadBlob<'a> = (&'a str, Vec<Vec<(String, PropertyValue)>>);
-
-fn read_blob(format: BlobFormat, value: &[u8]) -> Result<ReadBlob<'_>, (ProblemReason, String)> {
+fn read_blob(
+    format: BlobFormat,
+    value: &[u8],
+) -> Result<Vec<Vec<(String, PropertyValue)>>, (ProblemReason, String)> {
     if value.len() > MAX_BLOB_BYTES {
         let detail = format!("the document has more than {MAX_BLOB_BYTES} bytes");
         return Err((ProblemReason::WrongDocument, detail));
@@ -214,16 +195,15 @@ fn read_blob(format: BlobFormat, value: &[u8]) -> Result<ReadBlob<'_>, (ProblemR
         let detail = format!("the document is not UTF-8 from byte {} on", error.valid_up_to());
         (ProblemReason::NotText, detail)
     })?;
-    let layers = format.read(text).map_err(|error| (ProblemReason::WrongDocument, error.to_string()))?;
-    Ok((text, layers))
+    format.read(text).map_err(|error| (ProblemReason::WrongDocument, error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(key: &str, value: impl AsRef<[u8]>, index: u64) -> KvEntry {
-        KvEntry {
+    fn entry(key: &str, value: impl AsRef<[u8]>, index: u64) -> Arc<KvEntry> {
+        Arc::new(KvEntry {
             key: key.to_owned(),
             value: value.as_ref().to_vec(),
             flags: 0,
@@ -231,7 +211,7 @@ mod tests {
             lock_index: 0,
             create_index: 1,
             modify_index: index,
-        }
+        })
     }
 
     fn shown(source: &SourceProperties) -> String {
@@ -272,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_wrong_document_gives_its_last_good_version() {
-        let mut last_good = LastGoodBlobs::default();
+        let mut last_good = LastGoodDocuments::default();
         let mut read = |text: &[u8], index| {
             shown(&SourceProperties::of_blob(BlobFormat::Yaml, &entry("k", text, index), &mut last_good))
         };
@@ -283,8 +263,6 @@ mod tests {
         assert_eq!(read(&vec![b'#'; 512 * 1024 + 1], 5), "a=1@2 | k@5 wrong_document Some(2)");
         assert_eq!(read(b"a: 1\n---\na: 2\n", 6), "a=2@6 | a=1@6");
         assert_eq!(read(b"", 7), "");
-        last_good.retain(&BTreeSet::from(["other"]));
-        assert_eq!(last_good, LastGoodBlobs::default());
     }
 
     #[test]
@@ -298,7 +276,7 @@ mod tests {
             entry("repo/master/README.md", "", 6),
             entry("repo/master/sub/50.yml", "b: 5", 7),
         ];
-        let source = SourceProperties::of_files("repo/master/", &all, &mut LastGoodBlobs::default());
+        let source = SourceProperties::of_files("repo/master/", &all, &mut LastGoodDocuments::default());
         let expected = "b=5@7 | a=3@4 | a=2@3 | a=1@2 | repo/master/40.yaml@5 wrong_document None | repo/master/README.md@6 unknown_ending None";
         assert_eq!(shown(&source), expected);
     }

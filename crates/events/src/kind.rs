@@ -101,6 +101,10 @@ kinds! {
     DocumentApplied = "document_applied",
     /// A document of the registry's KV is refused.
     DocumentRefused = "document_refused",
+    /// The app's merged configuration is known, or has changed.
+    AppConfigChanged = "app_config_changed",
+    /// A document or a value of the app's configuration is refused.
+    AppConfigRefused = "app_config_refused",
 }
 
 /// No kind has this name. The message lists those that there are.

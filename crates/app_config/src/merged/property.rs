@@ -61,16 +61,17 @@ pub enum ProblemReason {
 }
 
 impl ProblemReason {
-    /// Every reason.
-    pub const ALL: [Self; 7] = [
-        Self::WrongDocument,
-        Self::NotText,
-        Self::NameTooLong,
-        Self::UnknownEnding,
-        Self::ListGap,
-        Self::NameTaken,
-        Self::NotInFormat,
-    ];
+    /// Those that do not depend on a format.
+    pub(crate) const OF_KEYS: [Self; 5] =
+        [Self::WrongDocument, Self::NotText, Self::NameTooLong, Self::UnknownEnding, Self::ListGap];
+
+    /// Whether a key does not give what it has: the others are about names and formats.
+    pub const fn is_refusal(self) -> bool {
+        match self {
+            Self::WrongDocument | Self::NotText | Self::NameTooLong => true,
+            Self::UnknownEnding | Self::ListGap | Self::NameTaken | Self::NotInFormat => false,
+        }
+    }
 
     /// Its name in pages, logs and metrics.
     pub const fn as_str(self) -> &'static str {

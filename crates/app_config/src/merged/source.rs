@@ -8,7 +8,7 @@ use outrigger_registry::KvEntry;
 use super::{
     properties::read_properties,
     property::{ProblemReason, PropertyOrigin, ViewProblem},
-    value::{MAX_NAME_BYTES, PropertyValue, read_json, read_yaml},
+    value::{FlatDocument, MAX_NAME_BYTES, PropertyValue, read_json, read_yaml},
 };
 
 /// Largest document, bytes: the largest value that Consul takes.
@@ -39,7 +39,7 @@ impl BlobFormat {
         }
     }
 
-    fn read(self, text: &str) -> Result<Vec<Vec<(String, PropertyValue)>>, DataError> {
+    fn read(self, text: &str) -> Result<Vec<FlatDocument>, DataError> {
         match self {
             Self::Yaml => read_yaml(text),
             Self::Json => read_json(text),
@@ -172,21 +172,15 @@ fn origin_of(entry: &KvEntry) -> Arc<PropertyOrigin> {
 }
 
 /// A later document of one text wins.
-fn with_origin(
-    documents: Vec<Vec<(String, PropertyValue)>>,
-    origin: &Arc<PropertyOrigin>,
-) -> Vec<PropertyLayer> {
-    let layer = |properties: Vec<(String, PropertyValue)>| {
+fn with_origin(documents: Vec<FlatDocument>, origin: &Arc<PropertyOrigin>) -> Vec<PropertyLayer> {
+    let layer = |properties: FlatDocument| {
         let with = |(name, value)| (name, value, origin.clone());
         PropertyLayer { properties: properties.into_iter().map(with).collect() }
     };
     documents.into_iter().rev().map(layer).collect()
 }
 
-fn read_blob(
-    format: BlobFormat,
-    value: &[u8],
-) -> Result<Vec<Vec<(String, PropertyValue)>>, (ProblemReason, String)> {
+fn read_blob(format: BlobFormat, value: &[u8]) -> Result<Vec<FlatDocument>, (ProblemReason, String)> {
     if value.len() > MAX_BLOB_BYTES {
         let detail = format!("the document has more than {MAX_BLOB_BYTES} bytes");
         return Err((ProblemReason::WrongDocument, detail));

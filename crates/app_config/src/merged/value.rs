@@ -54,8 +54,11 @@ impl PropertyValue {
     }
 }
 
+/// The names and values of one document, in its order.
+pub(super) type FlatDocument = Vec<(String, PropertyValue)>;
+
 /// The properties of a JSON text.
-pub(super) fn read_json(text: &str) -> Result<Vec<Vec<(String, PropertyValue)>>, DataError> {
+pub(super) fn read_json(text: &str) -> Result<Vec<FlatDocument>, DataError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_ascii().is_empty() {
         return Ok(Vec::new());
@@ -91,14 +94,14 @@ pub(super) fn push_escape(out: &mut String, c: char) {
 }
 
 /// The properties of a YAML text: those of each of its documents, of which a later one wins.
-pub(super) fn read_yaml(text: &str) -> Result<Vec<Vec<(String, PropertyValue)>>, DataError> {
+pub(super) fn read_yaml(text: &str) -> Result<Vec<FlatDocument>, DataError> {
     let documents = parse_yaml(text)?;
     let mut bytes_left = MAX_FLAT_BYTES;
     documents.into_iter().map(|document| flatten(document, &mut bytes_left)).collect()
 }
 
-fn flatten(document: DataNode, bytes_left: &mut usize) -> Result<Vec<(String, PropertyValue)>, DataError> {
-    let mut flat = FlatDocument { properties: Vec::new(), bytes_left };
+fn flatten(document: DataNode, bytes_left: &mut usize) -> Result<FlatDocument, DataError> {
+    let mut flat = Flattening { properties: Vec::new(), bytes_left };
     match document {
         DataNode::Map(members) => flat.add_members("", members)?,
         DataNode::Null => {}
@@ -115,12 +118,12 @@ fn refuse(message: impl Into<String>) -> DataError {
     DataError { line: 1, column: 1, message: message.into() }
 }
 
-struct FlatDocument<'a> {
-    properties: Vec<(String, PropertyValue)>,
+struct Flattening<'a> {
+    properties: FlatDocument,
     bytes_left: &'a mut usize,
 }
 
-impl FlatDocument<'_> {
+impl Flattening<'_> {
     /// The depth is that of the document, which its parser bounds.
     fn add(&mut self, name: String, node: DataNode) -> Result<(), DataError> {
         if name.len() > MAX_NAME_BYTES {

@@ -7,7 +7,7 @@ use outrigger_tests::tool::{self, ToolMissing};
 /// The binary, or why there is none. Searched once; may take minutes the first time.
 pub(crate) fn find() -> Result<PathBuf, ToolMissing> {
     static FOUND: OnceLock<Result<PathBuf, ToolMissing>> = OnceLock::new();
-    FOUND.get_or_init(|| tool::find("nginx.sh")).clone()
+    FOUND.get_or_init(|| tool::find("nginx.sh", &[])).clone()
 }
 
 /// The command of an nginx that serves on `addr`, with these lines in its `server`, and logs its requests in

@@ -95,7 +95,7 @@ pub(crate) async fn start(proxy: Proxy, services: &mut [Service]) -> Option<Runn
             Some(Running::Outrigger { _process: process, _dir: dir })
         }
         Proxy::Nginx => {
-            let program = tool::find("nginx.sh").ok()?;
+            let program = tool::find("nginx.sh", &[]).ok()?;
             let path = dir.path().display();
             let mut text = format!(
                 "daemon off; pid {path}/pid; error_log {path}/error.log; events {{ worker_connections 4096; }} http {{ access_log off;"

@@ -112,7 +112,7 @@ impl Consul {
     /// [`ToolMissing`] with the text that `consul.sh` printed.
     pub fn find() -> Result<PathBuf, ToolMissing> {
         static FOUND: OnceLock<Result<PathBuf, ToolMissing>> = OnceLock::new();
-        FOUND.get_or_init(|| tool::find("consul.sh")).clone()
+        FOUND.get_or_init(|| tool::find("consul.sh", &[])).clone()
     }
 
     /// A dev agent (`-dev`), with a leader. All data are in memory and lost at a restart.

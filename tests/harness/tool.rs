@@ -16,14 +16,15 @@ impl fmt::Display for ToolMissing {
     }
 }
 
-/// The path that a script of `tests/tools` prints. May take minutes the first time.
+/// The path that a script of `tests/tools` prints, called with these arguments. May take minutes the first time.
 ///
 /// # Errors
 /// The sentence that it printed instead.
-pub fn find(script: &str) -> Result<PathBuf, ToolMissing> {
+pub fn find(script: &str, arguments: &[&str]) -> Result<PathBuf, ToolMissing> {
     let script = format!("{}/tools/{script}", env!("CARGO_MANIFEST_DIR"));
     let output = Command::new("bash")
         .arg(&script)
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()

@@ -7,8 +7,12 @@
 # on a line `skipped: ...`, and counts as passed for cargo. Exit 0 only when nothing failed.
 #
 # Arguments go to `cargo test`, for example: tests/tools/run.sh --package outrigger-tests
+# With OUTRIGGER_TIMES=FILE, how long each group took is added to this file (see times.sh).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+
+# shellcheck source=tests/tools/times.sh
+. tests/tools/times.sh
 
 cargo=${CARGO:-cargo}
 log=$(mktemp)
@@ -27,10 +31,13 @@ echo "${consul:-none}"
 
 # The binary first: some tests start it.
 say "building"
+begun=$SECONDS
 if ! "$cargo" build --package outrigger || ! "$cargo" test --no-run "${selection[@]}"; then
     echo "0 passed, 1 failed, 0 skipped"
     exit 1
 fi
+
+add_time build $((SECONDS - begun))
 
 # Just built: no test needs to ask cargo again.
 OUTRIGGER_TEST_BIN=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/outrigger
@@ -40,7 +47,7 @@ say "testing"
 begun=$SECONDS
 # Four at once, also on two cores: the end-to-end tests mostly wait.
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} RUST_BACKTRACE=${RUST_BACKTRACE:-0} \
-    "$cargo" test --no-fail-fast "${selection[@]}" 2>&1 | tee "$log"
+    "$cargo" test --no-fail-fast "${selection[@]}" 2>&1 | tee "$log" | add_times_of_tests
 ended=${PIPESTATUS[0]}
 took=$((SECONDS - begun))
 

@@ -1,0 +1,68 @@
+//! The list of all suites.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::suite::{Suite, file};
+
+/// All, in the order in which they run.
+pub(crate) const ALL: [Suite; 6] = [
+    Suite {
+        name: "py-consul",
+        about: "the own test suite of the Python library py-consul 1.8.0",
+        tool: "py-consul",
+        arguments: || vec![file("programs/py_consul.py")],
+        starts_registries: true,
+        quick_on_consul: false,
+        limit: Duration::from_secs(600),
+    },
+    Suite {
+        name: "py-consul-use",
+        about: "each call of py-consul 1.8.0 that an app makes",
+        tool: "py-consul",
+        arguments: python_client,
+        ..SHORT
+    },
+    Suite {
+        name: "python-consul-use",
+        about: "the same calls of python-consul 1.1.0",
+        tool: "python-consul",
+        arguments: python_client,
+        ..SHORT
+    },
+    Suite {
+        name: "python-consul2-use",
+        about: "the same calls of python-consul2 0.1.5",
+        tool: "python-consul2",
+        arguments: python_client,
+        ..SHORT
+    },
+    Suite {
+        name: "node-consul-use",
+        about: "each call of the npm package consul 2.0.1 that an app makes",
+        tool: "node-consul",
+        arguments: || vec![file("programs/node_client.js")],
+        ..SHORT
+    },
+    Suite {
+        name: "consul-commands",
+        about: "the commands of the consul binary, 1.8.7",
+        tool: "consul-commands",
+        arguments: || vec![file("programs/consul_commands.sh")],
+        ..SHORT
+    },
+];
+
+/// A program that uses one registry and takes less than a minute on each side.
+const SHORT: Suite = Suite {
+    name: "",
+    about: "",
+    tool: "",
+    arguments: Vec::new,
+    starts_registries: false,
+    quick_on_consul: true,
+    limit: Duration::from_secs(180),
+};
+
+fn python_client() -> Vec<PathBuf> {
+    vec![file("programs/python_client.py")]
+}

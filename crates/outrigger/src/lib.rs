@@ -19,6 +19,7 @@ mod process;
 mod registry;
 pub mod reload;
 pub mod signal;
+mod sse;
 pub mod telemetry;
 
 pub use app::{App, ApplyError, ShutdownSummary, StartError};

@@ -20,6 +20,5 @@ mod scrape;
 mod server;
 
 pub(crate) use guard::{AllowedHosts, CHANGE_HEADER, OwnNames, single_host};
-pub(crate) use pages::accepts_stream;
 pub(crate) use routes::{AdminBackend, AdminState, admin_router, metrics_router};
 pub(crate) use server::{AdminServer, AdminThread, BoundListeners, ServerLimits};

@@ -16,7 +16,7 @@ use super::{
     request::{AcquireRequest, Target},
     stream::{hold_response, state_json, watch_response},
 };
-use crate::admin::accepts_stream;
+use crate::sse::accepts_stream;
 
 /// Answers every request below `/v1/locks/` and `/v1/leader/`.
 pub(super) async fn answer(

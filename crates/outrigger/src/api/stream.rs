@@ -3,49 +3,24 @@
 //! The lock lives as long as the connection: hyper drops the body when the peer closes it, and a comment every few seconds finds a peer
 //! that has vanished.
 
-use std::{convert::Infallible, time::Duration};
+use std::convert::Infallible;
 
-use axum::{
-    body::{Body, Bytes},
-    http::{HeaderValue, header},
-    response::{IntoResponse, Response},
-};
+use axum::{body::Bytes, response::Response};
 use futures_util::stream;
 use outrigger_locks::{Held, HoldState, LockManager, LockName, WatchedLock};
 use serde_json::{Value, json};
-use tokio::{
-    sync::watch,
-    time::{Instant, Interval, MissedTickBehavior, interval_at},
-};
+use tokio::{sync::watch, time::Interval};
 use tokio_util::sync::CancellationToken;
 
 use super::problem::holder_json;
+use crate::sse::{comments, frame, stream_response};
 
-/// Time between two comments.
-const COMMENT_INTERVAL: Duration = Duration::from_secs(5);
 /// A comment: the client ignores it.
 const COMMENT: &[u8] = b": held\n\n";
 
 /// One event.
 fn event(name: &str, data: &Value) -> Bytes {
-    format!("event: {name}\ndata: {data}\n\n").into()
-}
-
-fn response<S>(events: S) -> Response
-where
-    S: futures_util::Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
-{
-    let mut response = Body::from_stream(events).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn comments() -> Interval {
-    let mut comments = interval_at(Instant::now() + COMMENT_INTERVAL, COMMENT_INTERVAL);
-    comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    comments
+    frame(Some(name), None, data).into()
 }
 
 /// A hold that is told: `acquired`, then `draining` or `lost`, each once. After `lost` the stream ends.
@@ -108,9 +83,9 @@ impl HoldStream {
 pub(super) fn hold_response(held: Held, locks: &LockManager) -> Response {
     let (state, draining) = (held.state(), Some(locks.draining()));
     let hold = HoldStream { held, state, draining, comments: comments(), is_begun: false, is_over: false };
-    response(stream::unfold(hold, |mut hold| async move {
+    stream_response(stream::unfold(hold, |mut hold| async move {
         let next = hold.next().await?;
-        Some((Ok(next), hold))
+        Some((Ok::<_, Infallible>(next), hold))
     }))
 }
 
@@ -130,7 +105,7 @@ pub(super) fn state_json(name: &LockName, watched: &WatchedLock) -> Value {
 pub(super) fn watch_response(name: LockName, locks: &LockManager) -> Response {
     let watch = locks.watch(&name);
     let draining = locks.draining();
-    response(stream::unfold(
+    stream_response(stream::unfold(
         (watch, comments(), draining, name),
         |(mut watch, mut comments, draining, name)| async move {
             let next = tokio::select! {
@@ -139,7 +114,7 @@ pub(super) fn watch_response(name: LockName, locks: &LockManager) -> Response {
                 seen = watch.next() => event("state", &state_json(&name, &seen)),
                 _ = comments.tick() => Bytes::from_static(b": no change\n\n"),
             };
-            Some((Ok(next), (watch, comments, draining, name)))
+            Some((Ok::<_, Infallible>(next), (watch, comments, draining, name)))
         },
     ))
 }

@@ -1,10 +1,10 @@
 //! `/events`: what the ring holds as JSON, and a stream of server-sent events that follows it. docs/events.md describes both.
 
-use std::{convert::Infallible, fmt::Write as _, str::FromStr as _, time::Duration};
+use std::{convert::Infallible, fmt::Write as _, str::FromStr as _};
 
 use axum::{
     Json,
-    body::{Body, Bytes},
+    body::Bytes,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -16,13 +16,10 @@ use outrigger_events::{
 use serde::Deserialize;
 use tokio::time::sleep;
 
-use crate::admin::activity::ConnectionControl;
-
-/// Pause after which a stream without events gets a comment, so that either side learns of a dead connection.
-const COMMENT_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The pause of a browser before it connects again, for the field `retry`, milliseconds.
-const RETRY_MS: u32 = 1000;
+use crate::{
+    admin::activity::ConnectionControl,
+    sse::{COMMENT_INTERVAL, RETRY_FRAME, accepts_stream, frame, stream_response},
+};
 
 /// The query of `/events`.
 #[derive(Debug, Default, Deserialize)]
@@ -87,23 +84,12 @@ pub(in crate::admin) fn events_response(
         _ => since.map_or(ReadFrom::Newest(query.limit.unwrap_or(CAPACITY)), ReadFrom::After),
     };
     match events.reader(filter, from) {
-        Ok(reader) => {
-            let body = stream_body(reader, connection.unwrap_or_default());
-            ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
-        }
+        Ok(reader) => follow(reader, connection.unwrap_or_default()),
         Err(refused) => {
             (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], format!("{refused}\n"))
                 .into_response()
         }
     }
-}
-
-/// Whether a request asks for server-sent events.
-pub(crate) fn accepts_stream(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-    let mut types = accepted.flat_map(|accept| accept.split(','));
-    types
-        .any(|one| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// A stream of events, until the listener stops.
@@ -117,9 +103,9 @@ struct EventStream {
     is_ending: bool,
 }
 
-fn stream_body(reader: EventReader, connection: ConnectionControl) -> Body {
+fn follow(reader: EventReader, connection: ConnectionControl) -> Response {
     let stream = EventStream { reader, connection, told: None, has_begun: false, is_ending: false };
-    Body::from_stream(stream::unfold(stream, |mut stream| async move {
+    stream_response(stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next_chunk().await?;
         Some((Ok::<_, Infallible>(chunk), stream))
     }))
@@ -131,8 +117,7 @@ impl EventStream {
         self.connection.extend();
         let mut text = String::new();
         if !std::mem::replace(&mut self.has_begun, true) {
-            let _ = write!(text, "retry: {RETRY_MS}\n\n");
-            return Some(text.into());
+            return Some(RETRY_FRAME.into());
         }
         if !self.is_ending {
             tokio::select! {
@@ -155,17 +140,14 @@ impl EventStream {
 
     fn write(&mut self, delivered: Vec<Delivery>, text: &mut String) {
         for delivery in delivered {
-            // Writing to a string does not fail. JSON has no line breaks of its own.
-            let _ = match delivery {
+            text.push_str(&match delivery {
                 Delivery::Event(event) => {
                     self.told = Some(event.id);
-                    write!(text, "id: {}\ndata: {}\n\n", event.id, to_json(&event))
+                    frame(None, Some(&event.id), &to_json(&event))
                 }
-                Delivery::Repeated(event) => write!(text, "event: repeated\ndata: {}\n\n", to_json(&event)),
-                Delivery::Lost(count) => {
-                    write!(text, "event: lost\ndata: {}\n\n", serde_json::json!({"lost": count}))
-                }
-            };
+                Delivery::Repeated(event) => frame(Some("repeated"), None, &to_json(&event)),
+                Delivery::Lost(count) => frame(Some("lost"), None, &serde_json::json!({"lost": count})),
+            });
         }
     }
 

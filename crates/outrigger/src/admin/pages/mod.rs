@@ -12,7 +12,6 @@ mod registry_status;
 mod services;
 mod status;
 
-pub(crate) use events::accepts_stream;
 pub(super) use events::{EventsQuery, events_response};
 pub(super) use services::ServicesPage;
 pub(super) use status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus};

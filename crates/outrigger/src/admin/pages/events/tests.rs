@@ -1,5 +1,7 @@
 //! The page and the stream, without a listener; `admin/server.rs` tests a stream over a socket.
 
+use std::time::Duration;
+
 use http_body_util::BodyExt as _;
 use outrigger_events::{Event, MAX_READERS};
 use serde_json::{Value, json};
@@ -202,18 +204,4 @@ async fn a_stream_that_is_read_keeps_its_connection_and_one_that_is_not_does_not
     assert!(outlives(MAX_STREAM_STALL - Duration::from_secs(1)).await);
     advance(Duration::from_secs(2)).await;
     assert!(!outlives(Duration::ZERO).await);
-}
-
-#[test]
-fn a_stream_is_asked_for_by_the_accept_field() {
-    for (accept, expected) in [
-        ("text/event-stream", true),
-        ("application/json, TEXT/event-stream;q=0.5", true),
-        ("*/*", false),
-        ("text/*", false),
-        ("application/json", false),
-    ] {
-        let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
-        assert_eq!(accepts_stream(&headers), expected, "{accept}");
-    }
 }

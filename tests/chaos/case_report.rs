@@ -43,6 +43,11 @@ impl CaseReport {
         }
     }
 
+    /// A case that sends no requests.
+    pub(crate) fn without_requests() -> Self {
+        Self::empty()
+    }
+
     /// A case that broke without results, because of `why`.
     pub(crate) fn broken(why: &str) -> Self {
         Self { broken: vec![why.to_owned()], ..Self::empty() }

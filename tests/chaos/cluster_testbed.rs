@@ -36,6 +36,11 @@ pub(crate) struct ClusterTestbed {
 impl ClusterTestbed {
     /// Returns once all instances are passing.
     pub(crate) async fn start() -> Result<Self, SetupError> {
+        Self::start_with("").await
+    }
+
+    /// As [`ClusterTestbed::start`]; the caller has `settings` too (lines of YAML).
+    pub(crate) async fn start_with(settings: &str) -> Result<Self, SetupError> {
         let cluster = ConsulCluster::start_three().await?;
         let agent = cluster.start_agent().await?;
         let mut fleet = Fleet::new("orders");
@@ -43,7 +48,7 @@ impl ClusterTestbed {
         for _ in 0..3 {
             running.push(DeployedInstance::start(fleet.add_own_server(), "orders", agent.http_addr()).await);
         }
-        let caller = CallerSidecar::start(agent.http_addr(), "orders", "").await;
+        let caller = CallerSidecar::start(agent.http_addr(), "orders", settings).await;
         Ok(Self { running, caller, fleet, agent, cluster })
     }
 

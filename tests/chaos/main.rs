@@ -21,6 +21,9 @@
 //! | [`caller`] | the binary under test, as a caller beside the app |
 //! | [`testbed`] | Consul, instances and a caller together |
 //! | [`cluster_testbed`] | such instances behind an agent and three servers |
+//! | [`lock_app`], [`lock_testbed`] | an app that wants locks; ten of them with their sidecars, behind two agents |
+//! | [`lock_log`], [`lock_audit`] | what these apps were told, and whether two held a lock at once |
+//! | [`kv_writer`] | writes documents of settings into the KV of a cluster |
 //! | [`fault`] | a proxy between a caller and its registry that replaces answers by wrong ones |
 //! | [`resource_use`] | a caller under measurement: its files, memory and requests in flight |
 //! | [`case_report`], [`runner`] | the result of a case; runs the cases one after the other |
@@ -40,6 +43,11 @@ mod fault;
 mod fleet;
 mod guard;
 mod instance;
+mod kv_writer;
+mod lock_app;
+mod lock_audit;
+mod lock_log;
+mod lock_testbed;
 mod nginx;
 mod resource_use;
 mod runner;

@@ -12,9 +12,11 @@ mod down;
 mod faults;
 mod keepalive;
 mod kill;
+mod locks;
 mod pause;
 mod replace;
 mod servers;
+mod settings;
 mod slow;
 mod soak;
 mod traffic;
@@ -176,6 +178,32 @@ pub(crate) fn all() -> Vec<Case> {
             faults::all,
             "Consul answers garbage, 500, 429, nothing, half a body, half a list, or an empty list: \
              0 failed; it is asked less often; CPU stays under 5 % of a core",
+        ),
+        Case::new(
+            "locks",
+            CONSUL,
+            [1800, 240],
+            locks::contended,
+            "ten apps and `consul lock` contend for a mutex, and the apps for a semaphore of three, while the leader is killed, an agent \
+             is lost with its node, all servers stop, and sidecars are killed, frozen, replaced and drained: never more holders than the limit, every \
+             loss is told before the next acquisition, tokens grow, leases outlive a restart of their sidecar, every app acquires \
+             again, and 0 requests fail",
+        ),
+        Case::new(
+            "settings",
+            CONSUL,
+            [1200, 200],
+            settings::changed,
+            "settings in the KV change a thousand times under load, good and bad ones, deleted ones and rebuilt trees, while the leader \
+             is killed, the agent restarted and all servers stop: 0 failed, and every sidecar ends at the last version, or refuses it \
+             with the reason and keeps the last good one",
+        ),
+        Case::new(
+            "settings-lone",
+            CONSUL,
+            [400, 120],
+            settings::lone,
+            "a lone change of settings in the KV is in effect within 100 ms (p99), on one server and through the agent of three",
         ),
         Case::new(
             "slow-clients",

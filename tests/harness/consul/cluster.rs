@@ -47,10 +47,18 @@ impl ConsulCluster {
     /// # Errors
     /// No binary, or the agent did not start.
     pub async fn start_agent(&self) -> Result<Consul, Error> {
+        self.start_named_agent("agent1").await
+    }
+
+    /// As [`ConsulCluster::start_agent`], for the agent of another node.
+    ///
+    /// # Errors
+    /// No binary, or the agent did not start.
+    pub async fn start_named_agent(&self, node: &str) -> Result<Consul, Error> {
         Consul::launch(AgentSpec {
             server: false,
             join: self.servers.iter().map(Consul::serf_addr).collect(),
-            ..AgentSpec::new("agent1")
+            ..AgentSpec::new(node)
         })
         .await
     }

@@ -7,6 +7,8 @@
 //! | [`scrape`] | how long does a scrape of many services take, and how large is it? |
 //! | [`peers`] | what does a request cost, beside nginx, HAProxy and Envoy? |
 //! | [`propagation`] | how soon does a change in Consul reach a follower? |
+//! | [`settings`] | how soon is a document in Consul's KV in effect, and what do many sidecars ask? |
+//! | [`locks`] | what does a lock cost, alone, contended and held? |
 //! | [`stats`], [`clock`], [`machine`] | medians; wall time and processor time; the machine and the load of other processes |
 //! | [`report`], [`chart`] | the tables, and the chart |
 //!
@@ -16,12 +18,14 @@
 pub mod chart;
 pub mod clock;
 mod error;
+pub mod locks;
 pub mod machine;
 pub mod peers;
 pub mod picks;
 pub mod propagation;
 pub mod report;
 pub mod scrape;
+pub mod settings;
 pub mod stats;
 pub mod update;
 

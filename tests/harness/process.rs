@@ -15,13 +15,20 @@ use tempfile::TempDir;
 
 use crate::{client, client::Response, wait};
 
-/// The binary: `OUTRIGGER_TEST_BIN`, else the binary that cargo builds beside the test. It is built once per
-/// process, so that it is never outdated.
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Names the binary. Without effect once it is known.
+pub fn set_binary(path: PathBuf) {
+    // An error has the path that could not be set.
+    let _ = BINARY.set(path);
+}
+
+/// The binary: what [`set_binary`] names, `OUTRIGGER_TEST_BIN`, else the binary that cargo builds beside the test. It is built
+/// once per process, so that it is never outdated.
 ///
 /// # Panics
 /// It cannot be built.
 pub fn binary() -> PathBuf {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY
         .get_or_init(|| std::env::var_os("OUTRIGGER_TEST_BIN").map_or_else(build_binary, PathBuf::from))
         .clone()

@@ -1,10 +1,11 @@
 //! A proxy between a sidecar and its registry that imitates every kind of registry failure.
 #![allow(clippy::expect_used, reason = "a harness fails its test by panicking")]
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
@@ -47,8 +48,12 @@ const HIGH_INDEX: u64 = 1_000_000;
 pub struct RegistryProxy {
     addr: SocketAddr,
     mode: watch::Sender<RegistryMode>,
+    counts: RequestCounts,
     task: JoinHandle<()>,
 }
+
+/// The requests that have passed.
+type RequestCounts = Arc<Mutex<BTreeMap<String, u64>>>;
 
 impl RegistryProxy {
     /// In front of `registry`, letting everything pass.
@@ -59,12 +64,20 @@ impl RegistryProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let addr = listener.local_addr().expect("its address");
         let (mode, watched) = watch::channel(RegistryMode::Pass);
-        Self { addr, mode, task: tokio::spawn(accept(listener, registry, watched)) }
+        let counts = RequestCounts::default();
+        let task = tokio::spawn(accept(listener, registry, watched, counts.clone()));
+        Self { addr, mode, counts, task }
     }
 
     /// Where the sidecar looks for its registry.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// How many requests of each kind the mode [`RegistryMode::Pass`] has carried: by method and path, without the query. A
+    /// question that waits for a change (`index=`) has the word `blocking` behind the path.
+    pub fn requests(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().clone()
     }
 
     /// Changes what happens; every connection of the former mode is reset.
@@ -79,16 +92,22 @@ impl Drop for RegistryProxy {
     }
 }
 
-async fn accept(listener: TcpListener, registry: SocketAddr, mode: watch::Receiver<RegistryMode>) {
+async fn accept(
+    listener: TcpListener,
+    registry: SocketAddr,
+    mode: watch::Receiver<RegistryMode>,
+    counts: RequestCounts,
+) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         let mut changed = mode.clone();
         let now = *changed.borrow_and_update();
+        let counts = counts.clone();
         connections.spawn(async move {
             let mut wire = Wire::new(stream);
             tokio::select! {
-                () = handle_connection(&mut wire, registry, now) => {}
+                () = handle_connection(&mut wire, registry, now, &counts) => {}
                 _ = changed.changed() => {}
             }
             wire.reset();
@@ -96,12 +115,22 @@ async fn accept(listener: TcpListener, registry: SocketAddr, mode: watch::Receiv
     }
 }
 
-async fn handle_connection(wire: &mut Wire, registry: SocketAddr, mode: RegistryMode) {
+async fn handle_connection(
+    wire: &mut Wire,
+    registry: SocketAddr,
+    mode: RegistryMode,
+    counts: &RequestCounts,
+) {
     match mode {
         RegistryMode::Pass => {
-            if let Ok(mut to) = TcpStream::connect(registry).await {
+            if let Ok(to) = TcpStream::connect(registry).await {
+                let (mut answers, mut questions) = to.into_split();
+                let (mut app, mut to_app) = wire.stream.split();
                 // How it ended is for the sidecar to find out.
-                let _ = copy_bidirectional(&mut wire.stream, &mut to).await;
+                let _ = tokio::try_join!(copy_counted(&mut app, &mut questions, counts), async {
+                    tokio::io::copy(&mut answers, &mut to_app).await?;
+                    to_app.shutdown().await
+                });
             }
         }
         RegistryMode::Streaming => {
@@ -132,6 +161,43 @@ async fn handle_connection(wire: &mut Wire, registry: SocketAddr, mode: Registry
         RegistryMode::EmptyAt(index) => answer_requests(wire, 200, index, "[]", true).await,
         RegistryMode::HalfAnswer => answer_requests(wire, 200, HIGH_INDEX, "[", false).await,
     }
+}
+
+/// Copies requests and counts them.
+async fn copy_counted(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    counts: &RequestCounts,
+) -> io::Result<()> {
+    let mut bytes = vec![0; 64 * 1024];
+    // The begin of a line that has not ended.
+    let mut line = Vec::new();
+    loop {
+        let count = from.read(&mut bytes).await?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        for part in bytes[..count].split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(part);
+            if line.ends_with(b"\n") {
+                if let Some(kind) = request_kind(&String::from_utf8_lossy(&line)) {
+                    *counts.lock().entry(kind).or_default() += 1;
+                }
+                line.clear();
+            }
+        }
+        to.write_all(&bytes[..count]).await?;
+    }
+}
+
+/// Method and path, if the line ends with a request line. The body of the request before has no line end.
+fn request_kind(line: &str) -> Option<String> {
+    let line = line.trim_end().strip_suffix(" HTTP/1.1")?;
+    let begin =
+        ["GET /", "PUT /", "POST /", "DELETE /"].iter().filter_map(|method| line.rfind(method)).max()?;
+    let (path, query) = line[begin..].split_once('?').unwrap_or((&line[begin..], ""));
+    let is_blocking = query.split('&').any(|field| field.starts_with("index="));
+    Some(if is_blocking { format!("{path} blocking") } else { path.to_owned() })
 }
 
 /// Copies answers. The head of each arrives at once, as a registry writes it.
@@ -167,6 +233,24 @@ async fn answer_requests(wire: &mut Wire, status: u16, index: u64, body: &str, w
         }
         if !whole {
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_by_method_path_and_whether_it_waits() {
+        for (line, kind) in [
+            ("GET /v1/kv/a/?recurse&index=7&wait=60s HTTP/1.1\r\n", Some("GET /v1/kv/a/ blocking")),
+            ("{\"a\":1}PUT /v1/txn HTTP/1.1\r\n", Some("PUT /v1/txn")),
+            ("DELETE /v1/kv/a?recurse HTTP/1.1\r\n", Some("DELETE /v1/kv/a")),
+            ("Host: consul\r\n", None),
+            ("{\"text\":\"GET / is one\"}\n", None),
+        ] {
+            assert_eq!(request_kind(line).as_deref(), kind, "{line}");
         }
     }
 }

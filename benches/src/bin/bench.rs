@@ -9,15 +9,17 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 use outrigger_benches::{
-    Effort, Error,
+    Effort, Error, locks,
     machine::{Machine, Noise, load_average},
     peers::{self, Figure, PeerOptions},
     picks, propagation,
     report::{Section, Summary},
-    scrape, update,
+    scrape, settings, update,
 };
+use outrigger_tests::process;
 
-/// Measures picks, table updates, scrapes, requests beside other proxies, and the way from Consul to the table.
+/// Measures picks, table updates, scrapes, requests beside other proxies, the way from Consul to the table and to the settings,
+/// and locks.
 #[derive(Debug, Parser)]
 #[command(after_help = "Example: bench peers --quick get-1k post-64k")]
 struct Arguments {
@@ -53,8 +55,19 @@ enum Part {
     Peers,
     /// From a change in Consul to the table.
     Propagation,
+    /// From a document in Consul's KV to the settings; what 50 sidecars ask.
+    Settings,
+    /// Locks: alone, contended, held.
+    Locks,
     /// All of these.
     All,
+}
+
+impl Part {
+    /// Whether it starts processes of the measured binary.
+    fn needs_binary(self) -> bool {
+        matches!(self, Self::Peers | Self::Settings | Self::Locks)
+    }
 }
 
 fn main() -> ExitCode {
@@ -70,15 +83,26 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Error> {
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
     let parts = match arguments.part {
-        Part::All => vec![Part::Picks, Part::Update, Part::Scrape, Part::Propagation, Part::Peers],
+        Part::All => vec![
+            Part::Picks,
+            Part::Update,
+            Part::Scrape,
+            Part::Propagation,
+            Part::Settings,
+            Part::Locks,
+            Part::Peers,
+        ],
         part => vec![part],
     };
     if !parts.contains(&Part::Peers) && !arguments.figures.is_empty() {
         return Err(Error::new("measure single loads: they belong to the part `peers`"));
     }
-    if parts.contains(&Part::Peers) && arguments.outrigger.is_none() {
-        // Before any measurement, because the build uses both cores for minutes.
-        build_outrigger()?;
+    if parts.iter().any(|part| part.needs_binary()) {
+        if arguments.outrigger.is_none() {
+            // Before any measurement, because the build uses both cores for minutes.
+            build_outrigger()?;
+        }
+        process::set_binary(binary(arguments));
     }
     let (machine, load) = (Machine::detect(), load_average());
     let mut sections = Vec::new();
@@ -88,7 +112,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let section = measure(part, arguments, effort)?;
         let noise = match part {
             // These parts report it themselves: here their servers would count as other processes.
-            Part::Peers | Part::Propagation => None,
+            Part::Peers | Part::Propagation | Part::Settings | Part::Locks => None,
             _ => Some(noise.end()?),
         };
         sections.push(match noise {
@@ -139,6 +163,8 @@ fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section,
         Part::Update => update::run(effort),
         Part::Scrape => scrape::run(effort),
         Part::Propagation => propagation::run(effort),
+        Part::Settings => settings::run(effort),
+        Part::Locks => locks::run(effort),
         Part::Peers | Part::All => {
             let options = PeerOptions {
                 effort,

@@ -6,15 +6,17 @@
 mod client;
 mod commands;
 mod contention;
+mod timing;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use client::{LockClient, LockStream};
 use outrigger_tests::{consul::Consul, memory, process::Process};
+use timing::timed;
 use tokio::{runtime, time::sleep};
 
 use crate::{
-    Effort, Error, clock,
+    Effort, Error,
     error::doing,
     report::{Finding, Section, Table},
     stats::{Samples, ThreeDigits},
@@ -138,21 +140,6 @@ async fn sidecar(registry: SocketAddr) -> (Process, SocketAddr) {
     .await;
     process.wait_ready().await;
     (process, api)
-}
-
-/// Milliseconds of `rounds` calls of `once`, after one that is not counted.
-async fn timed(
-    rounds: usize,
-    mut once: impl AsyncFnMut(usize) -> Result<(), Error>,
-) -> Result<Samples, Error> {
-    once(0).await?;
-    let mut samples = Vec::new();
-    for round in 1..=rounds {
-        let start = clock::now();
-        once(round).await?;
-        samples.push((clock::now() - start).as_secs_f64() * 1e3);
-    }
-    Ok(Samples::new(samples))
 }
 
 async fn by_lease(api: SocketAddr, rounds: usize) -> Result<Samples, Error> {

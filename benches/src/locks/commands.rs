@@ -9,7 +9,7 @@ use std::{
 use outrigger_tests::process;
 use tokio::process::Command;
 
-use super::timed;
+use super::timing::timed;
 use crate::{Error, error::doing, stats::Samples};
 
 /// Milliseconds of `consul lock NAME true`, from its start to its end.

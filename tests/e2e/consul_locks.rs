@@ -48,6 +48,7 @@ on_both_registries! {
     semaphore: super::a_semaphore_has_as_many_holders_as_its_limit;
     lock_delay: super::a_closed_session_frees_its_lock_after_the_lock_delay;
     lock_delay_of_semaphore: super::a_lost_place_of_a_semaphore_stays_taken_for_the_lock_delay;
+    other_limit: super::a_lock_that_is_free_makes_room_for_one_with_another_limit;
     other_use: super::a_key_with_another_use_is_not_written_over;
     mutex_of_consul_lock: super::a_mutex_excludes_consul_lock_and_is_excluded;
     semaphore_of_consul_lock: super::a_semaphore_counts_consul_lock_and_is_counted;
@@ -191,6 +192,7 @@ async fn a_semaphore_has_as_many_holders_as_its_limit(addr: SocketAddr) {
     assert!(consul.unlock(&place, &a, &mut KnownLock::default()).await.unwrap());
     assert!(!consul.unlock(&place, &a, &mut KnownLock::default()).await.unwrap());
     assert!(token(&attempt(consul, &place, &c).await) > second);
+    assert!(!consul.remove_unused_lock(&place).await.unwrap(), "it is held");
     // A holder without a session counts no longer.
     consul.close_session(&b).await.unwrap();
     token(&attempt(consul, &place, &a).await);
@@ -259,6 +261,26 @@ async fn a_key_with_another_use_is_not_written_over(addr: SocketAddr) {
     token(&attempt(consul, &place("locks/two", 2), &owner).await);
     let semaphore = LockKind::Semaphore { limit: 2 };
     assert_eq!(attempt(consul, &place("locks/two", 1), &owner).await, LockAttempt::OtherKind(semaphore));
+}
+
+async fn a_lock_that_is_free_makes_room_for_one_with_another_limit(addr: SocketAddr) {
+    let consul = &client_of(addr);
+    let owner = session(consul, Duration::ZERO).await;
+    // There is nothing to remove.
+    assert!(consul.remove_unused_lock(&place("locks/free", 2)).await.unwrap());
+    for (before, after) in [(1, 2), (2, 3), (3, 1)] {
+        let (before, after) = (place("locks/free", before), place("locks/free", after));
+        token(&attempt(consul, &before, &owner).await);
+        assert!(!consul.remove_unused_lock(&before).await.unwrap(), "it is held");
+        assert!(consul.unlock(&before, &owner, &mut KnownLock::default()).await.unwrap());
+        assert!(!matches!(attempt(consul, &after, &owner).await, LockAttempt::Acquired { .. }));
+        assert!(consul.remove_unused_lock(&after).await.unwrap());
+        token(&attempt(consul, &after, &owner).await);
+        assert!(consul.unlock(&after, &owner, &mut KnownLock::default()).await.unwrap());
+        assert!(consul.remove_unused_lock(&before).await.unwrap());
+    }
+    assert!(consul.put_kv("locks/text/.lock", b"text", 0, None).await.unwrap());
+    assert!(!consul.remove_unused_lock(&place("locks/text", 2)).await.unwrap(), "it is no lock");
 }
 
 /// `consul lock` with a child that writes to its stdout when it holds the lock, and ends when its stdin is closed.

@@ -13,6 +13,7 @@ mod browser;
 mod bulkhead;
 mod chaos;
 mod cluster;
+mod config_files;
 mod connection_limit;
 mod consul_locks;
 mod contact;

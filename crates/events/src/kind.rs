@@ -105,6 +105,22 @@ kinds! {
     AppConfigChanged = "app_config_changed",
     /// A document or a value of the app's configuration is refused.
     AppConfigRefused = "app_config_refused",
+    /// A file of the app has another content.
+    ConfigFileWritten = "config_file_written",
+    /// A file of the app cannot be written, or has no content.
+    ConfigFileFailed = "config_file_failed",
+    /// The app was told of a changed file.
+    OnChangeDone = "on_change_done",
+    /// It was not.
+    OnChangeFailed = "on_change_failed",
+    /// A restart of the app for a changed file waits.
+    RestartWaits = "restart_waits",
+    /// It begins: callers leave the app.
+    RestartBegan = "restart_began",
+    /// The app is healthy and registered after it.
+    RestartEnded = "restart_ended",
+    /// The app is ill after it, and keeps the slot of the service.
+    RestartHeld = "restart_held",
 }
 
 /// No kind has this name. The message lists those that there are.

@@ -295,6 +295,17 @@ impl LockManager {
         LockWatch { view: self.0.views.open(&self.0.place(name, 2)), told: None }
     }
 
+    /// Removes the key of a lock or semaphore that no session holds, so that another kind or limit can take its place. `false`: one
+    /// holds it, or something else stands there. The lock-delay of a lost place of a semaphore is not waited for.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
+    pub async fn remove_unused(&self, name: &LockName) -> Result<bool, RegistryError> {
+        // A place of a semaphore shows both kinds.
+        let place = self.0.place(name, 2);
+        bounded("the removal of a lock", self.0.registry.remove_unused_lock(&place)).await
+    }
+
     /// How many locks are held.
     pub fn held(&self) -> usize {
         self.0.held_ones().len()

@@ -25,7 +25,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     admin::AdminThread,
+    config_files::MissingFiles,
     network::{self, NetworkWatch},
+    process::AppControl,
     reload::{ConfigSource, ReloadResult},
     telemetry::LogControl,
 };
@@ -41,6 +43,7 @@ mod servers;
 mod start;
 mod stop;
 
+pub use crate::config_files::FilesError;
 pub use components::StartFrom;
 pub use error::{ApplyError, StartError};
 pub use start::proxy_workers;
@@ -181,6 +184,16 @@ impl App {
             .handle()
             .wait_for_state(|state| *state != LifecycleState::Learning)
             .await;
+    }
+
+    /// The app that the sidecar runs.
+    pub(crate) fn app_control(&self) -> &AppControl {
+        &self.running.components.app_control
+    }
+
+    /// Resolves when the files of the app are written, or their `wait` is over.
+    pub(crate) async fn files_written(&self) -> Result<(), MissingFiles> {
+        self.running.components.files.written().await
     }
 
     /// The app was started (again): it is probed from now on.

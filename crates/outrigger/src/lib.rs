@@ -10,6 +10,7 @@ mod admin;
 mod api;
 pub mod app;
 pub mod cmd;
+mod config_files;
 mod handover;
 mod limits;
 mod log_format;

@@ -163,6 +163,10 @@ pub trait Locks: fmt::Debug + Send + Sync + 'static {
     /// What the registry knows of a session. `None`: nothing.
     fn session_info<'a>(&'a self, session: &'a SessionId) -> AnswerFuture<'a, Option<SessionInfo>>;
 
+    /// Removes the key of a lock or semaphore that no session holds, so that another kind or limit can take its place. `false`: one
+    /// holds it, or something else stands there. The lock-delay of a lost place of a semaphore is not waited for.
+    fn remove_unused_lock<'a>(&'a self, place: &'a LockPlace) -> AnswerFuture<'a, bool>;
+
     /// Tries once to acquire a lock, and answers at once. A session that holds it acquires it again, with a token that is not
     /// lower. After an error the lock may be held: try again with the same session, or close it.
     fn try_lock<'a>(

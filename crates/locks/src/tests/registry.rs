@@ -337,6 +337,16 @@ impl Locks for Client {
         }))
     }
 
+    fn remove_unused_lock<'a>(&'a self, place: &'a LockPlace) -> AnswerFuture<'a, bool> {
+        Box::pin(self.call(|state| {
+            let is_held = state.locks.get(&place.path).is_some_and(|lock| !lock.holders.is_empty());
+            if !is_held {
+                state.locks.remove(&place.path);
+            }
+            !is_held
+        }))
+    }
+
     fn try_lock<'a>(
         &'a self,
         place: &'a LockPlace,

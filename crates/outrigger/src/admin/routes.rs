@@ -29,10 +29,15 @@ use tracing::{Level, error, info};
 use super::{
     activity::ConnectionControl,
     guard::{OwnNames, check_request},
-    pages::{self, DrainStatus, EventsQuery, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage},
+    pages::{
+        self, DrainStatus, EventsQuery, FilesPart, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage,
+    },
     scrape::{ScrapeError, SharedScrape, gather},
 };
-use crate::reload::{ReloadError, ReloadResult};
+use crate::{
+    config_files::{FileSummary, RestartSummary},
+    reload::{ReloadError, ReloadResult},
+};
 
 /// Largest request body, bytes. No page reads one.
 const MAX_BODY: usize = 64 * 1024;
@@ -54,6 +59,10 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     fn in_flight(&self) -> usize;
     /// The setting `outbound.names`.
     fn own_names(&self) -> Vec<String>;
+    /// The files that the sidecar writes for the app.
+    fn files(&self) -> Vec<FileSummary>;
+    /// The restart of the app for a changed file. Absent: none.
+    fn restart(&self) -> Option<RestartSummary>;
     /// The text of `/config`.
     fn config(&self) -> Arc<str>;
     /// Reads the settings again.
@@ -155,17 +164,16 @@ async fn healthz() -> &'static str {
 
 async fn readyz(State(state): State<AdminState>) -> Response {
     let (services, contact) = (state.backend.services(), state.backend.registry_contact());
-    readiness_response(Readiness::of(&state.lifecycle, &services, &contact, state.backend.lost_network()))
+    let files = FilesPart { files: state.backend.files(), restart: state.backend.restart() };
+    let lost_network = state.backend.lost_network();
+    readiness_response(Readiness::of(&state.lifecycle, &services, &contact, lost_network, files))
 }
 
 async fn readyz_for_network(State(state): State<AdminState>) -> Response {
     let (services, contact) = (state.backend.services(), state.backend.registry_contact());
-    readiness_response(Readiness::for_network(
-        &state.lifecycle,
-        services,
-        contact,
-        state.backend.lost_network(),
-    ))
+    let files = FilesPart { files: state.backend.files(), restart: state.backend.restart() };
+    let lost_network = state.backend.lost_network();
+    readiness_response(Readiness::for_network(&state.lifecycle, services, contact, lost_network, files))
 }
 
 fn readiness_response(readiness: Readiness) -> Response {

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     admin::{self, AdminBackend as _, AdminState, BoundListeners, ServerLimits},
     api::{self, ApiGuard},
+    config_files::AppFiles,
     registry,
     reload::{AppliedReload, ReloadError, ReloadResult},
 };
@@ -102,6 +103,8 @@ impl Running {
         let old = running.as_ref().map(|running| &running.config);
         // Without old settings the registry has just been opened with these.
         let old_registry = old.map_or(&config.registry, |old| &old.registry);
+        let has_service = !config.services.is_empty();
+        AppFiles::check(&config.api.config.files, self.components.runs_app, has_service)?;
         let credentials =
             registry::read_new_credentials(old_registry, &config.registry).map_err(ApplyError::Token)?;
         let bind = |key| {
@@ -150,6 +153,7 @@ impl Running {
         components.discovery.apply_settings(config.discovery);
         components.proxy.apply_settings(proxy).await;
         components.lifecycle.apply_settings(components.registration_plans(config), config.drain);
+        components.apply_app_config(&config.api.config);
         let state = AdminState {
             lifecycle: components.lifecycle.handle().clone(),
             metrics: components.metrics.clone(),

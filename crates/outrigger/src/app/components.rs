@@ -6,7 +6,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use outrigger_config::{Config, LoadedConfig, Origins};
+use outrigger_app_config::{PrefixStore, PrefixWatches};
+use outrigger_config::{AppConfigSettings, Config, ConfigFile, LoadedConfig, Origins, Registry};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus, unix_time};
 use outrigger_events::Events;
 use outrigger_locks::{BootClock, LockManager};
@@ -23,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use super::error::StartError;
 use crate::{
     admin::AdminBackend,
+    config_files::{AppFiles, FileSummary, KvContent, RestartSummary},
     network::NetworkStatus,
+    process::AppControl,
     registry::{self, OpenedRegistry},
     reload::{ConfigSource, ReloadHandle, ReloadResult},
     telemetry::LogControl,
@@ -36,6 +39,8 @@ pub struct StartFrom {
     pub inherited: Inherited,
     /// It still serves: nothing is accepted before [`App::take_place`](super::App::take_place).
     pub is_after_another: bool,
+    /// This process starts the app and ends it.
+    pub runs_app: bool,
 }
 
 /// The settings that are in place.
@@ -66,6 +71,13 @@ pub(super) struct Components {
     pub(super) metrics: prometheus::Registry,
     pub(super) events: Events,
     pub(super) app_started: CancellationToken,
+    /// The app that the sidecar runs.
+    pub(super) app_control: Arc<AppControl>,
+    /// This process starts it and ends it.
+    pub(super) runs_app: bool,
+    pub(super) files: AppFiles,
+    /// What is known of the app's configuration in the KV. Absent: the registry has no KV.
+    pub(super) app_config: Option<Arc<PrefixWatches>>,
     /// Sockets that another process opened, for the first settings.
     pub(super) inherited: Inherited,
     /// Cancelled: the admin side accepts.
@@ -118,6 +130,12 @@ impl Components {
         lifecycle.register_metrics(&metrics)?;
         let network = NetworkStatus::register(&metrics)?;
         let locks = opened.locks().map(|locks| open_locks(locks, config, events.clone()));
+        let app_control = Arc::<AppControl>::default();
+        let files = AppFiles::new(app_control.clone(), events.clone(), &metrics)?;
+        if let Some(locks) = locks.clone().filter(|_| from.runs_app) {
+            files.start_restarts(lifecycle.handle().clone(), locks);
+        }
+        let app_config = open_app_config(&opened, config);
         Ok(Self {
             proxy,
             discovery,
@@ -128,6 +146,10 @@ impl Components {
             metrics,
             events,
             app_started: CancellationToken::new(),
+            app_control,
+            runs_app: from.runs_app,
+            files,
+            app_config,
             inherited: from.inherited,
             accepts,
             admin_thread,
@@ -141,6 +163,14 @@ impl Components {
     /// The settings that are in place. Absent before the first.
     pub(super) fn active(&self) -> Option<LoadedConfig> {
         self.active_config.lock().as_ref().map(|active| active.loaded.clone())
+    }
+
+    /// Follows the app's configuration, and keeps its files, by these settings.
+    pub(super) fn apply_app_config(&self, settings: &AppConfigSettings) {
+        let Some(watches) = &self.app_config else { return };
+        watches.follow(&settings.prefixes(), settings.cache);
+        let open = |file: &ConfigFile| KvContent::open(watches.clone(), file, settings.contexts());
+        self.files.apply(&settings.files, &settings.sources, open);
     }
 
     /// What these settings ask to register, one for each service. Empty: no service is configured, or the registry
@@ -161,6 +191,19 @@ impl Components {
         };
         config.services.iter().map(plan).collect()
     }
+}
+
+/// The watches of the app's configuration. Each sidecar of a machine has its own files of the last good entries.
+fn open_app_config(opened: &OpenedRegistry, config: &Config) -> Option<Arc<PrefixWatches>> {
+    let (kv, source) = (opened.kv()?, opened.registry.clone());
+    let place = config.state_dir.as_deref().zip(registry::run_name(config));
+    let store = match (&config.registry, place) {
+        (Registry::Consul(consul), Some((folder, name))) => {
+            PrefixStore::at(folder, &name, &registry::source(consul), unix_time)
+        }
+        (Registry::Consul(_) | Registry::File(_), _) => PrefixStore::none(),
+    };
+    Some(Arc::new(PrefixWatches::new(kv, move || source.longest_wait(), store)))
 }
 
 /// The locks of this sidecar. Their record is in a folder of this run, because each process has its own.
@@ -202,6 +245,14 @@ impl AdminBackend for Components {
     fn own_names(&self) -> Vec<String> {
         let active = self.active_config.lock();
         active.as_ref().map(|active| active.loaded.config.outbound.names.clone()).unwrap_or_default()
+    }
+
+    fn files(&self) -> Vec<FileSummary> {
+        self.files.summaries()
+    }
+
+    fn restart(&self) -> Option<RestartSummary> {
+        self.files.restart()
     }
 
     fn config(&self) -> Arc<str> {

@@ -2,7 +2,7 @@
 
 use outrigger_config::error_chain;
 
-use crate::reload::ReloadError;
+use crate::{config_files::FilesError, reload::ReloadError};
 
 /// Why a sidecar could not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,9 @@ pub enum ApplyError {
         #[source]
         source: std::io::Error,
     },
+    /// This sidecar cannot do what files of the app ask for.
+    #[error(transparent)]
+    Files(#[from] FilesError),
 }
 
 impl From<ApplyError> for ReloadError {
@@ -62,7 +65,7 @@ impl From<ApplyError> for ReloadError {
         let text = error_chain(&error);
         match error {
             ApplyError::Listen(_) => Self::Address(text),
-            ApplyError::Token(_) | ApplyError::ApiToken { .. } => {
+            ApplyError::Token(_) | ApplyError::ApiToken { .. } | ApplyError::Files(_) => {
                 Self::Problems { problems: vec![text], warnings: Vec::new() }
             }
         }

@@ -66,6 +66,7 @@ impl App {
     /// flight have ended, after `drain.timeout` and 20 s at most. A connection of the app ends with its next response.
     pub async fn finish_handed_over(self) -> ShutdownSummary {
         let grace = self.config().drain.timeout;
+        self.running.components.files.stop();
         // A reload could open a listener.
         self.reload_task.abort();
         self.running.layers.stop().await;

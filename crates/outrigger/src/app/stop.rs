@@ -133,6 +133,8 @@ impl App {
 
     /// As [`App::shutdown`], with `grace` in place of `drain.timeout`.
     pub async fn shutdown_within(self, grace: Duration) -> ShutdownSummary {
+        // The slot of a restart is no lock that the app holds.
+        self.running.components.files.stop();
         let locks = self.running.components.locks.clone();
         if let Some(locks) = &locks {
             locks.drain();

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     App, activation,
     app::{StartFrom, proxy_workers},
+    config_files::MissingFiles,
     handover::{self, Endpoint, NoPlace, Place, Predecessor},
     network, process, registry,
     reload::ConfigSource,
@@ -87,8 +88,9 @@ struct StartInputs {
 
 impl StartInputs {
     /// A start with the sockets of a process manager, where there are some.
-    fn start_from_given(&mut self) -> StartFrom {
-        StartFrom { inherited: self.given.take().unwrap_or_default(), is_after_another: false }
+    fn start_from_given(&mut self, runs_app: bool) -> StartFrom {
+        let inherited = self.given.take().unwrap_or_default();
+        StartFrom { inherited, is_after_another: false, runs_app }
     }
 
     /// The app is not probed before it has started.
@@ -120,7 +122,7 @@ async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<ExitC
     let predecessor = if replace { ask_predecessor(&place, &inputs.loaded.config).await? } else { None };
     let (app, endpoint) = match predecessor {
         Some((inherited, predecessor)) => {
-            let app = inputs.start(StartFrom { inherited, is_after_another: true }).await?;
+            let app = inputs.start(StartFrom { inherited, is_after_another: true, runs_app: false }).await?;
             let endpoint = tokio::select! {
                 taken = predecessor.take_place(&app) => {
                     taken.map_err(|error| CommandError::running(error_chain(&error)))?
@@ -132,7 +134,7 @@ async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<ExitC
             (app, endpoint)
         }
         None => {
-            let from = inputs.start_from_given();
+            let from = inputs.start_from_given(false);
             let app = inputs.start(from).await?;
             app.take_place();
             (app, None)
@@ -147,6 +149,10 @@ async fn run_without_app(mut inputs: StartInputs, replace: bool) -> Result<ExitC
         () = network.dead() => {
             app.abandon().await;
             return Ok(network::EXIT_CODE.into());
+        }
+        missing = until_files_missing(&app) => {
+            app.shutdown().await;
+            return Err(CommandError::running(error_chain(&missing)));
         }
         never = reload_on_hangup(&app, &mut hangup) => match never {},
     };
@@ -236,6 +242,14 @@ async fn finish_replaced(app: App, mut signals: TerminationSignals) -> Result<()
     }
 }
 
+/// Resolves when files that the app cannot start without are not written in time.
+async fn until_files_missing(app: &App) -> MissingFiles {
+    match app.files_written().await {
+        Ok(()) => std::future::pending().await,
+        Err(missing) => missing,
+    }
+}
+
 /// Reads the settings again at each SIGHUP. The reload logs its result.
 async fn reload_on_hangup(app: &App, hangup: &mut unix::Signal) -> Infallible {
     while hangup.recv().await.is_some() {
@@ -250,7 +264,7 @@ async fn run_with_app(mut inputs: StartInputs, command: &[OsString]) -> Result<E
     // Before the start, so that no signal is lost meanwhile.
     let caught = process::CaughtSignals::catch().map_err(signal_error)?;
     let is_token_chosen = inputs.loaded.origins.is_set("app.consul_token");
-    let from = inputs.start_from_given();
+    let from = inputs.start_from_given(true);
     let app = inputs.start(from).await?;
     // Its answers say nothing of the network.
     let network = app.watch_network(false);

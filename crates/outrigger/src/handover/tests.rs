@@ -42,7 +42,7 @@ impl Fixture {
     }
 
     async fn start_after(&self, inherited: Inherited) -> App {
-        let from = StartFrom { inherited, is_after_another: true };
+        let from = StartFrom { inherited, is_after_another: true, runs_app: false };
         App::start_from(self.config(), Workers::CurrentRuntime, from).await.unwrap()
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `state` | the states from the start to the exit code: a pure table |
 //! | `supervise` | the loop that runs the table |
+//! | `control` | what the other parts of the sidecar see of the app, and ask of it |
 //! | `app` | one run of the app: start, process group, signals, exit code |
 //! | `token` | the sidecar's Consul token in the app's environment |
 //! | `reaper` | collects ended processes: the app, and its orphans |
@@ -12,11 +13,13 @@
 //! docs/decisions/app-as-a-child.md has the reasons for the process group, the signals and the system calls.
 
 mod app;
+mod control;
 mod reaper;
 mod signals;
 mod state;
 mod supervise;
 mod token;
 
+pub(crate) use control::{AppControl, AppRequest, AppRun};
 pub(crate) use supervise::{CaughtSignals, supervise};
 pub(crate) use token::warn_of_inherited_token;

@@ -13,6 +13,18 @@
 //!
 //! A dead network namespace leads from Running to Stopping, from Clearing to Ending and from BackingOff to Finished.
 //!
+//! A planned restart ([`super::restart`]) ends the app and starts it again without a pause:
+//!
+//! ```text
+//! Running ──replacement requested──→ Replacing ──timer expired──→ KilledToReplace
+//!  ↑  ↑                                   │ app exited                 │ app exited
+//!  │  └────────group ended─── ClearingToReplace ←──────────────────────┘
+//!  └─BackingOff ←─timer expired─┘
+//! ```
+//!
+//! It needs no step for an app that has ended by itself: it is started at once in place of after its pause. A request to leave leads
+//! from Replacing to Stopping, from KilledToReplace to Killed, and from ClearingToReplace to Ending.
+//!
 //! The group is the rest of the app's process group: processes that the app has started and that still run when the
 //! app has ended. Where the app shares the sidecar's group there is no rest, and the group has ended at once.
 //!
@@ -35,6 +47,12 @@ pub(crate) enum ProcessState {
     Stopping,
     /// The app was sent SIGKILL.
     Killed,
+    /// The app was asked to end, and will be started again at once.
+    Replacing,
+    /// The same, and it was sent SIGKILL. It is waited for as long as it takes: the next one could not have its port.
+    KilledToReplace,
+    /// The app has ended, and will be started at once when the rest of its process group has ended.
+    ClearingToReplace,
     /// The app has ended for good, and the rest of its process group is ending.
     Ending,
     /// The app has ended, and the sidecar ends.
@@ -52,6 +70,8 @@ pub(crate) enum ProcessEvent {
     Exited,
     /// No process of the app's process group is left.
     GroupEnded,
+    /// The app is to end and to be started again: no caller calls it any more.
+    ReplaceRequested,
     /// The app could not be started again.
     StartFailed,
     /// The network namespace is dead.
@@ -69,6 +89,8 @@ pub(crate) enum ProcessAction {
     SkipWaits,
     /// Send the app the signal that asked to leave, and wait for its end.
     ForwardSignal,
+    /// Send the app SIGTERM, and wait for its end.
+    AskToEnd,
     /// Send the app and its process group SIGKILL, and wait a short time for the app's end.
     Kill,
     /// Send the rest of the process group SIGTERM, and wait for its end.
@@ -86,7 +108,20 @@ pub(crate) enum ProcessAction {
 impl ProcessState {
     /// Whether a dead network namespace ends the app: not one that is ending.
     pub(crate) fn needs_network(self) -> bool {
-        matches!(self, Self::Running | Self::Clearing | Self::BackingOff)
+        matches!(
+            self,
+            Self::Running
+                | Self::Clearing
+                | Self::BackingOff
+                | Self::Replacing
+                | Self::KilledToReplace
+                | Self::ClearingToReplace
+        )
+    }
+
+    /// Whether the end of the rest of the process group leads on.
+    pub(crate) fn awaits_group(self) -> bool {
+        matches!(self, Self::Clearing | Self::ClearingToReplace | Self::Ending)
     }
 
     /// The state after `event`, and the actions.
@@ -109,6 +144,28 @@ impl ProcessState {
             // There is no caller, and no registry to leave.
             (Self::Running, ProcessEvent::NetworkLost) => {
                 (Self::Stopping, &[ProcessAction::SkipWaits, ProcessAction::ForwardSignal])
+            }
+            (Self::Running, ProcessEvent::ReplaceRequested) => (Self::Replacing, &[ProcessAction::AskToEnd]),
+            (Self::BackingOff, ProcessEvent::ReplaceRequested) => (Self::Running, &[ProcessAction::Start]),
+            (Self::Clearing, ProcessEvent::ReplaceRequested) => (Self::ClearingToReplace, &[]),
+            (Self::Replacing, ProcessEvent::TimerExpired) => (Self::KilledToReplace, &[ProcessAction::Kill]),
+            (Self::Replacing | Self::KilledToReplace, ProcessEvent::Exited) => {
+                (Self::ClearingToReplace, &[ProcessAction::StopGroup])
+            }
+            // It was asked to end already.
+            (Self::Replacing, ProcessEvent::StopRequested | ProcessEvent::NetworkLost) => {
+                (Self::Stopping, &[ProcessAction::SkipWaits])
+            }
+            (Self::KilledToReplace, ProcessEvent::StopRequested | ProcessEvent::NetworkLost) => {
+                (Self::Killed, &[ProcessAction::SkipWaits, ProcessAction::Kill])
+            }
+            (Self::ClearingToReplace, ProcessEvent::GroupEnded) => (Self::Running, &[ProcessAction::Start]),
+            // Killed processes may keep the port for a moment.
+            (Self::ClearingToReplace, ProcessEvent::TimerExpired) => {
+                (Self::BackingOff, &[ProcessAction::KillGroup, ProcessAction::BackOff])
+            }
+            (Self::ClearingToReplace, ProcessEvent::StopRequested | ProcessEvent::NetworkLost) => {
+                (Self::Ending, &[ProcessAction::SkipWaits])
             }
             (Self::Clearing, ProcessEvent::GroupEnded) => (Self::BackingOff, &[ProcessAction::BackOff]),
             (Self::Clearing, ProcessEvent::TimerExpired) => {
@@ -276,9 +333,74 @@ mod tests {
     }
 
     #[test]
+    fn an_app_that_is_replaced_ends_before_the_next_one_starts() {
+        let rows: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 11] = [
+            ("it ends", &[ReplaceRequested, Exited, GroupEnded], Running, &[AskToEnd, StopGroup, Start]),
+            (
+                "it has to be killed",
+                &[ReplaceRequested, TimerExpired, TimerExpired, Exited, GroupEnded],
+                Running,
+                &[AskToEnd, Kill, StopGroup, Start],
+            ),
+            (
+                "its children are in the way",
+                &[ReplaceRequested, Exited, TimerExpired],
+                BackingOff,
+                &[AskToEnd, StopGroup, KillGroup, BackOff],
+            ),
+            (
+                "the next one cannot be started",
+                &[ReplaceRequested, Exited, GroupEnded, StartFailed, TimerExpired],
+                Running,
+                &[AskToEnd, StopGroup, Start, ReportDown, BackOff, Start],
+            ),
+            (
+                "it had ended by itself",
+                &[Exited, ReplaceRequested, GroupEnded],
+                Running,
+                &[ReportDown, StopGroup, Start],
+            ),
+            (
+                "in the pause",
+                &[Exited, GroupEnded, ReplaceRequested],
+                Running,
+                &[ReportDown, StopGroup, BackOff, Start],
+            ),
+            (
+                "asked to leave while it ends",
+                &[ReplaceRequested, StopRequested, Exited, GroupEnded],
+                Finished,
+                &[AskToEnd, SkipWaits, StopGroup],
+            ),
+            (
+                "asked to leave, and it does not end",
+                &[ReplaceRequested, StopRequested, TimerExpired, Exited],
+                Finished,
+                &[AskToEnd, SkipWaits, Kill],
+            ),
+            (
+                "asked to leave when it was killed",
+                &[ReplaceRequested, TimerExpired, StopRequested, TimerExpired],
+                Finished,
+                &[AskToEnd, Kill, SkipWaits, Kill],
+            ),
+            (
+                "asked to leave before its children have ended",
+                &[ReplaceRequested, Exited, StopRequested, GroupEnded],
+                Finished,
+                &[AskToEnd, StopGroup, SkipWaits],
+            ),
+            ("asked while leaving", &[StopRequested, ReplaceRequested], Draining, &[Drain]),
+        ];
+        for (what, events, state, actions) in rows {
+            assert_eq!(run_events(OnAppExit::Restart, events), (state, actions.to_vec()), "{what}");
+        }
+    }
+
+    #[test]
     fn the_app_is_signalled_only_after_the_drain_and_killed_only_after_the_signal() {
         // Every sequence of six events.
-        let events = [StopRequested, Propagated, Exited, GroupEnded, TimerExpired];
+        let events = [StopRequested, Propagated, Exited, GroupEnded, ReplaceRequested, TimerExpired];
         for n in 0..events.len().pow(6) {
             let sequence: Vec<_> = (0..6).map(|at| events[n / events.len().pow(at) % events.len()]).collect();
             for on_exit in [OnAppExit::Exit, OnAppExit::Restart] {
@@ -288,12 +410,18 @@ mod tests {
                     at(ForwardSignal).is_none_or(|signal| at(Drain).is_some_and(|drain| drain < signal)),
                     "{actions:?}"
                 );
-                assert!(
-                    at(Kill).is_none_or(|kill| at(ForwardSignal).is_some_and(|signal| signal < kill)),
-                    "{actions:?}"
-                );
-                let asked = at(Drain).unwrap_or(actions.len());
-                assert!(!actions[asked..].contains(&Start), "{actions:?}");
+                let asked = [ForwardSignal, AskToEnd].into_iter().filter_map(at).min();
+                assert!(at(Kill).is_none_or(|kill| asked.is_some_and(|asked| asked < kill)), "{actions:?}");
+                let left = at(Drain).unwrap_or(actions.len());
+                assert!(!actions[left..].contains(&Start), "{actions:?}");
+                // Only one app at a time: between two starts, and before the first one, the app has ended.
+                let ends = [StopGroup, BackOff];
+                let (mut may_start, mut is_ok) = (false, true);
+                for action in &actions {
+                    is_ok &= *action != Start || may_start;
+                    may_start = (may_start || ends.contains(action)) && *action != Start;
+                }
+                assert!(is_ok, "{actions:?}");
             }
         }
     }
@@ -319,7 +447,20 @@ mod tests {
         for (what, events, state, actions) in rows {
             assert_eq!(run_events(OnAppExit::Restart, events), (state, actions.to_vec()), "{what}");
         }
-        for state in [Running, Clearing, BackingOff, Draining, Stopping, Killed, Ending, Finished] {
+        let all = [
+            Running,
+            Clearing,
+            BackingOff,
+            Draining,
+            Stopping,
+            Killed,
+            Replacing,
+            KilledToReplace,
+            ClearingToReplace,
+            Ending,
+            Finished,
+        ];
+        for state in all {
             let changes = state.transition(NetworkLost, OnAppExit::Restart).0 != state;
             assert_eq!(changes, state.needs_network(), "{state:?}");
         }
@@ -327,7 +468,9 @@ mod tests {
 
     #[test]
     fn no_event_changes_the_finished_state() {
-        for event in [StopRequested, Propagated, Exited, GroupEnded, StartFailed, TimerExpired] {
+        let events =
+            [StopRequested, Propagated, Exited, GroupEnded, ReplaceRequested, StartFailed, TimerExpired];
+        for event in events {
             assert_eq!(Finished.transition(event, OnAppExit::Restart), (Finished, &[][..]));
         }
     }

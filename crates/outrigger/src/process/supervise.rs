@@ -1,15 +1,20 @@
 //! Runs the table of [`super::state`]: one task, one loop, one app.
 
-use std::{ffi::OsString, io, time::Duration};
+use std::{ffi::OsString, io, pin::pin, time::Duration};
 
+use outrigger_config::OnAppExit;
 use outrigger_events::{Event, EventKind};
 use outrigger_policy::backoff::Backoff;
 use rustix::process::{Signal, getpid, set_child_subreaper};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, sleep_until},
+};
 use tracing::{debug, error, info, warn};
 
 use super::{
     app::{AppCommand, AppGroup, AppProcess, SpawnError, exit_code},
+    control::AppRequest,
     reaper::Reaper,
     signals::{self, SignalAction, SignalListener},
     state::{ProcessAction, ProcessEvent, ProcessState},
@@ -17,6 +22,7 @@ use super::{
 };
 use crate::{
     App,
+    config_files::MissingFiles,
     network::{self, NetworkWatch},
     telemetry::error_chain,
 };
@@ -58,7 +64,7 @@ impl CaughtSignals {
 /// still runs then: the caller shuts it down.
 ///
 /// An app that was asked to end has `drain.timeout` to do so. Returns the exit code of the app, 0 when the sidecar
-/// was asked to leave before the app started, that of [`SpawnError::exit_code`], or [`network::EXIT_CODE`] when the network
+/// was asked to leave before the app started, that of [`MissingFiles`], that of [`SpawnError::exit_code`], or [`network::EXIT_CODE`] when the network
 /// namespace is dead.
 pub(crate) async fn supervise(
     sidecar: &App,
@@ -69,11 +75,20 @@ pub(crate) async fn supervise(
     let CaughtSignals { mut signals, reaper } = caught;
     let Some((path, arguments)) = command.split_first() else { return 0 };
     let program = AppCommand { path: path.clone(), arguments: arguments.to_vec() };
-    if let Some(signal) = signal_before_start(sidecar, &mut signals).await {
-        info!(signal = signals::signal_name(signal), "leaving before the app was started");
-        record_drain_request(sidecar, signal);
-        return 0;
+    let requests = sidecar.app_control().requests();
+    match before_start(sidecar, &mut signals).await {
+        BeforeStart::Ready => {}
+        BeforeStart::Leaving(signal) => {
+            info!(signal = signals::signal_name(signal), "leaving before the app was started");
+            record_drain_request(sidecar, signal);
+            return 0;
+        }
+        BeforeStart::FilesMissing(missing) => {
+            error!(error = error_chain(&missing), "the app is not started");
+            return MissingFiles::EXIT_CODE;
+        }
     }
+    let files = sidecar.app_control().files_version();
     let first = match start(&program, sidecar) {
         Ok(process) => process,
         Err(error) => {
@@ -88,6 +103,7 @@ pub(crate) async fn supervise(
         program,
         signals,
         reaper,
+        requests,
         app: None,
         group: first.group,
         last_run: Duration::ZERO,
@@ -96,7 +112,7 @@ pub(crate) async fn supervise(
         deadline: None,
         short_runs: 0,
     };
-    supervisor.record_start(first);
+    supervisor.record_start(first, files);
     supervisor.run().await
 }
 
@@ -109,16 +125,32 @@ fn start(program: &AppCommand, sidecar: &App) -> Result<AppProcess, SpawnError> 
     program.start(&dropped_variables(&config), config.app.process_group)
 }
 
-/// Waits until the sidecar carries requests. `Some`: a signal asked to leave before that.
-async fn signal_before_start(sidecar: &App, signals: &mut SignalListener) -> Option<Signal> {
+/// How the wait before the first start of the app ends.
+enum BeforeStart {
+    Ready,
+    /// A signal asked to leave.
+    Leaving(Signal),
+    FilesMissing(MissingFiles),
+}
+
+/// Waits until the sidecar carries requests, and the files of the app are written.
+async fn before_start(sidecar: &App, signals: &mut SignalListener) -> BeforeStart {
+    let ready = async {
+        sidecar.ready_to_route().await;
+        sidecar.files_written().await
+    };
+    let mut ready = pin!(ready);
     loop {
         tokio::select! {
             biased;
             signal = signals.next() => match signal {
-                SignalAction::ShutDown(signal) => return Some(signal),
+                SignalAction::ShutDown(signal) => return BeforeStart::Leaving(signal),
                 SignalAction::Forward(_) => {} // the app does not run yet
             },
-            () = sidecar.ready_to_route() => return None,
+            written = &mut ready => return match written {
+                Ok(()) => BeforeStart::Ready,
+                Err(missing) => BeforeStart::FilesMissing(missing),
+            },
         }
     }
 }
@@ -131,6 +163,8 @@ struct Supervisor<'a> {
     program: AppCommand,
     signals: SignalListener,
     reaper: Reaper,
+    /// What the other parts of the sidecar ask of the app. Absent: they have ended.
+    requests: Option<UnboundedReceiver<AppRequest>>,
     /// The running app and its start.
     app: Option<(AppProcess, Instant)>,
     /// The process group of the last start.
@@ -156,17 +190,26 @@ impl Supervisor<'_> {
                 Some(event) => event,
                 None => self.next_event(state).await,
             };
-            let (next, actions) = state.transition(event, self.sidecar.config().on_app_exit);
+            let (next, actions) = state.transition(event, self.on_app_exit());
             debug!(?state, ?event, ?next, "app state");
             state = next;
             for action in actions {
                 if let Err(error) = self.perform_action(*action) {
                     warn!(%error, "the app could not be started again");
+                    self.sidecar.app_control().note_end();
                     failed = Some(ProcessEvent::StartFailed);
                 }
             }
         }
         if self.is_network_lost { network::EXIT_CODE } else { self.exit_code }
+    }
+
+    /// An app that is being replaced is started again.
+    fn on_app_exit(&self) -> OnAppExit {
+        match self.sidecar.app_control().is_replaceable() {
+            true => OnAppExit::Restart,
+            false => self.sidecar.config().on_app_exit,
+        }
     }
 
     async fn next_event(&mut self, state: ProcessState) -> ProcessEvent {
@@ -181,9 +224,10 @@ impl Supervisor<'_> {
                     if let Some((_, since)) = self.app.take() {
                         self.last_run = since.elapsed();
                     }
+                    self.sidecar.app_control().note_end();
                     return ProcessEvent::Exited;
                 }
-                () = self.group.ended(), if matches!(state, ProcessState::Clearing | ProcessState::Ending) => {
+                () = self.group.ended(), if state.awaits_group() => {
                     self.deadline = None;
                     return ProcessEvent::GroupEnded;
                 }
@@ -196,6 +240,10 @@ impl Supervisor<'_> {
                     self.deadline = None;
                     return ProcessEvent::TimerExpired;
                 }
+                request = next_request(&mut self.requests) => match request {
+                    AppRequest::Signal(signal) => self.send_signal(signal),
+                    AppRequest::Replace => return ProcessEvent::ReplaceRequested,
+                },
                 signal = self.signals.next() => match signal {
                     SignalAction::Forward(signal) => self.send_signal(signal),
                     SignalAction::ShutDown(signal) => {
@@ -216,6 +264,10 @@ impl Supervisor<'_> {
             ProcessAction::SkipWaits => self.sidecar.skip_waits(),
             ProcessAction::ForwardSignal => {
                 self.send_signal(self.shutdown_signal);
+                self.deadline = Some(Instant::now() + self.sidecar.config().drain.timeout);
+            }
+            ProcessAction::AskToEnd => {
+                self.send_signal(Signal::TERM);
                 self.deadline = Some(Instant::now() + self.sidecar.config().drain.timeout);
             }
             ProcessAction::Kill => {
@@ -241,17 +293,23 @@ impl Supervisor<'_> {
             ProcessAction::ReportDown => self.sidecar.notify_app_exited(),
             ProcessAction::BackOff => self.schedule_restart(),
             ProcessAction::Start => {
+                // Of the run before, or of the pause.
+                self.deadline = None;
+                // From before, so that a change that the app may not have seen counts as one.
+                let files = self.sidecar.app_control().files_version();
                 let process = start(&self.program, self.sidecar)?;
-                self.record_start(process);
+                self.record_start(process, files);
             }
         }
         Ok(())
     }
 
-    fn record_start(&mut self, process: AppProcess) {
+    fn record_start(&mut self, process: AppProcess, files: u64) {
         self.group = process.group;
+        let pid = process.pid.as_raw_nonzero().get().unsigned_abs();
         self.app = Some((process, Instant::now()));
         self.sidecar.notify_app_started();
+        self.sidecar.app_control().note_start(pid, files);
     }
 
     fn schedule_restart(&mut self) {
@@ -274,4 +332,15 @@ impl Supervisor<'_> {
             None => debug!(signal = signals::signal_name(signal), "no app to pass a signal on to"),
         }
     }
+}
+
+/// Never resolves where nothing asks any more. Cancel-safe.
+async fn next_request(requests: &mut Option<UnboundedReceiver<AppRequest>>) -> AppRequest {
+    if let Some(open) = requests
+        && let Some(request) = open.recv().await
+    {
+        return request;
+    }
+    *requests = None;
+    std::future::pending().await
 }

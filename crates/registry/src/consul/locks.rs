@@ -119,6 +119,22 @@ impl Locks for Consul {
         })
     }
 
+    fn remove_unused_lock<'a>(&'a self, place: &'a LockPlace) -> AnswerFuture<'a, bool> {
+        Box::pin(async move {
+            let (key, prefix) = (lock_key(place), format!("{}/", place.path));
+            let read = self.read_place(place, KvScope::Prefix(&prefix)).await?;
+            match read.kind {
+                LockKind::Unused => Ok(true),
+                LockKind::Foreign => Ok(false),
+                LockKind::Mutex | LockKind::Semaphore { .. } if !read.holders.is_empty() => Ok(false),
+                // A session that acquires it meanwhile writes the key.
+                LockKind::Mutex | LockKind::Semaphore { .. } => {
+                    self.delete_kv(&key, Some(read.written_at)).await
+                }
+            }
+        })
+    }
+
     fn try_lock<'a>(
         &'a self,
         place: &'a LockPlace,

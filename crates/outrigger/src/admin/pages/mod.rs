@@ -14,4 +14,4 @@ mod status;
 
 pub(super) use events::{EventsQuery, events_response};
 pub(super) use services::ServicesPage;
-pub(super) use status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus};
+pub(super) use status::{DrainStatus, FilesPart, MaintenanceStatus, Readiness, ReloadStatus};

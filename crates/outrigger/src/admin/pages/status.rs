@@ -10,7 +10,10 @@ use outrigger_registry::ReportedHealth;
 use serde::Serialize;
 
 use super::registry_status::RegistryStatus;
-use crate::reload::{self, ReloadResult};
+use crate::{
+    config_files::{FileSummary, RestartSummary},
+    reload::{self, ReloadResult},
+};
 
 /// What the network is shown in place of an error's text.
 const ELSEWHERE: &str = "see /readyz of the admin side on this machine";
@@ -25,6 +28,30 @@ pub(crate) struct Readiness {
     /// One for each service beside the sidecar; empty where nothing is registered.
     registrations: Vec<RegistrationSummary>,
     registry: RegistryStatus,
+    #[serde(flatten)]
+    files: FilesPart,
+}
+
+/// What `/readyz` shows of the files that the sidecar writes for the app.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct FilesPart {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) files: Vec<FileSummary>,
+    /// The restart of the app for a changed file; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) restart: Option<RestartSummary>,
+}
+
+impl FilesPart {
+    /// The files for which the app is waiting.
+    fn missing(&self) -> impl Iterator<Item = String> {
+        let waiting = self.files.iter().filter(|file| file.state == "waiting");
+        waiting.map(|file| match &file.why {
+            _ if file.path == ELSEWHERE => format!("a file of the app is not written yet: {ELSEWHERE}"),
+            Some(why) => format!("the file {} is not written yet: {why}", file.path),
+            None => format!("the file {} is not written yet", file.path),
+        })
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -63,8 +90,16 @@ impl Readiness {
         services: &[ServiceStatus],
         contact: &RegistryContact,
         lost_network: Option<String>,
+        files: FilesPart,
     ) -> Self {
-        Self::from_status(lifecycle.state(), lifecycle.registrations(), services, contact, lost_network)
+        Self::from_status(
+            lifecycle.state(),
+            lifecycle.registrations(),
+            services,
+            contact,
+            lost_network,
+            files,
+        )
     }
 
     /// The same without the texts of errors: they name addresses of this machine and of its registry.
@@ -73,13 +108,15 @@ impl Readiness {
         mut services: Vec<ServiceStatus>,
         mut contact: RegistryContact,
         mut lost_network: Option<String>,
+        mut files: FilesPart,
     ) -> Self {
+        for file in &mut files.files {
+            hide_text(&mut file.path);
+            file.why.iter_mut().for_each(hide_text);
+        }
+        files.restart.iter_mut().for_each(|restart| hide_text(&mut restart.why));
         let (state, mut registrations) = (lifecycle.state(), lifecycle.registrations());
-        let hide = |text: &mut String| {
-            if !text.is_empty() {
-                ELSEWHERE.clone_into(text);
-            }
-        };
+        let hide = hide_text;
         for ServiceRegistration { status, .. } in &mut registrations {
             if state.is_ready() {
                 status.probe_detail.clear();
@@ -102,7 +139,7 @@ impl Readiness {
         }
         services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
         contact.error.iter_mut().chain(&mut lost_network).for_each(hide);
-        Self::from_status(state, registrations, &services, &contact, lost_network)
+        Self::from_status(state, registrations, &services, &contact, lost_network, files)
     }
 
     fn from_status(
@@ -111,10 +148,13 @@ impl Readiness {
         services: &[ServiceStatus],
         contact: &RegistryContact,
         lost_network: Option<String>,
+        files: FilesPart,
     ) -> Self {
-        let ready = state.is_ready() && lost_network.is_none();
+        let missing_files: Vec<_> = files.missing().collect();
+        let ready = state.is_ready() && lost_network.is_none() && missing_files.is_empty();
         let lost_network = lost_network.map(|why| format!("the network is lost: {why}"));
-        let missing = lost_network.into_iter().chain(list_missing(state, &registrations)).collect();
+        let missing = lost_network.into_iter().chain(list_missing(state, &registrations));
+        let missing = missing.chain(missing_files).collect();
         let summary = |ServiceRegistration { service, status }| RegistrationSummary {
             service,
             conflict: status.conflict(),
@@ -134,7 +174,15 @@ impl Readiness {
             missing,
             registrations: registrations.into_iter().map(summary).collect(),
             registry: RegistryStatus::of(services, contact),
+            files,
         }
+    }
+}
+
+/// The network is not shown paths and errors of this machine.
+fn hide_text(text: &mut String) {
+    if !text.is_empty() {
+        ELSEWHERE.clone_into(text);
     }
 }
 
@@ -370,7 +418,14 @@ mod tests {
         let contact = RegistryContact::default();
         let status = status(true, RegistrationPhase::Registered);
         let registrations = vec![ServiceRegistration { service: "orders".to_owned(), status }];
-        let page = Readiness::from_status(LifecycleState::Ready, registrations, &[], &contact, None);
+        let page = Readiness::from_status(
+            LifecycleState::Ready,
+            registrations,
+            &[],
+            &contact,
+            None,
+            FilesPart::default(),
+        );
         assert!(page.ready);
         let page = serde_json::to_value(page).unwrap();
         assert_eq!(page["registrations"][0]["unprobed"], format!("cannot be probed from here: {CAUSE}"));
@@ -386,7 +441,14 @@ mod tests {
                 ..RegistrationStatus::default()
             };
             let registrations = vec![ServiceRegistration { service: "orders".to_owned(), status }];
-            let page = Readiness::from_status(state, registrations, &[], &RegistryContact::default(), None);
+            let page = Readiness::from_status(
+                state,
+                registrations,
+                &[],
+                &RegistryContact::default(),
+                None,
+                FilesPart::default(),
+            );
             let page = serde_json::to_value(page).unwrap();
             (page["registrations"][0]["reach"].clone(), page["missing"].clone())
         };
@@ -422,7 +484,14 @@ mod tests {
             registration("orders-grpc", RegistrationPhase::Registered, None),
         ];
         let contact = RegistryContact::default();
-        let page = Readiness::from_status(LifecycleState::Waiting, registrations, &[], &contact, None);
+        let page = Readiness::from_status(
+            LifecycleState::Waiting,
+            registrations,
+            &[],
+            &contact,
+            None,
+            FilesPart::default(),
+        );
         let page = serde_json::to_value(page).unwrap();
         assert_eq!(
             page["missing"],

@@ -27,6 +27,14 @@ impl AdminBackend for TestBackend {
         vec!["sidecar".to_owned()]
     }
 
+    fn files(&self) -> Vec<FileSummary> {
+        Vec::new()
+    }
+
+    fn restart(&self) -> Option<RestartSummary> {
+        None
+    }
+
     fn clusters(&self) -> Vec<ClusterStatus> {
         let endpoint = |id: &str, usable: bool| EndpointStatus {
             id: id.into(),
@@ -257,8 +265,9 @@ async fn a_lost_network_is_missing_and_its_addresses_are_not_shown_to_the_networ
     let life = admin.life.handle();
     life.wait_for_state(|state| state.is_ready()).await;
     let lost = || Some("10.9.0.1 is gone".to_owned());
-    let local = Readiness::of(life, &[], &RegistryContact::default(), lost());
-    let network = Readiness::for_network(life, Vec::new(), RegistryContact::default(), lost());
+    let local = Readiness::of(life, &[], &RegistryContact::default(), lost(), FilesPart::default());
+    let network =
+        Readiness::for_network(life, Vec::new(), RegistryContact::default(), lost(), FilesPart::default());
     for (page, expected) in [
         (local, "the network is lost: 10.9.0.1 is gone"),
         (network, "the network is lost: see /readyz of the admin side on this machine"),
@@ -266,6 +275,48 @@ async fn a_lost_network_is_missing_and_its_addresses_are_not_shown_to_the_networ
         let page = serde_json::to_value(page).unwrap();
         assert_eq!(page["ready"], false, "{page}");
         assert_eq!(page["missing"], serde_json::json!([expected]));
+    }
+}
+
+#[tokio::test]
+async fn a_file_for_which_the_app_waits_is_missing_and_one_that_it_was_started_without_is_shown() {
+    tokio::time::pause();
+    let admin = admin();
+    let life = admin.life.handle();
+    life.wait_for_state(|state| state.is_ready()).await;
+    let file = |state, why: Option<&str>| FileSummary {
+        path: "/run/app.yaml".into(),
+        state,
+        why: why.map(str::to_owned),
+    };
+    let restart = || RestartSummary { state: "waiting", why: "for orders-2 at 10.9.0.1".into() };
+    let part = |files| FilesPart { files, restart: Some(restart()) };
+    let contact = RegistryContact::default();
+    let why = Some("no such key");
+    for (files, ready, local_text, network_text) in [
+        (
+            vec![file("waiting", why)],
+            false,
+            "the file /run/app.yaml is not written yet: no such key",
+            "a file of the app is not written yet: see /readyz of the admin side on this machine",
+        ),
+        (vec![file("missing", why), file("written", None)], true, "", ""),
+    ] {
+        let local = Readiness::of(life, &[], &contact, None, part(files.clone()));
+        let network = Readiness::for_network(life, Vec::new(), contact.clone(), None, part(files));
+        let [local, network] = [local, network].map(|page| serde_json::to_value(page).unwrap());
+        for (page, text) in [(&local, local_text), (&network, network_text)] {
+            assert_eq!(page["ready"], ready, "{page}");
+            let expected: Vec<_> = Some(text).filter(|text| !text.is_empty()).into_iter().collect();
+            assert_eq!(page["missing"], serde_json::json!(expected));
+        }
+        assert_eq!(local["restart"]["why"], "for orders-2 at 10.9.0.1");
+        assert_eq!(local["files"][0]["why"], "no such key");
+        let text = network.to_string();
+        assert!(
+            !text.contains("/run/app") && !text.contains("10.9.0.1") && !text.contains("no such"),
+            "{text}"
+        );
     }
 }
 

@@ -139,18 +139,17 @@ impl LockLog {
         self.state.lock().holds.get(&lock)?.get(number).cloned()
     }
 
-    /// Everything that is wrong with what was recorded.
+    /// What is wrong with what was recorded: the first of each kind in words, and how many more there are.
     pub(crate) fn breaches(&self) -> Vec<String> {
         let state = self.state.lock();
         let mut breaches = Vec::new();
         for (lock, holds) in &state.holds {
-            breaches.extend(
-                audit_holds(holds, lock.limit).into_iter().map(|breach| format!("{}: {breach}", lock.name)),
-            );
+            let found = audit_holds(holds, lock.limit).into_iter();
+            breaches.extend(first_ones(found.map(|breach| format!("{}: {breach}", lock.name)).collect()));
         }
-        breaches
-            .extend(state.refused_writes.iter().map(|write| format!("the store refused a holder: {write}")));
-        breaches.extend(state.anomalies.iter().cloned());
+        let refused = state.refused_writes.iter().map(|write| format!("the store refused a holder: {write}"));
+        breaches.extend(first_ones(refused.collect()));
+        breaches.extend(first_ones(state.anomalies.clone()));
         breaches
     }
 
@@ -186,6 +185,14 @@ impl LockLog {
     }
 }
 
+/// The first three, and how many more there are: a row of the report stays readable.
+fn first_ones(mut breaches: Vec<String>) -> Vec<String> {
+    let more = breaches.len().saturating_sub(3);
+    breaches.truncate(3);
+    breaches.extend((more > 0).then(|| format!("and {more} more like these")));
+    breaches
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +208,8 @@ mod tests {
         assert_eq!(log.breaches(), [""; 0]);
         log.write_to_store("a", 5);
         assert_eq!(log.breaches().len(), 1);
+        (0..4).for_each(|_| log.write_to_store("a", 6));
+        assert_eq!(log.breaches()[3..], ["and 2 more like these"]);
     }
 
     #[tokio::test]

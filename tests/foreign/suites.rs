@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::suite::{Suite, file};
 
 /// All, in the order in which they run.
-pub(crate) const ALL: [Suite; 6] = [
+pub(crate) const ALL: [Suite; 7] = [
     Suite {
         name: "py-consul",
         about: "the own test suite of the Python library py-consul 1.8.0",
@@ -41,6 +41,13 @@ pub(crate) const ALL: [Suite; 6] = [
         about: "each call of the npm package consul 2.0.1 that an app makes",
         tool: "node-consul",
         arguments: || vec![file("programs/node_client.js")],
+        ..SHORT
+    },
+    Suite {
+        name: "patroni",
+        about: "the election of a leader by Patroni 4.0.4, without its databases",
+        tool: "patroni",
+        arguments: || vec![file("programs/patroni_election.py")],
         ..SHORT
     },
     Suite {

@@ -3,7 +3,7 @@
 # the library of that name and no other. Python's libraries get a virtual environment each, npm's a folder each, all in
 # target/tools/foreign; nothing is installed elsewhere, and no root is needed. Versions are fixed here.
 #
-#     foreign.sh py-consul | python-consul | python-consul2 | node-consul | consul-commands
+#     foreign.sh py-consul | python-consul | python-consul2 | patroni | node-consul | consul-commands
 #
 # Exit 0: a path on stdout. Exit 3: it cannot be had, and stdout says why in a sentence. Takes at most about five minutes, once.
 set -euo pipefail
@@ -107,6 +107,10 @@ python-consul2)
 node-consul)
     if ! has node || ! has npm; then none "There is no node or no npm for the npm package consul."; fi
     place_once with_npm node consul@2.0.1
+    ;;
+patroni)
+    need_python
+    place_once with_pip bin/python patroni==4.0.4 'psycopg[binary]==3.3.9' py-consul==1.8.0
     ;;
 consul-commands)
     # Its script runs the binary that consul.sh finds.

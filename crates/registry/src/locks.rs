@@ -201,16 +201,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_place_of_a_lost_holder_stays_taken_for_the_lock_delay_from_its_first_sight() {
-        let seconds = |seconds| Instant::now() + Duration::from_secs(seconds);
-        let [a, b] = ["a", "b"].map(SessionId::recorded);
+        let start = Instant::now();
+        let sessions = |ids: &[&str]| ids.iter().map(|id| SessionId::recorded(*id)).collect::<Vec<_>>();
         let mut known = KnownLock::with_lock_delay(Duration::from_secs(15));
-        assert_eq!(known.still_closed(&[], seconds(0)), []);
-        assert_eq!(known.still_closed(std::slice::from_ref(&a), seconds(1)), [a.clone()]);
-        assert_eq!(known.still_closed(&[a.clone(), b.clone()], seconds(10)), [a.clone(), b.clone()]);
-        assert_eq!(known.still_closed(&[a.clone(), b.clone()], seconds(16)), [b.clone()]);
-        // Another contender has taken its place meanwhile.
-        assert_eq!(known.still_closed(&[b], seconds(25)), []);
-        assert_eq!(known.still_closed(std::slice::from_ref(&a), seconds(26)), [a.clone()], "it counts anew");
-        assert_eq!(KnownLock::default().still_closed(&[a], seconds(0)), [], "no lock-delay");
+        for (seconds, gone, closed) in [
+            (0, &[][..], &[][..]),
+            (1, &["a"], &["a"]),
+            (10, &["a", "b"], &["a", "b"]),
+            (16, &["a", "b"], &["b"]),
+            // Another contender has taken the place of a meanwhile.
+            (25, &["b"], &[]),
+            // It counts anew.
+            (26, &["a"], &["a"]),
+        ] {
+            let seen = known.still_closed(&sessions(gone), start + Duration::from_secs(seconds));
+            assert_eq!(seen, sessions(closed), "{seconds} s");
+        }
+        assert_eq!(KnownLock::default().still_closed(&sessions(&["a"]), start), [], "no lock-delay");
     }
 }

@@ -55,11 +55,13 @@ async fn scraped() -> BTreeSet<String> {
     let dead = Instance::start("dead").await;
     ConsulAgent(registry.addr()).register("broken", &dead).await;
     dead.kill(Kill::Reset).await;
+    let api = outrigger_net::reserve_addr();
     let process = Process::run(&format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, port: {}, address: 127.0.0.1}}\n\
          upstreams: [{{service: payments, max_in_flight: 10}}, {{service: unknown}}, {{service: broken}}]\n\
-         discovery: {{max_services: 3}}",
+         discovery: {{max_services: 3}}\n\
+         api: {{listen: \"{api}\"}}",
         registry.addr(),
         app.addr().port(),
     ))
@@ -73,6 +75,10 @@ async fn scraped() -> BTreeSet<String> {
     // This request is refused before its service is known.
     let mut broken = Client::connect(outbound).await;
     assert_eq!(broken.exchange("no HTTP\r\n\r\n").await.status, 400);
+    // The families of locks begin with the first request for one.
+    let mut lock = Client::connect(api).await;
+    let lease = format!("POST /v1/locks/jobs?ttl=10s HTTP/1.1\r\nHost: {api}\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(lock.exchange(&lease).await.status, 201);
     let page = process.admin_get("/metrics").await.text();
     page.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())

@@ -6,6 +6,7 @@ use http::{Method, Request, StatusCode};
 use outrigger::App;
 use outrigger_tests::{
     consul::{self, http::exchange},
+    process::Process,
     wait,
 };
 use serde_json::{Value, json};
@@ -110,6 +111,8 @@ on_both_registries! {
     state: super::the_state_of_a_lock_is_read_and_watched;
     drain: super::a_drain_tells_holders_and_refuses_new_ones;
     refusals: super::requests_that_are_wrong_or_foreign_are_refused;
+    reads: super::a_read_never_acquires_and_says_since_when;
+    restart: super::a_restart_keeps_leases_and_ends_what_connections_held;
 }
 
 async fn a_connection_holds_a_lock_for_as_long_as_it_is_open(consul: SocketAddr) {
@@ -137,11 +140,11 @@ async fn a_lease_is_renewed_given_back_and_lost(consul: SocketAddr) {
     let ask = r#"{"ttl": "30s", "owner": "worker-1", "value": "a"}"#;
     let (status, lease) = api.post("/v1/locks/jobs", ask).await;
     assert_eq!((status, &lease["ttl_ms"]), (StatusCode::CREATED, &json!(30_000)), "{lease}");
-    assert_eq!(
-        api.post("/v1/locks/jobs", ask).await,
-        (StatusCode::CREATED, lease.clone()),
-        "the answer was lost"
-    );
+    let (status, again) = api.post("/v1/locks/jobs", ask).await;
+    assert_eq!(status, StatusCode::CREATED, "the answer was lost: {again}");
+    for member in ["lease", "token", "ttl_ms"] {
+        assert_eq!(again[member], lease[member], "{again}");
+    }
     let id = lease["lease"].as_str().unwrap();
     let (status, renewed) = api.post(&format!("/v1/locks/jobs/{id}/renew"), "").await;
     assert_eq!((status, &renewed["token"]), (StatusCode::OK, &lease["token"]));
@@ -251,4 +254,95 @@ async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
         assert_eq!(api.send(Method::GET, "/v1/locks/jobs", &other, "").await.0, StatusCode::OK);
     })
     .await;
+}
+
+async fn a_read_never_acquires_and_says_since_when(consul: SocketAddr) {
+    let (one, two) = (Api::start(consul, "").await, Api::start(consul, "").await);
+    let head = one.send(Method::HEAD, "/v1/locks/jobs", &[], "").await;
+    assert_eq!(head, (StatusCode::OK, Value::Null));
+    // Whatever a read says: the parameters are those of an acquisition.
+    let ask = "/v1/locks/jobs?ttl=10s&wait=1s&value=x";
+    assert_eq!(one.send(Method::GET, ask, &[], r#"{"ttl": "10s"}"#).await.0, StatusCode::OK);
+    let (status, body) = one.send(Method::GET, "/v1/locks/jobs/hold", &[], "").await;
+    assert_eq!((status, &body["reason"]), (StatusCode::BAD_REQUEST, &json!("bad_request")), "{body}");
+    assert_eq!(one.get("/v1/leader/jobs").await["kind"], json!("unused"));
+
+    // The body wins over the query.
+    let (status, lease) =
+        one.post("/v1/locks/jobs?ttl=20s&value=query&owner=a", r#"{"ttl": "30s", "value": "body"}"#).await;
+    assert_eq!((status, &lease["ttl_ms"]), (StatusCode::CREATED, &json!(30_000)), "{lease}");
+    let certain = lease["certain_ms"].as_u64().unwrap();
+    assert!((10_000..=27_000).contains(&certain) && lease["draining"] == json!(false), "{lease}");
+
+    let seen = |state: &Value| state["holders"][0]["seen_ms"].as_u64().unwrap();
+    let elsewhere = two.get("/v1/locks/jobs").await;
+    assert_eq!(
+        (&elsewhere["holders"][0]["value"], &elsewhere["holders"][0]["here"]),
+        (&json!("body"), &json!(false))
+    );
+    assert_eq!(elsewhere["holders"][0]["held_ms"], Value::Null, "only its own sidecar knows: {elsewhere}");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (status, refused) = two.post("/v1/locks/jobs?ttl=10s", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(seen(&refused) >= seen(&elsewhere) + 20, "{refused}");
+    assert_eq!(refused["holders"][0]["value"], json!("body"));
+    let here = one.get("/v1/locks/jobs").await;
+    assert!(here["holders"][0]["held_ms"].is_u64() && here["holders"][0]["here"] == json!(true), "{here}");
+}
+
+async fn a_restart_keeps_leases_and_ends_what_connections_held(consul: SocketAddr) {
+    let (api, outbound) = (outrigger_net::reserve_addr(), outrigger_net::reserve_addr());
+    let state = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "registry: {{consul: {{address: \"http://{consul}\"}}}}\napi: {{listen: \"{api}\"}}\n\
+         outbound: {{listen: \"{outbound}\"}}\nstate_dir: {}\n",
+        state.path().display()
+    );
+    let mut first = Process::run(&settings).await;
+    let send = async |method, path: &str| {
+        let request = Request::builder().method(method).uri(path).body("".into()).unwrap();
+        let response = exchange(api, request, LONG).await.unwrap();
+        (response.status(), serde_json::from_slice::<Value>(response.body()).unwrap_or(Value::Null))
+    };
+    let (status, lease) = send(Method::POST, "/v1/locks/leased?ttl=60s&owner=a").await;
+    assert_eq!(status, StatusCode::CREATED, "{lease}");
+    let mut held = Events::hold(api, "/v1/locks/connected/hold").await;
+    let token = held.next("acquired").await["token"].as_u64().unwrap();
+    let page = first.admin_json("/locks").await;
+    assert_eq!((&page["held"], &page["locks"][0]["name"]), (&json!(2), &json!("connected")), "{page}");
+    let row = &page["locks"][1]["held_here"][0];
+    assert_eq!((&row["by"], &row["owner"], &row["token"]), (&json!("lease"), &json!("a"), &lease["token"]));
+    assert!(row["expires_in_ms"].as_u64().is_some_and(|left| left <= 60_000), "{page}");
+    assert!(!page.to_string().contains(lease["lease"].as_str().unwrap()), "the id is a secret: {page}");
+
+    first.signal("KILL");
+    first.wait_exit(LONG).await;
+    let second = Process::run(&settings).await;
+    // The lock of the connection opens before its session would have expired.
+    wait::until("the lock of the connection is free", LONG, async || {
+        send(Method::GET, "/v1/locks/connected").await.1["held"] == json!(false)
+    })
+    .await;
+    let renew = format!("/v1/locks/leased/{}/renew", lease["lease"].as_str().unwrap());
+    let mut renewed = send(Method::POST, &renew).await;
+    wait::until("the lease is taken over", LONG, async || {
+        renewed = send(Method::POST, &renew).await;
+        renewed.1["reason"] != json!("restoring")
+    })
+    .await;
+    assert_eq!((renewed.0, &renewed.1["token"]), (StatusCode::OK, &lease["token"]), "{renewed:?}");
+    let (_, again) = send(Method::POST, "/v1/locks/leased?ttl=60s&owner=a").await;
+    assert_eq!(again["lease"], lease["lease"], "{again}");
+    let (status, next) = send(Method::POST, "/v1/locks/connected?ttl=10s&wait=30s").await;
+    assert_eq!(status, StatusCode::CREATED, "{next}");
+    assert!(next["token"].as_u64() > Some(token));
+    // A process that takes its place has the leases too.
+    let third = second.replace().await;
+    let mut moved = (StatusCode::OK, Value::Null);
+    wait::until("the leases have moved", LONG, async || {
+        moved = send(Method::POST, &renew).await;
+        moved.0 == StatusCode::OK && third.admin_json("/locks").await["held"] == json!(2)
+    })
+    .await;
+    assert_eq!(moved.1["token"], lease["token"], "{moved:?}");
 }

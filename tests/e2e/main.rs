@@ -36,6 +36,7 @@ mod ipv6;
 mod keepalive;
 mod lifecycle;
 mod limits;
+mod lock_command;
 mod locks;
 mod loops;
 mod lost_instance;

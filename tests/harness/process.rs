@@ -288,14 +288,20 @@ pub fn send_signal(pid: u32, name: &str) -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("kill -{name} {pid}: {status}"))) }
 }
 
+/// `outrigger` without the developer's own settings.
+pub fn outrigger_command() -> Command {
+    let mut command = Command::new(binary());
+    remove_environment(&mut command);
+    command
+}
+
 /// Runs `outrigger` with these arguments and waits for its end.
 ///
 /// # Panics
 /// It cannot be started.
 pub async fn run_outrigger(arguments: &[&str]) -> std::process::Output {
-    let mut command = Command::new(binary());
+    let mut command = outrigger_command();
     command.args(arguments).stdin(Stdio::null());
-    remove_environment(&mut command);
     let run = tokio::task::spawn_blocking(move || command.output());
     wait::within("the command ends", run).await.expect("a thread").expect("start outrigger")
 }

@@ -37,7 +37,7 @@ impl BootClock {
     }
 
     /// Resolves at `time`; right after the machine wakes where that passed while it was suspended.
-    pub(crate) async fn sleep_until(self, time: Duration) {
+    pub async fn sleep_until(self, time: Duration) {
         match self {
             Self::Kernel => {
                 if kernel_sleep_until(time).await.is_err() {

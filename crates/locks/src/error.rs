@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger_registry::{LockHolder, LockKind};
+use outrigger_registry::LockKind;
 
-use crate::LossReason;
+use crate::{KnownHolder, LossReason};
 
 /// Why a lock was not acquired.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +13,7 @@ pub enum AcquireError {
     #[error("the lock is held by {} other session(s)", holders.len().max(1))]
     Held {
         /// The sessions that hold it, as far as they were seen.
-        holders: Vec<LockHolder>,
+        holders: Vec<KnownHolder>,
     },
     /// The registry ended the session of the last holder, and keeps the lock closed.
     #[error(
@@ -48,6 +48,9 @@ pub enum AcquireError {
         /// The highest one before.
         seen: u64,
     },
+    /// The owner has a lease of an earlier process of this sidecar, which is not taken over yet.
+    #[error("the leases of the last run of this sidecar are being taken over; ask again")]
+    Restoring,
     /// The sidecar drains.
     #[error("the sidecar drains: no lock is acquired any more")]
     Draining,
@@ -66,6 +69,20 @@ pub enum AcquireError {
 }
 
 impl AcquireError {
+    /// All names of reasons.
+    pub(crate) const REASONS: [&str; 10] = [
+        "lock_held",
+        "lock_delay",
+        "limit_mismatch",
+        "lock_kind_mismatch",
+        "registry_unavailable",
+        "token_regressed",
+        "restoring",
+        "draining",
+        "too_many_held",
+        "too_many_waiters",
+    ];
+
     /// The name of the reason: a closed list.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -75,6 +92,7 @@ impl AcquireError {
             Self::KindMismatch { .. } => "lock_kind_mismatch",
             Self::Registry(_) => "registry_unavailable",
             Self::TokenRegressed { .. } => "token_regressed",
+            Self::Restoring => "restoring",
             Self::Draining => "draining",
             Self::TooManyHeld { .. } => "too_many_held",
             Self::TooManyWaiters { .. } => "too_many_waiters",

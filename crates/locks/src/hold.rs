@@ -40,6 +40,10 @@ pub enum LossReason {
 }
 
 impl LossReason {
+    /// All names.
+    pub(crate) const NAMES: [&str; 5] =
+        ["session_expired", "session_invalidated", "key_freed", "lease_expired", "drained"];
+
     /// The name of the reason: a closed list.
     pub fn name(&self) -> &'static str {
         match self {
@@ -193,6 +197,11 @@ impl Hold {
         (self.lease_until() <= now).then_some(LossReason::LeaseExpired)
     }
 
+    /// Until when it is certain without another renewal: of its session, and of its lease.
+    pub(crate) fn certain_until(&self) -> Duration {
+        self.lease_until().min(self.validity.lock().ends_at())
+    }
+
     /// For how long the app can rely on the lease at `now`: for its time to live, or less while the registry does not confirm the session.
     pub(crate) fn promised(&self, now: Duration) -> Duration {
         let validity = self.validity.lock();
@@ -215,14 +224,15 @@ impl Hold {
         self.lease.as_ref().map_or(Duration::MAX, |lease| *lease.until.lock())
     }
 
-    /// Keeps the hold until it ends, tells the end, and then ends its session. `record_loss` is called with a loss as it is told.
+    /// Keeps the hold until it ends, tells the end, and then ends its session. `record_end`
+    /// is called with the end as it is told; not where another process goes on with the hold.
     pub(crate) async fn keep(
         &self,
         registry: &dyn Locks,
         clock: BootClock,
         view: View,
         known: &mut KnownLock,
-        record_loss: impl FnOnce(&LossReason),
+        record_end: impl FnOnce(&HoldState),
     ) {
         let (ending, validity) = self.keep_alive(registry, clock, view).await;
         let Grant { name, token, session, .. } = &self.grant;
@@ -234,11 +244,13 @@ impl Hold {
             }
             Ending::Lost(reason) => {
                 warn!(lock = %name, token, %reason, "the lock is lost");
-                record_loss(&reason);
-                self.state.send_replace(HoldState::Lost(reason));
+                let lost = HoldState::Lost(reason);
+                record_end(&lost);
+                self.state.send_replace(lost);
                 None
             }
             Ending::Released => {
+                record_end(&HoldState::Released);
                 self.state.send_replace(HoldState::Released);
                 let released = self.give_back(registry, clock, validity, known).await;
                 info!(lock = %name, token, now = released == Released::Now, "gave the lock back");

@@ -6,6 +6,8 @@
 //! | `hold` | one hold: renews its session, watches the lock, and says when it is lost |
 //! | `validity` | until when a session holds for certain. Pure |
 //! | `view` | one watch for each name, shared by all that wait for it or hold it |
+//! | `sightings` | since when each holder was seen |
+//! | `metrics` | what is counted |
 //! | `record` | on disk: the sessions of this process, its leases, and the highest token of each name |
 //! | `name` | which names a lock may have |
 //! | `clock` | a clock that counts while the machine is suspended |
@@ -20,8 +22,10 @@ mod clock;
 mod error;
 mod hold;
 pub mod manager;
+mod metrics;
 mod name;
 mod record;
+mod sightings;
 mod validity;
 mod view;
 
@@ -31,6 +35,9 @@ mod tests;
 pub use clock::BootClock;
 pub use error::{AcquireError, LeaseError};
 pub use hold::{HoldState, LossReason, Released};
-pub use manager::{Acquire, Held, HolderDetail, Lease, LockManager, LockView, LockWatch};
+pub use manager::{
+    Acquire, Held, HeldHere, KnownHolder, Lease, LeaseHere, LockManager, LockView, LockWatch, LocksOverview,
+    Waiting, WaitingHere,
+};
 pub use name::{LockName, NameError};
 pub use view::WatchedLock;

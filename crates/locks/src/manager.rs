@@ -1,7 +1,9 @@
 //! The locks of one sidecar: what its callers ask for, and what is held.
 
 mod acquire;
+mod overview;
 mod restore;
+mod waiters;
 
 use std::{
     collections::HashMap,
@@ -13,9 +15,7 @@ use std::{
 use outrigger_config::LockSettings;
 use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::backoff::Backoff;
-use outrigger_registry::{
-    Cursor, Error as RegistryError, KnownLock, LockPlace, Locks, SessionId, SessionInfo,
-};
+use outrigger_registry::{Error as RegistryError, KnownLock, LockPlace, Locks, SessionId};
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
@@ -23,14 +23,20 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     AcquireError, BootClock, HoldState, LeaseError, LockName, LossReason, Released,
     hold::Hold,
+    metrics::Metrics,
     record::{Record, RecordedHold},
+    sightings::Sightings,
     view::{View, Views, WatchedLock},
 };
+
+pub use overview::{HeldHere, KnownHolder, LeaseHere, LockView, LocksOverview, WaitingHere};
+use waiters::Waiters;
+pub use waiters::Waiting;
 
 /// Longest time of one call of the registry within an attempt.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -73,28 +79,9 @@ pub struct Lease {
     /// It ends when it is not renewed for this time. Less than was asked for while the registry does not confirm the session: what is left
     /// of its certain time.
     pub ttl: Duration,
-}
-
-/// A lock as an operator sees it.
-#[derive(Debug, Clone)]
-pub struct LockView {
-    /// What the registry says.
-    pub watched: WatchedLock,
-    /// Of each holder, in the same order.
-    pub details: Vec<HolderDetail>,
-    /// Requests of this sidecar that wait for it.
-    pub waiters: usize,
-}
-
-/// What is known of a holder beside its session.
-#[derive(Debug, Clone)]
-pub struct HolderDetail {
-    /// Of the session; absent where the registry does not say it.
-    pub session: Option<SessionInfo>,
-    /// It is a hold of this sidecar.
-    pub is_here: bool,
-    /// For how long it is held; known of holds of this sidecar.
-    pub held_for: Option<Duration>,
+    /// For how long it is held for certain from now on, when nothing more is heard of this sidecar: less than `ttl` where the registry does not
+    /// answer.
+    pub certain_for: Duration,
 }
 
 /// The changes of a lock.
@@ -123,7 +110,7 @@ impl LockWatch {
 pub struct LockManager(Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     registry: Arc<dyn Locks>,
     settings: LockSettings,
     /// Shown as the name of every session.
@@ -133,14 +120,19 @@ struct Shared {
     /// Where holds and watches run, whatever thread asks for them.
     runtime: Handle,
     views: Views,
+    sightings: Arc<Sightings>,
+    metrics: Metrics,
     record: Record,
     /// By their ids: held ones, and lost ones for [`REMEMBER_LOSS`].
     holds: Mutex<HashMap<String, Arc<Hold>>>,
     queues: Mutex<HashMap<LockPlace, Weak<Queue>>>,
     /// What the last attempt or release of this process saw, so that the next attempt needs one round trip.
     known: Mutex<HashMap<LockPlace, KnownLock>>,
+    /// One for each hold, until its session is ended.
     slots: Arc<Semaphore>,
-    waiters: Arc<Semaphore>,
+    waiters: Waiters,
+    /// Requests, and sessions that no hold uses and that are being ended.
+    tasks: TaskTracker,
     /// Replaced when a drain is taken back.
     draining: Mutex<CancellationToken>,
     /// Leases of an earlier process that are not taken over yet. Absent: its record was not read yet.
@@ -158,6 +150,9 @@ impl LockManager {
     /// recorded in `events`.
     /// [`restore`](Self::restore) is to be called once, when no earlier process uses the record any more. Must be called within the
     /// runtime that is to keep the locks.
+    ///
+    /// # Errors
+    /// Never in practice: when a metric has no valid name.
     pub fn new(
         registry: Arc<dyn Locks>,
         settings: LockSettings,
@@ -165,13 +160,17 @@ impl LockManager {
         folder: Option<&Path>,
         clock: BootClock,
         events: Events,
-    ) -> Self {
+    ) -> Result<Self, prometheus::Error> {
         let runtime = Handle::current();
-        Self(Arc::new(Shared {
-            views: Views::new(registry.clone(), runtime.clone()),
+        let sightings = Arc::new(Sightings::new(clock));
+        Ok(Self(Arc::new(Shared {
+            views: Views::new(registry.clone(), runtime.clone(), sightings.clone()),
+            sightings,
+            metrics: Metrics::new()?,
             runtime,
             slots: Arc::new(Semaphore::new(settings.max_held)),
-            waiters: Arc::new(Semaphore::new(settings.max_waiters)),
+            waiters: Waiters::new(settings.max_waiters),
+            tasks: TaskTracker::new(),
             registry,
             settings,
             holder,
@@ -183,7 +182,15 @@ impl LockManager {
             known: Mutex::default(),
             draining: Mutex::default(),
             restoring: Mutex::default(),
-        }))
+        })))
+    }
+
+    /// Shows the metrics in `registry`, from the first request for a lock on.
+    ///
+    /// # Errors
+    /// When they are registered there already.
+    pub fn register_metrics(&self, registry: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        self.0.metrics.register(registry, Arc::downgrade(&self.0))
     }
 
     /// Reads what an earlier process left: takes over its leases, and ends the sessions of its connections. Returns when that is done,
@@ -267,34 +274,6 @@ impl LockManager {
         }
     }
 
-    /// What the registry says of a lock now.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn view(&self, name: &LockName) -> Result<LockView, RegistryError> {
-        // A place of a semaphore shows both kinds.
-        let place = self.0.place(name, 2);
-        let registry = &self.0.registry;
-        let answer = bounded("a lock", registry.watch_lock(&place, Cursor::START, CALL_TIMEOUT)).await?;
-        let watched = WatchedLock { kind: answer.kind, holders: answer.holders };
-        let mut details = Vec::new();
-        for holder in &watched.holders {
-            // Not worth a failure of the whole: the token may not read sessions.
-            let session = bounded("a session", registry.session_info(&holder.session)).await.ok().flatten();
-            let held_for = self.0.held_for(&holder.session);
-            details.push(HolderDetail { session, is_here: held_for.is_some(), held_for });
-        }
-        let queues = self.0.queues.lock();
-        let of_name = queues.iter().filter(|(queued, _)| queued.path == place.path);
-        let waiters = of_name.map(|(_, queue)| queue.strong_count()).sum();
-        Ok(LockView { watched, details, waiters })
-    }
-
-    /// The changes of a lock. A lock that was never used is read again every second.
-    pub fn watch(&self, name: &LockName) -> LockWatch {
-        LockWatch { view: self.0.views.open(&self.0.place(name, 2)), told: None }
-    }
-
     /// Removes the key of a lock or semaphore that no session holds, so that another kind or limit can take its place. `false`: one
     /// holds it, or something else stands there. The lock-delay of a lost place of a semaphore is not waited for.
     ///
@@ -354,6 +333,8 @@ impl LockManager {
         }
         let all_told = async {
             self.wait_until_free().await;
+            self.0.tasks.close();
+            self.0.tasks.wait().await;
             // Each keeps its slot until its session is ended.
             let all = u32::try_from(self.0.settings.max_held).unwrap_or(u32::MAX);
             let _ = self.0.slots.acquire_many(all).await;
@@ -372,12 +353,13 @@ impl LockManager {
         let (sender, acquired) = oneshot::channel();
         let shared = self.0.clone();
         // Contained: one request.
-        self.0.runtime.spawn(async move {
+        let task = async move {
             let result = shared.acquire(request, lease, &given_up).await;
             if let Err(Ok(unwanted)) = sender.send(result) {
                 unwanted.release();
             }
-        });
+        };
+        self.0.tasks.spawn_on(task, &self.0.runtime);
         match acquired.await {
             Ok(Ok(hold)) if hold.loss_at(self.0.clock.now()).is_some() => {
                 hold.release();
@@ -444,7 +426,25 @@ impl Shared {
     }
 
     fn lease_now(&self, hold: &Hold) -> Lease {
-        Lease { id: hold.id.clone(), token: hold.grant.token, ttl: hold.promised(self.clock.now()) }
+        let now = self.clock.now();
+        Lease {
+            id: hold.id.clone(),
+            token: hold.grant.token,
+            ttl: hold.promised(now),
+            certain_for: hold.certain_until().saturating_sub(now),
+        }
+    }
+
+    /// Whether `owner` may have a lease of an earlier process there, which is not taken over yet.
+    fn is_restoring_of(&self, place: &LockPlace, owner: Option<&str>) -> bool {
+        let Some(owner) = owner else { return false };
+        match &*self.restoring.lock() {
+            Some(left) => left.iter().any(|recorded| {
+                recorded.path == place.path
+                    && recorded.lease.as_ref().is_some_and(|lease| lease.owner.as_deref() == Some(owner))
+            }),
+            None => self.record.is_on_disk(),
+        }
     }
 
     /// The lease that `owner` has there.
@@ -472,9 +472,14 @@ impl Shared {
         let (shared, kept) = (self.clone(), hold.clone());
         let name = format!("the hold of the lock {}", hold.grant.name);
         self.runtime.spawn(essential(name, async move {
-            let record_loss =
-                |reason: &LossReason| shared.record_event(EventKind::LockLost, &kept, &format!(": {reason}"));
-            kept.keep(&*shared.registry, shared.clock, view, &mut known, record_loss).await;
+            let record_end = |end: &HoldState| match end {
+                HoldState::Lost(reason) => {
+                    shared.metrics.count_lost(reason);
+                    shared.record_event(EventKind::LockLost, &kept, &format!(": {reason}"));
+                }
+                HoldState::Released | HoldState::Held => shared.metrics.count_released(),
+            };
+            kept.keep(&*shared.registry, shared.clock, view, &mut known, record_end).await;
             drop(slot);
             shared.remember(&kept.grant.place, known);
             shared.save().await;

@@ -1,7 +1,9 @@
 //! Locks over a registry in memory with a paused clock. The registry behaves as Consul: a session ends twice its time to live after its last
 //! renewal, at the earliest after that time, and its locks stay closed for the lock-delay.
 
+mod limits;
 mod model;
+mod overview;
 mod registry;
 
 use std::time::Duration;
@@ -32,6 +34,7 @@ fn manager_with(
 ) -> LockManager {
     let clock = BootClock::Tokio(Instant::now());
     LockManager::new(registry.shared(), settings, "orders-1".into(), folder, clock, Default::default())
+        .unwrap()
 }
 
 fn manager(registry: &FakeRegistry) -> LockManager {
@@ -348,8 +351,10 @@ async fn a_restart_keeps_leases_and_ends_the_sessions_of_connections() {
             BootClock::Kernel,
             Default::default(),
         )
+        .unwrap()
     };
     let before = open();
+    before.restore().await;
     let lease = before.lease(request(Duration::ZERO), Some("a".into()), s(30)).await.unwrap();
     let by_connection = Acquire { name: name("other"), ..request(Duration::ZERO) };
     let held = before.hold(by_connection).await.unwrap();

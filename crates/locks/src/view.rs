@@ -18,6 +18,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use crate::sightings::Sightings;
+
 /// Most locks that are watched by blocking queries, each of which needs a connection to the registry; further ones are read
 /// again and again.
 const MAX_WATCHED: usize = 32;
@@ -109,13 +111,15 @@ struct Watch {
 pub(crate) struct Views {
     registry: Arc<dyn Locks>,
     runtime: Handle,
+    sightings: Arc<Sightings>,
     open: Mutex<HashMap<LockPlace, Weak<Watch>>>,
     slots: Arc<Semaphore>,
 }
 
 impl Views {
-    pub(crate) fn new(registry: Arc<dyn Locks>, runtime: Handle) -> Self {
-        Self { registry, runtime, open: Mutex::default(), slots: Arc::new(Semaphore::new(MAX_WATCHED)) }
+    pub(crate) fn new(registry: Arc<dyn Locks>, runtime: Handle, sightings: Arc<Sightings>) -> Self {
+        let slots = Arc::new(Semaphore::new(MAX_WATCHED));
+        Self { registry, runtime, sightings, open: Mutex::default(), slots }
     }
 
     /// The watch of the lock at `place`, which is started where there is none.
@@ -126,7 +130,7 @@ impl Views {
             let (sender, seen) = watch::channel(None);
             let slot = self.slots.clone().try_acquire_owned().ok();
             let name = format!("the watch of the lock {}", place.path);
-            let task = run(self.registry.clone(), place.clone(), sender, slot);
+            let task = run(self.registry.clone(), place.clone(), sender, slot, self.sightings.clone());
             let task = AbortOnDropHandle::new(self.runtime.spawn(essential(name, task)));
             let watch = Arc::new(Watch { seen, _task: task });
             open.insert(place.clone(), Arc::downgrade(&watch));
@@ -163,6 +167,7 @@ async fn run(
     place: LockPlace,
     seen: watch::Sender<Option<SeenLock>>,
     slot: Option<OwnedSemaphorePermit>,
+    sightings: Arc<Sightings>,
 ) {
     let (mut cursor, mut failures) = (Cursor::START, 0);
     loop {
@@ -172,6 +177,7 @@ async fn run(
             Ok(Ok(answer)) => {
                 failures = 0;
                 cursor = if slot.is_some() { answer.cursor } else { Cursor::START };
+                sightings.record(&place, answer.kind, &answer.holders);
                 let now =
                     SeenLock { kind: answer.kind, holders: answer.holders, index: answer.cursor.index() };
                 let is_unused = now.kind == LockKind::Unused;

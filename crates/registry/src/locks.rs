@@ -106,6 +106,8 @@ pub struct LockHolder {
     pub session: SessionId,
     /// What the holder wrote there.
     pub value: Vec<u8>,
+    /// The index of the last write of what the session holds. While it stays the same, the holder has held the lock without a break.
+    pub written_at: u64,
 }
 
 /// The state of a lock at one moment.

@@ -8,11 +8,14 @@ use std::{
 use outrigger_events::EventKind;
 use outrigger_registry::{Error as RegistryError, KnownLock, LockAttempt, LockPlace, NewSession, SessionId};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Acquire, BACKOFF, Queue, Shared, bounded, random_id};
+use super::{
+    Acquire, BACKOFF, Queue, Shared, bounded, random_id,
+    waiters::{Waiting, WaitingPlace},
+};
 use crate::{
     AcquireError,
     hold::{Grant, Hold, LeaseTerms, close_session},
@@ -31,11 +34,22 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// Time between two attempts while the registry keeps the lock closed.
 const DELAY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long an answer waits for a look at the holders.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often in a row the registry may refuse the token before a request ends: a new token is not known to every server at once.
+const MAX_REFUSALS: u32 = 5;
+
 /// A session that is not used by a hold yet.
 struct OpenSession {
     id: SessionId,
     ttl: Duration,
     validity: Validity,
+}
+
+/// What a request has for its next attempt.
+struct Progress {
+    known: KnownLock,
+    session: Option<OpenSession>,
 }
 
 impl Shared {
@@ -46,15 +60,49 @@ impl Shared {
         lease: Option<(Option<String>, Duration)>,
         given_up: &CancellationToken,
     ) -> Result<Arc<Hold>, AcquireError> {
+        let name = request.name.clone();
+        let result = self.acquire_or_fail(request, lease, given_up).await;
+        let Err(mut error) = result else { return result };
+        self.metrics.count_failure(&error, given_up.is_cancelled());
+        if let AcquireError::Held { holders } = &mut error
+            && holders.is_empty()
+            && !given_up.is_cancelled()
+        {
+            // A refusal does not say by which sessions it is held.
+            let read = timeout(LOOK_TIMEOUT, self.read_holders(&name)).await;
+            *holders = read.ok().and_then(Result::ok).map(|(_, holders)| holders).unwrap_or_default();
+        }
+        Err(error)
+    }
+
+    async fn acquire_or_fail(
+        self: &Arc<Self>,
+        request: Acquire,
+        lease: Option<(Option<String>, Duration)>,
+        given_up: &CancellationToken,
+    ) -> Result<Arc<Hold>, AcquireError> {
         let place = self.place(&request.name, request.limit);
         let until = Instant::now() + request.wait;
+        let since = self.clock.now();
         let draining = self.draining();
+        let owner = lease.as_ref().and_then(|(owner, _)| owner.clone());
+        // Before all that can refuse it: its first answer may have been lost.
+        if let Some(hold) = self.extended_lease_of(&place, owner.as_deref()) {
+            return Ok(hold);
+        }
         if draining.is_cancelled() {
             return Err(AcquireError::Draining);
         }
-        let waiters = self.settings.max_waiters;
-        let waiting = self.waiters.clone().try_acquire_owned();
-        let _waiting = waiting.map_err(|_| AcquireError::TooManyWaiters { limit: waiters })?;
+        if self.is_restoring_of(&place, owner.as_deref()) {
+            return Err(AcquireError::Restoring);
+        }
+        let waiting = self.waiters.enter(Waiting {
+            name: request.name.clone(),
+            limit: place.limit,
+            owner: owner.clone(),
+            since,
+            last_failure: None,
+        })?;
         let queue = self.queue(&place);
         let turn = async {
             if request.wait.is_zero() {
@@ -70,26 +118,30 @@ impl Shared {
             // Another request of this process holds or awaits it.
             return Err(self.waited_in_vain(&place));
         };
-        if let Some((owner, _)) = &lease
-            && let Some(hold) = self.lease_of(&place, owner.as_deref())
-        {
-            hold.extend(self.clock.now());
+        // The request before it may have been one of the same owner.
+        if let Some(hold) = self.extended_lease_of(&place, owner.as_deref()) {
             return Ok(hold);
         }
-        let held = self.settings.max_held;
-        let slot = self.slots.clone().try_acquire_owned();
-        let slot = slot.map_err(|_| AcquireError::TooManyHeld { limit: held })?;
-        let (mut session, mut known) = (None, self.take_known(&place));
-        let attempted = self.attempt_until(&request, &place, &mut known, &mut session, until, given_up).await;
-        let acquired = match (attempted, session.take()) {
+        let too_many = AcquireError::TooManyHeld { limit: self.settings.max_held };
+        if self.slots.available_permits() == 0 {
+            return Err(too_many);
+        }
+        let mut progress = Progress { known: self.take_known(&place), session: None };
+        let attempted = self.attempt_until(&request, &place, &mut progress, until, given_up, &waiting).await;
+        let Progress { known, session } = progress;
+        let acquired = match (attempted, session) {
             (Ok((token, view)), Some(open)) => match self.record.note_token(request.name.as_str(), token) {
-                Ok(()) => Ok((token, view, open)),
+                // Not before: a request that waits holds nothing.
+                Ok(()) => match self.slots.clone().try_acquire_owned() {
+                    Ok(slot) => Ok((token, view, open, slot)),
+                    Err(_) => Err((too_many, Some(open))),
+                },
                 Err(seen) => Err((AcquireError::TokenRegressed { token, seen }, Some(open))),
             },
             (Ok(_), None) => Err((AcquireError::Draining, None)),
             (Err(error), open) => Err((error, open)),
         };
-        let (token, view, open) = match acquired {
+        let (token, view, open, slot) = match acquired {
             Ok(acquired) => acquired,
             Err((error, open)) => {
                 self.remember(&place, known);
@@ -103,6 +155,7 @@ impl Shared {
             // For another hold of this semaphore by this process.
             self.remember(&place, known.clone());
         }
+        drop(waiting);
         let lease =
             lease.map(|(owner, ttl)| LeaseTerms { owner, ttl, until: Mutex::new(self.clock.now() + ttl) });
         let grant = Grant {
@@ -116,6 +169,7 @@ impl Shared {
         };
         let hold = Hold::new(random_id(), grant, lease, open.validity);
         let hold = self.keep(hold, view, slot, known);
+        self.metrics.count_acquired(self.clock.now().saturating_sub(since));
         self.record_event(EventKind::LockAcquired, &hold, "");
         self.save().await;
         debug!(lock = %hold.grant.name, token, "acquired the lock");
@@ -127,16 +181,16 @@ impl Shared {
         &self,
         request: &Acquire,
         place: &LockPlace,
-        known: &mut KnownLock,
-        session: &mut Option<OpenSession>,
+        progress: &mut Progress,
         until: Instant,
         given_up: &CancellationToken,
+        waiting: &WaitingPlace,
     ) -> Result<(u64, View), AcquireError> {
         let draining = self.draining();
         let mut view: Option<View> = None;
-        let mut failures = 0;
+        let (mut failures, mut refusals) = (0, 0);
         loop {
-            let attempt = self.attempt(request, place, known, session).await;
+            let attempt = self.attempt(request, place, progress).await;
             let at_end = Instant::now() >= until || given_up.is_cancelled() || draining.is_cancelled();
             let (pause, error) = match attempt {
                 Ok(LockAttempt::Acquired { token }) => {
@@ -149,7 +203,7 @@ impl Shared {
                 Ok(LockAttempt::OtherLimit(limit)) => return Err(AcquireError::LimitMismatch { limit }),
                 Ok(LockAttempt::OtherKind(kind)) => return Err(AcquireError::KindMismatch { kind }),
                 Ok(LockAttempt::SessionLost) => {
-                    *session = None;
+                    progress.session = None;
                     failures += 1;
                     let ended = RegistryError::Malformed {
                         request: "a lock".into(),
@@ -163,12 +217,17 @@ impl Shared {
                 }
                 Err(error) => {
                     failures += 1;
+                    refusals = if error.label() == "forbidden" { refusals + 1 } else { 0 };
+                    if refusals == MAX_REFUSALS {
+                        return Err(AcquireError::Registry(error));
+                    }
                     (BACKOFF.pause(failures, fastrand::u64(..)), AcquireError::Registry(error))
                 }
             };
             if at_end {
                 return Err(if draining.is_cancelled() { AcquireError::Draining } else { error });
             }
+            waiting.record_failure(&error);
             let is_held = matches!(error, AcquireError::Held { .. });
             let watch = async {
                 if !is_held {
@@ -196,9 +255,9 @@ impl Shared {
         &self,
         request: &Acquire,
         place: &LockPlace,
-        known: &mut KnownLock,
-        session: &mut Option<OpenSession>,
+        progress: &mut Progress,
     ) -> Result<LockAttempt, RegistryError> {
+        let Progress { known, session } = progress;
         if let Some(open) = session
             && open.validity.next_renewal() <= self.clock.now()
             && !self.renew_session(open).await?
@@ -251,11 +310,12 @@ impl Shared {
     fn discard(self: &Arc<Self>, open: OpenSession, place: LockPlace) {
         let shared = self.clone();
         // Contained: a session without a hold, which the registry ends otherwise.
-        self.runtime.spawn(async move {
+        let task = async move {
             let mut known = KnownLock::default();
             let _ = bounded("a release", shared.registry.unlock(&place, &open.id, &mut known)).await;
             close_session(&*shared.registry, &open.id).await;
-        });
+        };
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     fn waited_in_vain(&self, place: &LockPlace) -> AcquireError {
@@ -263,7 +323,14 @@ impl Shared {
             return AcquireError::Draining;
         }
         let holders = self.views.peek(place).map(|seen| seen.holders).unwrap_or_default();
-        AcquireError::Held { holders }
+        AcquireError::Held { holders: self.know(&place.path, &holders) }
+    }
+
+    /// The lease that `owner` has there, which begins again.
+    fn extended_lease_of(&self, place: &LockPlace, owner: Option<&str>) -> Option<Arc<Hold>> {
+        let hold = self.lease_of(place, owner)?;
+        hold.extend(self.clock.now());
+        Some(hold)
     }
 
     fn queue(&self, place: &LockPlace) -> Arc<Queue> {

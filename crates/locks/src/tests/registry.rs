@@ -22,6 +22,8 @@ use tokio::{
 pub(super) enum Fault {
     /// With an error, at once.
     Refuses,
+    /// The token may not do it.
+    Forbids,
     /// They are never answered.
     Hangs,
 }
@@ -47,6 +49,8 @@ struct State {
     clients: usize,
     down: bool,
     latency: Duration,
+    /// Questions about locks.
+    watches: usize,
     /// Every acquisition: its token and when it was made.
     acquired: Vec<(u64, Instant)>,
 }
@@ -62,7 +66,8 @@ struct Session {
 #[derive(Debug)]
 struct Lock {
     limit: u32,
-    holders: BTreeMap<String, Vec<u8>>,
+    /// By session: its value, and the index at which it acquired the lock.
+    holders: BTreeMap<String, (Vec<u8>, u64)>,
     written_at: u64,
 }
 
@@ -153,6 +158,11 @@ impl FakeRegistry {
         state.locks.get(path).map(|lock| lock.holders.keys().cloned().collect()).unwrap_or_default()
     }
 
+    /// How many questions about locks were asked.
+    pub(super) fn watches(&self) -> usize {
+        self.0.state.lock().watches
+    }
+
     pub(super) fn sessions(&self) -> usize {
         let mut state = self.0.state.lock();
         state.expire();
@@ -228,7 +238,11 @@ impl State {
                 holders: lock
                     .holders
                     .iter()
-                    .map(|(id, value)| LockHolder { session: SessionId::recorded(id), value: value.clone() })
+                    .map(|(id, (value, written_at))| LockHolder {
+                        session: SessionId::recorded(id),
+                        value: value.clone(),
+                        written_at: *written_at,
+                    })
                     .collect(),
                 last_write: lock.written_at,
                 cursor: Cursor::at(lock.written_at),
@@ -261,7 +275,7 @@ impl State {
             if lock.holders.len() >= lock.limit as usize {
                 return LockAttempt::Held;
             }
-            lock.holders.insert(id.to_owned(), value.to_vec());
+            lock.holders.insert(id.to_owned(), (value.to_vec(), index));
             lock.written_at = index;
             self.index = index;
             self.acquired.push((index, Instant::now()));
@@ -293,6 +307,12 @@ impl Client {
                 request: "a test".into(),
                 status: 500,
                 text: "No cluster leader".into(),
+                hint: None,
+            }),
+            Some(Fault::Forbids) => Err(Error::Refused {
+                request: "a test".into(),
+                status: 403,
+                text: "Permission denied".into(),
                 hint: None,
             }),
             Some(Fault::Hangs) => std::future::pending().await,
@@ -382,9 +402,13 @@ impl Locks for Client {
     ) -> AnswerFuture<'a, LockAnswer> {
         Box::pin(async move {
             let until = Instant::now() + wait;
+            let mut is_new = true;
             loop {
                 let changed = self.registry.0.changed.notified();
                 self.check().await?;
+                if std::mem::take(&mut is_new) {
+                    self.registry.0.state.lock().watches += 1;
+                }
                 let (answer, next_expiry) = {
                     let mut state = self.registry.0.state.lock();
                     state.expire();

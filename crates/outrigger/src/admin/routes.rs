@@ -14,6 +14,7 @@ use axum::{
 use outrigger_config::{ListenHost, error_chain};
 use outrigger_discovery::{RegistryContact, ServiceStatus};
 use outrigger_events::{Event, EventKind, Events};
+use outrigger_locks::LocksOverview;
 use outrigger_proxy::ClusterStatus;
 use outrigger_registration::{LifecycleHandle, MaintenanceError, MaintenanceRequest};
 use prometheus::TEXT_FORMAT;
@@ -63,6 +64,8 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     fn files(&self) -> Vec<FileSummary>;
     /// The restart of the app for a changed file. Absent: none.
     fn restart(&self) -> Option<RestartSummary>;
+    /// The locks that are held and waited for here. Absent: the registry keeps none.
+    fn locks(&self) -> Option<LocksOverview>;
     /// The text of `/config`.
     fn config(&self) -> Arc<str>;
     /// Reads the settings again.
@@ -89,6 +92,7 @@ pub(crate) fn admin_router(state: AdminState, listen: ListenHost) -> Router {
         .route("/services", get(services))
         .route("/config", get(config))
         .route("/events", get(events))
+        .route("/locks", get(locks))
         .route("/maintenance", get(maintenance).post(set_maintenance))
         .route("/reload", post(reload))
         .route("/drain", get(drain).post(begin_drain))
@@ -131,6 +135,7 @@ async fn index() -> Html<&'static str> {
         "<li><a href=\"/services?format=text\">/services</a> the services, their calls and their instances",
         "<li><a href=\"/events\">/events</a> the last decisions with their reasons; ",
         "<code>outrigger events -f</code> follows them",
+        "<li><a href=\"/locks\">/locks</a> the locks that are held and waited for here",
         "<li><a href=\"/metrics\">/metrics</a> for Prometheus",
         "<li><a href=\"/healthz\">/healthz</a> 200 while the process is alive",
         "<li><a href=\"/readyz\">/readyz</a> ready, or what is missing",
@@ -206,6 +211,16 @@ async fn events(
     headers: HeaderMap,
 ) -> Response {
     pages::events_response(&state.events, &query, connection.map(|Extension(found)| found), &headers)
+}
+
+async fn locks(State(state): State<AdminState>) -> Response {
+    match state.backend.locks() {
+        Some(overview) => Json(pages::LocksPage::of(&overview)).into_response(),
+        None => {
+            let text = "the registry of this sidecar keeps no locks: registry.file is set\n";
+            (StatusCode::NOT_FOUND, text).into_response()
+        }
+    }
 }
 
 async fn config(State(state): State<AdminState>) -> String {

@@ -8,11 +8,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use outrigger_config::error_chain;
-use outrigger_locks::{LockManager, LockName, Released};
-use serde_json::json;
+use outrigger_locks::{Lease, LockManager, LockName, Released};
+use serde_json::{Value, json};
 
 use super::{
-    problem::{ApiProblem, holder_json},
+    problem::{ApiProblem, millis},
     request::{AcquireRequest, Target},
     stream::{hold_response, state_json, watch_response},
 };
@@ -60,14 +60,12 @@ async fn answer_or_refuse(
         Target::Lease(name) => {
             let AcquireRequest { acquire, owner, ttl } = AcquireRequest::read(name, query, body, true)?;
             let lease = locks.lease(acquire, owner, ttl).await?;
-            let body = json!({"lease": lease.id, "token": lease.token, "ttl_ms": millis(lease.ttl)});
-            Ok((StatusCode::CREATED, Json(body)).into_response())
+            Ok((StatusCode::CREATED, lease_json(&lease, &locks)).into_response())
         }
         Target::Renew(id) => {
             check_restored(&locks, &id)?;
             let lease = locks.renew(&id)?;
-            Ok(Json(json!({"lease": lease.id, "token": lease.token, "ttl_ms": millis(lease.ttl)}))
-                .into_response())
+            Ok(lease_json(&lease, &locks).into_response())
         }
         Target::Release(id) => {
             check_restored(&locks, &id)?;
@@ -80,24 +78,22 @@ async fn answer_or_refuse(
     }
 }
 
+/// A lease, and for how long it is certain without another answer. `draining`: it is to be given back soon.
+fn lease_json(lease: &Lease, locks: &LockManager) -> Json<Value> {
+    Json(json!({
+        "lease": lease.id,
+        "token": lease.token,
+        "ttl_ms": millis(lease.ttl),
+        "certain_ms": millis(lease.certain_for),
+        "draining": locks.draining().is_cancelled(),
+    }))
+}
+
 async fn state(name: &LockName, locks: &LockManager) -> Result<Response, ApiProblem> {
     let view = locks.view(name).await.map_err(|error| {
         ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable", error_chain(&error))
     })?;
-    let mut body = state_json(name, &view.watched);
-    let holders = view.watched.holders.iter().zip(&view.details).map(|(holder, detail)| {
-        let mut holder_json = holder_json(holder);
-        if let Some(info) = &detail.session {
-            holder_json["session_name"] = info.name.clone().into();
-            holder_json["node"] = info.node.clone().into();
-        }
-        if let Some(held_ms) = detail.held_for.map(millis) {
-            holder_json["held_ms"] = held_ms.into();
-        }
-        holder_json["here"] = detail.is_here.into();
-        holder_json
-    });
-    body["holders"] = holders.collect();
+    let mut body = state_json(name, &view.watched, &view.holders);
     body["waiters_here"] = view.waiters.into();
     Ok(Json(body).into_response())
 }
@@ -110,8 +106,4 @@ fn check_restored(locks: &LockManager, id: &str) -> Result<(), ApiProblem> {
     let detail = "the leases of the last run of this sidecar are being taken over; ask again";
     let problem = ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "restoring", detail);
     Err(problem.retry_after(std::time::Duration::from_secs(1)))
-}
-
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

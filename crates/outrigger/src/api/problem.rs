@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use outrigger_config::error_chain;
-use outrigger_locks::{AcquireError, LeaseError};
+use outrigger_locks::{AcquireError, KnownHolder, LeaseError};
 use serde_json::{Value, json};
 
 /// The header that names the reason, as on the data path.
@@ -75,7 +75,9 @@ impl From<AcquireError> for ApiProblem {
             E::Held { .. } | E::LockDelay { .. } | E::LimitMismatch { .. } | E::KindMismatch { .. } => {
                 StatusCode::CONFLICT
             }
-            E::Registry(_) | E::TokenRegressed { .. } | E::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            E::Registry(_) | E::TokenRegressed { .. } | E::Restoring | E::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             E::TooManyHeld { .. } | E::TooManyWaiters { .. } => StatusCode::TOO_MANY_REQUESTS,
         };
         let problem = Self::new(status, error.reason(), error_chain(&error));
@@ -86,7 +88,7 @@ impl From<AcquireError> for ApiProblem {
             }
             E::LockDelay { longest } => problem.retry_after(longest),
             E::LimitMismatch { limit } => problem.with("limit", limit),
-            E::Registry(_) => problem.retry_after(Duration::from_secs(1)),
+            E::Registry(_) | E::Restoring => problem.retry_after(Duration::from_secs(1)),
             _ => problem,
         }
     }
@@ -102,9 +104,28 @@ impl From<LeaseError> for ApiProblem {
     }
 }
 
-/// A session that holds a lock, and what it wrote there.
-pub(super) fn holder_json(holder: &outrigger_registry::LockHolder) -> Value {
-    json!({"session": holder.session.as_str(), "value": String::from_utf8_lossy(&holder.value)})
+/// A holder of a lock: its session, what it wrote there, and since when it holds the lock, as far as that is known.
+pub(super) fn holder_json(known: &KnownHolder) -> Value {
+    let holder = &known.holder;
+    let mut json = json!({
+        "session": holder.session.as_str(),
+        "value": String::from_utf8_lossy(&holder.value),
+        "here": known.is_here(),
+        "seen_ms": millis(known.seen_for),
+    });
+    if let Some(held_for) = known.held_for {
+        json["held_ms"] = millis(held_for).into();
+    }
+    if let Some(info) = &known.session {
+        json["session_name"] = info.name.clone().into();
+        json["node"] = info.node.clone().into();
+    }
+    json
+}
+
+/// Whole milliseconds.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The answer to an unknown path.

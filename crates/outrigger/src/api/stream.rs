@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use axum::{body::Bytes, response::Response};
 use futures_util::stream;
-use outrigger_locks::{Held, HoldState, LockManager, LockName, WatchedLock};
+use outrigger_locks::{Held, HoldState, KnownHolder, LockManager, LockName, WatchedLock};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Interval};
 use tokio_util::sync::CancellationToken;
@@ -90,8 +90,8 @@ pub(super) fn hold_response(held: Held, locks: &LockManager) -> Response {
 }
 
 /// What is said of a lock, in a stream and in a single answer.
-pub(super) fn state_json(name: &LockName, watched: &WatchedLock) -> Value {
-    let holders: Vec<_> = watched.holders.iter().map(holder_json).collect();
+pub(super) fn state_json(name: &LockName, watched: &WatchedLock, holders: &[KnownHolder]) -> Value {
+    let holders: Vec<_> = holders.iter().map(holder_json).collect();
     json!({
         "name": name.as_str(),
         "kind": watched.kind_text(),
@@ -104,17 +104,20 @@ pub(super) fn state_json(name: &LockName, watched: &WatchedLock) -> Value {
 /// The changes of a lock, the present state first.
 pub(super) fn watch_response(name: LockName, locks: &LockManager) -> Response {
     let watch = locks.watch(&name);
-    let draining = locks.draining();
     stream_response(stream::unfold(
-        (watch, comments(), draining, name),
-        |(mut watch, mut comments, draining, name)| async move {
+        (watch, comments(), locks.clone(), name),
+        |(mut watch, mut comments, locks, name)| async move {
+            let draining = locks.draining();
             let next = tokio::select! {
                 biased;
                 () = draining.cancelled() => return None,
-                seen = watch.next() => event("state", &state_json(&name, &seen)),
+                seen = watch.next() => {
+                    let holders = locks.know(&name, &seen.holders);
+                    event("state", &state_json(&name, &seen, &holders))
+                }
                 _ = comments.tick() => Bytes::from_static(b": no change\n\n"),
             };
-            Some((Ok::<_, Infallible>(next), (watch, comments, draining, name)))
+            Some((Ok::<_, Infallible>(next), (watch, comments, locks, name)))
         },
     ))
 }

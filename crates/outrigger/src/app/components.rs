@@ -10,7 +10,7 @@ use outrigger_app_config::{PrefixStore, PrefixWatches};
 use outrigger_config::{AppConfigSettings, Config, ConfigFile, LoadedConfig, Origins, Registry};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus, unix_time};
 use outrigger_events::Events;
-use outrigger_locks::{BootClock, LockManager};
+use outrigger_locks::{BootClock, LockManager, LocksOverview};
 use outrigger_net::Inherited;
 use outrigger_proxy::{ClusterStatus, Proxy, Workers};
 use outrigger_registration::{
@@ -129,7 +129,10 @@ impl Components {
         let lifecycle = Lifecycle::start(first_answers, propagation, events.clone());
         lifecycle.register_metrics(&metrics)?;
         let network = NetworkStatus::register(&metrics)?;
-        let locks = opened.locks().map(|locks| open_locks(locks, config, events.clone()));
+        let locks = opened.locks().map(|locks| open_locks(locks, config, events.clone())).transpose()?;
+        if let Some(locks) = &locks {
+            locks.register_metrics(&metrics)?;
+        }
         let app_control = Arc::<AppControl>::default();
         let files = AppFiles::new(app_control.clone(), events.clone(), &metrics)?;
         if let Some(locks) = locks.clone().filter(|_| from.runs_app) {
@@ -207,7 +210,11 @@ fn open_app_config(opened: &OpenedRegistry, config: &Config) -> Option<Arc<Prefi
 }
 
 /// The locks of this sidecar. Their record is in a folder of this run, because each process has its own.
-fn open_locks(registry: Arc<dyn Locks>, config: &Config, events: Events) -> LockManager {
+fn open_locks(
+    registry: Arc<dyn Locks>,
+    config: &Config,
+    events: Events,
+) -> Result<LockManager, prometheus::Error> {
     let name = registry::run_name(config);
     let folder = config
         .state_dir
@@ -253,6 +260,10 @@ impl AdminBackend for Components {
 
     fn restart(&self) -> Option<RestartSummary> {
         self.files.restart()
+    }
+
+    fn locks(&self) -> Option<LocksOverview> {
+        self.locks.as_ref().map(LockManager::overview)
     }
 
     fn config(&self) -> Arc<str> {

@@ -65,7 +65,7 @@ impl From<AdminError> for CommandError {
 
 /// The address of an admin side. Displays as `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct AdminAddress {
+pub(super) struct AdminAddress {
     /// A name, or an IP address without brackets.
     host: String,
     port: u16,
@@ -73,13 +73,13 @@ struct AdminAddress {
 
 impl AdminAddress {
     /// `HOST:PORT` or `http://HOST:PORT`, else the reason why it is neither.
-    fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         let authority = match text.split_once("://") {
             None => text,
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => {
                 rest.strip_suffix('/').unwrap_or(rest)
             }
-            Some(_) => return Err("is no http:// address, and an admin side has no TLS"),
+            Some(_) => return Err("is no http:// address, and a sidecar has no TLS there"),
         };
         if authority.contains(['/', '?', '#', '@']) {
             return Err("has more than a host and a port");
@@ -100,7 +100,7 @@ impl AdminAddress {
     }
 
     /// The socket addresses to try, in turn. A listener on all addresses is reached by the loopback ones.
-    async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+    pub(super) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let at = |ip: IpAddr| SocketAddr::new(ip, self.port);
         match self.host.parse::<IpAddr>() {
             Ok(IpAddr::V4(ip)) if ip.is_unspecified() => Ok(vec![at(Ipv4Addr::LOCALHOST.into())]),

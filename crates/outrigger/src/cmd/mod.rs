@@ -9,7 +9,8 @@
 //!
 //! Exit codes: 0 success; 1 something failed while the command ran (an occupied port, a second signal during a
 //! drain, a failed request in the demo); 2 the command line or the settings are wrong. `run -- app` exits with
-//! the app's code, or as a shell does with 127 where the app does not exist and 126 where it cannot be executed.
+//! the app's code, or as a shell does with 127 where the app does not exist and 126 where it cannot be executed; `lock` exits with
+//! the command's code, and has codes of its own (`lock --help`).
 
 mod admin_client;
 mod check;
@@ -18,6 +19,7 @@ mod demo;
 mod dev_registry;
 mod drain;
 mod events;
+mod lock;
 mod maintenance;
 mod reload;
 mod report;
@@ -56,6 +58,9 @@ enum Command {
     Maintenance(maintenance::MaintenanceArguments),
     Reload(reload::ReloadArguments),
     Events(events::EventsArguments),
+    Lock(Box<lock::LockArguments>),
+    #[command(name = lock::REPLACER)]
+    ExecGuarded(lock::ExecGuardedArguments),
     DevRegistry(dev_registry::DevRegistryArguments),
     Demo(demo::DemoArguments),
     CopyTo(copy_to::CopyToArguments),
@@ -72,6 +77,11 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Command::Lock(arguments) => match lock::run(&arguments) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Command::ExecGuarded(arguments) => return lock::exec_guarded(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Wait(arguments) => run_on_runtime(wait::run(arguments)),
         Command::Drain(arguments) => run_on_runtime(drain::run(arguments)),
@@ -118,7 +128,7 @@ mod tests {
         let mut root = CommandLine::command();
         root.build();
         let commands: Vec<_> = root.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-        assert_eq!(commands.len(), 11);
+        assert_eq!(commands.len(), 13);
         for mut command in commands.into_iter().chain([root]) {
             let name = command.get_name().to_owned();
             for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
@@ -172,9 +182,27 @@ mod tests {
             "outrigger events",
             "outrigger events -f --service payments",
             "outrigger events --kind instance_joined --kind instance_left --json --limit 20",
+            "outrigger lock nightly -- ./backup",
+            "outrigger lock -n 3 --wait 0s --on-loss kill --name me --prefix team/locks importers -- sh -c import",
+            "outrigger lock --api unix:/run/outrigger/api.sock --api-token-file /t --ttl 2s nightly -- ./backup --wait",
             "outrigger version",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn a_lock_has_a_name_and_a_command_and_is_held_in_one_place() {
+        for line in [
+            "outrigger lock nightly",
+            "outrigger lock -- ./backup",
+            "outrigger lock ../nightly -- ./backup",
+            "outrigger lock -n 0 nightly -- ./backup",
+            "outrigger lock --api localhost:7077 --prefix locks nightly -- ./backup",
+            "outrigger lock --api-token-file /t nightly -- ./backup",
+            "outrigger lock --on-loss stop nightly -- ./backup",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
         }
     }
 

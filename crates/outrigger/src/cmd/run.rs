@@ -309,7 +309,7 @@ fn log_start(app: &App, config: &Config) {
         info!(service, %addr, "carrying requests to one service");
     }
     for addr in app.admin_addrs() {
-        info!(%addr, "admin side: /metrics /healthz /readyz /services /config /events /maintenance /reload /drain");
+        info!(%addr, "admin side: /metrics /healthz /readyz /services /config /events /locks /maintenance /reload /drain");
     }
     for addr in app.metrics_addrs() {
         info!(%addr, "metrics and health for the network");

@@ -131,6 +131,39 @@ impl SettingsFlags {
     }
 }
 
+/// Where the registry is, for a command that starts no sidecar. A flag wins over its environment variable, which wins over the file.
+#[derive(Debug, Default, Clone, Args)]
+pub(super) struct RegistryFlags {
+    /// Settings file (YAML), of which the registry is used. Default: none. [env: OUTRIGGER_CONFIG]
+    #[arg(short, long, value_name = "FILE", help_heading = "Registry")]
+    config: Option<PathBuf>,
+    /// URL of the Consul agent. Default: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500. [env: OUTRIGGER_CONSUL]
+    #[arg(long, value_name = "URL", help_heading = "Registry")]
+    consul: Option<String>,
+    /// File with the ACL token. Default: CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE. [env: OUTRIGGER_TOKEN_FILE]
+    #[arg(long, value_name = "PATH", help_heading = "Registry")]
+    token_file: Option<String>,
+}
+
+impl RegistryFlags {
+    /// The first of the flags that is given.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let Self { config, consul, token_file } = self;
+        let given = [
+            ("--config", config.is_some()),
+            ("--consul", consul.is_some()),
+            ("--token-file", token_file.is_some()),
+        ];
+        given.into_iter().find_map(|(name, is_given)| is_given.then_some(name))
+    }
+
+    /// The checked settings, from flags, environment and file.
+    pub(super) fn load(&self, environment: &Environment) -> Result<LoadedConfig, CommandError> {
+        let Self { config, consul, token_file } = self.clone();
+        SettingsFlags { config, consul, token_file, ..SettingsFlags::default() }.load(environment)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;

@@ -39,8 +39,10 @@ impl SidecarTarget {
         let why = match error {
             AcquireError::Draining => return SlotError::Leaving,
             AcquireError::Held { holders } => {
-                let mut ids: Vec<_> =
-                    holders.iter().map(|one| String::from_utf8_lossy(&one.value).into_owned()).collect();
+                let mut ids: Vec<_> = holders
+                    .iter()
+                    .map(|one| String::from_utf8_lossy(&one.holder.value).into_owned())
+                    .collect();
                 ids.sort();
                 let named = if ids.is_empty() { String::new() } else { format!(": {}", ids.join(", ")) };
                 format!("other instances restart, or are ill after it{named}")

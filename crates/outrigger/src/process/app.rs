@@ -20,6 +20,8 @@ use crate::limits;
 pub(super) struct AppCommand {
     pub(super) path: OsString,
     pub(super) arguments: Vec<OsString>,
+    /// Variables that it gets beside the inherited ones.
+    pub(super) variables: Vec<(&'static str, String)>,
 }
 
 /// Why the app cannot be started.
@@ -48,6 +50,7 @@ impl AppCommand {
         if has_own_group {
             command.process_group(0);
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         for name in dropped {
             command.env_remove(name);
         }
@@ -56,6 +59,12 @@ impl AppCommand {
         info!(pid = child.id(), program = ?self.path, "started the app");
         let pid = Pid::from_child(&child);
         Ok(AppProcess { pid, group: AppGroup(has_own_group.then_some(pid)), _child: child })
+    }
+
+    /// Puts the program in the place of this process. Returns only where that fails.
+    pub(super) fn replace_process(&self) -> SpawnError {
+        let cause = Command::new(&self.path).args(&self.arguments).exec();
+        SpawnError { program: self.path.clone(), cause }
     }
 }
 
@@ -143,7 +152,8 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_exist_is_named_with_its_cause_once() {
-        let command = AppCommand { path: "/no/such/program".into(), arguments: Vec::new() };
+        let command =
+            AppCommand { path: "/no/such/program".into(), arguments: Vec::new(), variables: Vec::new() };
         let error = command.start(&[], ProcessGroup::Own).unwrap_err();
         assert_eq!(error.exit_code(), 127);
         let told = error_chain(&error);

@@ -1,10 +1,11 @@
-//! The local app as a child process of the sidecar: `outrigger run -- ./app`.
+//! The local app as a child process of the sidecar: `outrigger run -- ./app`. Also the command that runs under a lock: `outrigger lock`.
 //!
 //! | module | its job |
 //! |---|---|
 //! | `state` | the states from the start to the exit code: a pure table |
 //! | `supervise` | the loop that runs the table |
 //! | `control` | what the other parts of the sidecar see of the app, and ask of it |
+//! | `guarded` | a command that runs while a lock is held |
 //! | `app` | one run of the app: start, process group, signals, exit code |
 //! | `token` | the sidecar's Consul token in the app's environment |
 //! | `reaper` | collects ended processes: the app, and its orphans |
@@ -14,6 +15,7 @@
 
 mod app;
 mod control;
+mod guarded;
 mod reaper;
 mod signals;
 mod state;
@@ -21,5 +23,6 @@ mod supervise;
 mod token;
 
 pub(crate) use control::{AppControl, AppRequest, AppRun};
+pub(crate) use guarded::{GuardedCommand, LossPolicy, replace_process};
 pub(crate) use supervise::{CaughtSignals, supervise};
 pub(crate) use token::warn_of_inherited_token;

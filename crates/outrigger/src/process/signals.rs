@@ -94,9 +94,12 @@ impl SignalListener {
 /// The signal for the app after the drain, where this one asked the sidecar to leave. `is_group_shared`: the terminal sends
 /// its signals to the app, too.
 pub(super) fn signal_for_app(signal: Signal, is_group_shared: bool) -> Signal {
-    let is_from_terminal =
-        matches!(signal, Signal::INT | Signal::QUIT) && is_group_shared && in_foreground_group();
-    if is_from_terminal { Signal::TERM } else { signal }
+    if is_from_terminal(signal, is_group_shared) { Signal::TERM } else { signal }
+}
+
+/// Whether the terminal has sent this signal to the app, too.
+pub(super) fn is_from_terminal(signal: Signal, is_group_shared: bool) -> bool {
+    matches!(signal, Signal::INT | Signal::QUIT) && is_group_shared && in_foreground_group()
 }
 
 /// Whether the process group is in the terminal's foreground, so that the terminal sends its signals to the app,

@@ -35,13 +35,13 @@ const RESTART_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Longest wait for the end of an app that was sent SIGKILL.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The signals of the process, caught.
 #[derive(Debug)]
 pub(crate) struct CaughtSignals {
-    signals: SignalListener,
-    reaper: Reaper,
+    pub(super) signals: SignalListener,
+    pub(super) reaper: Reaper,
 }
 
 impl CaughtSignals {
@@ -74,7 +74,7 @@ pub(crate) async fn supervise(
 ) -> u8 {
     let CaughtSignals { mut signals, reaper } = caught;
     let Some((path, arguments)) = command.split_first() else { return 0 };
-    let program = AppCommand { path: path.clone(), arguments: arguments.to_vec() };
+    let program = AppCommand { path: path.clone(), arguments: arguments.to_vec(), variables: Vec::new() };
     let requests = sidecar.app_control().requests();
     match before_start(sidecar, &mut signals).await {
         BeforeStart::Ready => {}

@@ -385,8 +385,11 @@ fn judge(place: &LockPlace, entries: &[KvEntry]) -> Read {
     };
     let written_at = lock.modify_index;
     if lock.flags == MUTEX_FLAGS {
-        let holder =
-            lock.session.clone().map(|id| LockHolder { session: SessionId(id), value: lock.value.clone() });
+        let holder = lock.session.clone().map(|id| LockHolder {
+            session: SessionId(id),
+            value: lock.value.clone(),
+            written_at,
+        });
         let holders = holder.into_iter().collect();
         return Read { kind: LockKind::Mutex, written_at, holders, gone: Vec::new() };
     }
@@ -398,8 +401,12 @@ fn judge(place: &LockPlace, entries: &[KvEntry]) -> Read {
             let contender = format!("{}/{id}", place.path);
             let is_held =
                 |entry: &&KvEntry| entry.key == contender && entry.session.as_deref() == Some(id.as_str());
-            match entries.iter().find(is_held).map(|entry| entry.value.clone()) {
-                Some(value) => holders.push(LockHolder { session: SessionId(id), value }),
+            match entries.iter().find(is_held) {
+                Some(entry) => holders.push(LockHolder {
+                    session: SessionId(id),
+                    value: entry.value.clone(),
+                    written_at: entry.modify_index,
+                }),
                 None => gone.push(SessionId(id)),
             }
         }
@@ -454,7 +461,10 @@ mod tests {
         ];
         let read = judge(&place, &entries);
         assert_eq!((read.kind, read.written_at), (LockKind::Semaphore { limit: 3 }, 9));
-        assert_eq!(read.holders, [LockHolder { session: SessionId("a".into()), value: b"first".into() }]);
+        assert_eq!(
+            read.holders,
+            [LockHolder { session: SessionId("a".into()), value: b"first".into(), written_at: 9 }]
+        );
         assert_eq!(
             read.gone,
             [SessionId("b".into()), SessionId("c".into())],

@@ -31,6 +31,10 @@ impl AdminBackend for TestBackend {
         Vec::new()
     }
 
+    fn locks(&self) -> Option<LocksOverview> {
+        None
+    }
+
     fn restart(&self) -> Option<RestartSummary> {
         None
     }

@@ -1,0 +1,196 @@
+//! What an operator sees: what is held here, what waits here, and the holders elsewhere.
+
+use std::time::Duration;
+
+use outrigger_registry::{Cursor, Error as RegistryError, LockHolder, SessionInfo};
+
+use super::{CALL_TIMEOUT, LockManager, LockWatch, Shared, bounded, waiters::Waiting};
+use crate::{HoldState, LockName, hold::Hold, view::WatchedLock};
+
+/// A holder of a lock, as this sidecar knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownHolder {
+    /// Its session and value.
+    pub holder: LockHolder,
+    /// For how long it holds the lock; known where it is a hold of this sidecar.
+    pub held_for: Option<Duration>,
+    /// For how long this sidecar has seen it as the holder, without a break: it holds the lock at least as long. A registry does not say
+    /// since when.
+    pub seen_for: Duration,
+    /// What the registry says of its session, where it was asked.
+    pub session: Option<SessionInfo>,
+}
+
+impl KnownHolder {
+    /// Whether it is a hold of this sidecar.
+    pub fn is_here(&self) -> bool {
+        self.held_for.is_some()
+    }
+}
+
+/// A lock as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct LockView {
+    /// What stands there.
+    pub watched: WatchedLock,
+    /// Its holders, in the same order.
+    pub holders: Vec<KnownHolder>,
+    /// Requests of this sidecar that wait for it.
+    pub waiters: usize,
+}
+
+/// A lock that is held here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldHere {
+    /// Which lock.
+    pub name: LockName,
+    /// Most holders: 1 is a mutex.
+    pub limit: u32,
+    /// The fencing token.
+    pub token: u64,
+    /// The session that holds it.
+    pub session: String,
+    /// For how long it is held.
+    pub held_for: Duration,
+    /// For how long it is certain without another renewal that the registry answers.
+    pub certain_for: Duration,
+    /// Of a lease. Absent: it is held by a connection.
+    pub lease: Option<LeaseHere>,
+}
+
+/// What is known of a lease. Its id is not told: it is all that it takes to give the lease back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseHere {
+    /// Which client holds it.
+    pub owner: Option<String>,
+    /// It ends when it is not renewed for this time.
+    pub ttl: Duration,
+    /// When it ends, unless it is renewed before.
+    pub expires_in: Duration,
+}
+
+/// A request that waits here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingHere {
+    /// What it waits for, and why.
+    pub waiting: Waiting,
+    /// For how long.
+    pub waited: Duration,
+}
+
+/// All locks that this sidecar holds or waits for.
+#[derive(Debug, Clone, Default)]
+pub struct LocksOverview {
+    /// What is held, by name.
+    pub held: Vec<HeldHere>,
+    /// What waits, in the order in which it came.
+    pub waiting: Vec<WaitingHere>,
+    /// Most locks that may be held.
+    pub max_held: usize,
+    /// Most requests that may wait.
+    pub max_waiters: usize,
+    /// The sidecar drains: it acquires no lock any more.
+    pub is_draining: bool,
+}
+
+impl LockManager {
+    /// What the registry says of a lock now.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn view(&self, name: &LockName) -> Result<LockView, RegistryError> {
+        let (watched, mut holders) = self.0.read_holders(name).await?;
+        for known in &mut holders {
+            // Not worth a failure of the whole: the token may not read sessions.
+            let asked = self.0.registry.session_info(&known.holder.session);
+            known.session = bounded("a session", asked).await.ok().flatten();
+        }
+        let waiters = self.0.waiters.all().iter().filter(|waiting| waiting.name == *name).count();
+        Ok(LockView { watched, holders, waiters })
+    }
+
+    /// The changes of a lock. A lock that was never used is read again every second.
+    pub fn watch(&self, name: &LockName) -> LockWatch {
+        LockWatch { view: self.0.views.open(&self.0.place(name, 2)), told: None }
+    }
+
+    /// What is known of the holders of a lock, beside what the registry says.
+    pub fn know(&self, name: &LockName, holders: &[LockHolder]) -> Vec<KnownHolder> {
+        self.0.know(&self.0.place(name, 2).path, holders)
+    }
+
+    /// What is held and what waits here.
+    pub fn overview(&self) -> LocksOverview {
+        let now = self.0.clock.now();
+        let mut held: Vec<_> = self.0.held_ones().iter().map(|hold| held_here(hold, now)).collect();
+        held.sort_by(|a, b| (&a.name, a.token).cmp(&(&b.name, b.token)));
+        let waiting = self.0.waiters.all().into_iter();
+        let waiting =
+            waiting.map(|waiting| WaitingHere { waited: now.saturating_sub(waiting.since), waiting });
+        LocksOverview {
+            held,
+            waiting: waiting.collect(),
+            max_held: self.0.settings.max_held,
+            max_waiters: self.0.settings.max_waiters,
+            is_draining: self.0.draining().is_cancelled(),
+        }
+    }
+}
+
+fn held_here(hold: &Hold, now: Duration) -> HeldHere {
+    HeldHere {
+        name: hold.grant.name.clone(),
+        limit: hold.grant.place.limit,
+        token: hold.grant.token,
+        session: hold.grant.session.to_string(),
+        held_for: now.saturating_sub(hold.grant.acquired_at),
+        certain_for: hold.certain_until().saturating_sub(now),
+        lease: hold.lease.as_ref().map(|lease| LeaseHere {
+            owner: lease.owner.clone(),
+            ttl: lease.ttl,
+            expires_in: lease.until.lock().saturating_sub(now),
+        }),
+    }
+}
+
+impl Shared {
+    /// What stands at a place now. A place of a semaphore shows both kinds.
+    pub(super) async fn read_holders(
+        &self,
+        name: &LockName,
+    ) -> Result<(WatchedLock, Vec<KnownHolder>), RegistryError> {
+        let place = self.place(name, 2);
+        let asked = self.registry.watch_lock(&place, Cursor::START, CALL_TIMEOUT);
+        let answer = bounded("a lock", asked).await?;
+        self.sightings.record(&place, answer.kind, &answer.holders);
+        let holders = self.know(&place.path, &answer.holders);
+        Ok((WatchedLock { kind: answer.kind, holders: answer.holders }, holders))
+    }
+
+    pub(super) fn know(&self, path: &str, holders: &[LockHolder]) -> Vec<KnownHolder> {
+        let known = |holder: &LockHolder| KnownHolder {
+            held_for: self.held_for(&holder.session),
+            seen_for: self.sightings.seen_for(path, holder),
+            holder: holder.clone(),
+            session: None,
+        };
+        holders.iter().map(known).collect()
+    }
+
+    /// How many locks are held by connections, and by leases.
+    pub(crate) fn count_held(&self) -> (usize, usize) {
+        let holds = self.holds.lock();
+        let held = holds.values().filter(|hold| *hold.state.borrow() == HoldState::Held);
+        let (leases, connections): (Vec<_>, Vec<_>) = held.partition(|hold| hold.lease.is_some());
+        (connections.len(), leases.len())
+    }
+
+    pub(crate) fn count_waiting(&self) -> usize {
+        self.waiters.count()
+    }
+
+    /// Whether any lock was asked for since the start.
+    pub(crate) fn was_asked(&self) -> bool {
+        self.waiters.total() > 0 || !self.holds.lock().is_empty()
+    }
+}

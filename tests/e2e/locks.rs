@@ -244,7 +244,7 @@ async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
     }
     let (status, _) = api.send(Method::PUT, "/v1/locks/jobs", &[token], "").await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
-    let (status, _) = api.send(Method::GET, "/v1/kv/a", &[token], "").await;
+    let (status, _) = api.send(Method::GET, "/v1/session/list", &[token], "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     // The token is read again.
     std::fs::write(&file, "other").unwrap();

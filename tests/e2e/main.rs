@@ -5,6 +5,7 @@
 mod registries;
 
 mod app;
+mod app_config;
 mod app_health;
 mod balancing;
 mod bodies;

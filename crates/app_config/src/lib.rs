@@ -10,26 +10,32 @@
 //! | `watch` | follows one prefix |
 //! | `watches` | follows those of the settings |
 //! | `store` | the last good entries, on disk |
+//! | `allowed` | which keys the app may read; pure |
+//! | `reader` | answers reads of keys as Consul does, also those that wait |
 //! | `config_watch` | merges the parts again when one changes, and keeps the last good version of each document |
 //! | `config_state` | what is known of the merged configuration, and how old it is |
 //! | `merged` | keys and documents → the merged configuration → JSON, YAML, environment, properties; pure |
 //!
 //! The crate serves nothing: crate `outrigger` has the API.
 
+mod allowed;
 mod config_state;
 mod config_watch;
 mod merged;
+mod reader;
 mod store;
 mod view;
 mod watch;
 mod watches;
 
+pub use allowed::AllowedKeys;
 pub use config_state::{ConfigPart, ConfigState, KnownConfig, content_version};
 pub use config_watch::{ConfigWatch, FollowedPart};
 pub use merged::{
     BlobFormat, ConfigView, EnvQuoting, HiddenProperty, LastGoodDocuments, MergedProperty, ProblemReason,
     PropertyLayer, PropertyOrigin, PropertyValue, RenderedConfig, SourceProperties, ViewProblem,
 };
+pub use reader::{KvRead, KvReadError, KvReader, KvReading, ReadScope};
 pub use store::PrefixStore;
 pub use view::{KvEntries, PrefixView};
 pub use watches::PrefixWatches;

@@ -5,13 +5,19 @@ use std::{sync::Arc, time::Duration};
 use outrigger_config::{error_chain, prefix_covers};
 use outrigger_kv_watch::{Entries, KvFollower, KvNews};
 use outrigger_registry::{Kv, KvEntry};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tracing::{debug, info, warn};
 
 use crate::{KvEntries, PrefixStore, PrefixView, view::ConfirmedAt};
 
 /// How often the time of the file of unchanged entries is renewed, at most.
 const CONFIRM_EVERY: Duration = Duration::from_secs(30);
+
+/// Shortest time between two questions that clients hurry.
+const HURRY_EVERY: Duration = Duration::from_secs(1);
 
 /// The watch of one prefix.
 #[derive(Debug)]
@@ -66,10 +72,20 @@ impl PrefixWatch {
         self.view.subscribe()
     }
 
-    /// Asks until it is dropped.
-    pub(crate) async fn run(mut self) {
+    /// Asks until it is dropped. `hurry`: a client waits for what the next question may tell.
+    pub(crate) async fn run(mut self, hurry: Arc<Notify>) {
+        let mut hurried_at: Option<Instant> = None;
         loop {
-            let news = self.follower.next().await;
+            let news = tokio::select! {
+                news = self.follower.next() => news,
+                () = hurry.notified() => {
+                    if hurried_at.is_none_or(|at| at.elapsed() >= HURRY_EVERY) {
+                        hurried_at = Some(Instant::now());
+                        self.follower.ask_now();
+                    }
+                    continue;
+                }
+            };
             let now = Instant::now();
             let is_due = self.follower.take_due(now);
             let is_first = self.follower.last_answer().is_some() && self.view.borrow().answered.is_none();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use outrigger_registry::Kv;
 use outrigger_task::essential;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{PrefixStore, PrefixView, watch::PrefixWatch};
@@ -27,6 +27,7 @@ struct RunningWatches {
 
 struct RunningWatch {
     view: watch::Receiver<Arc<PrefixView>>,
+    hurry: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -65,8 +66,10 @@ impl PrefixWatches {
             let store = if cache { self.store.clone() } else { PrefixStore::none() };
             let watch = PrefixWatch::open(self.kv.clone(), move || longest_wait(), prefix, store);
             let view = watch.view();
-            let task = tokio::spawn(essential("the watch of the app's configuration", watch.run()));
-            let running_watch = RunningWatch { view, _task: AbortOnDropHandle::new(task) };
+            let hurry = Arc::new(Notify::new());
+            let run = watch.run(hurry.clone());
+            let task = tokio::spawn(essential("the watch of the app's configuration", run));
+            let running_watch = RunningWatch { view, hurry, _task: AbortOnDropHandle::new(task) };
             running.by_prefix.insert(prefix.clone(), running_watch);
         }
     }
@@ -75,6 +78,14 @@ impl PrefixWatches {
     /// no longer followed.
     pub fn view(&self, prefix: &str) -> Option<watch::Receiver<Arc<PrefixView>>> {
         self.running.lock().by_prefix.get(prefix).map(|running| running.view.clone())
+    }
+
+    /// Asks about the prefix at once, where the next question waits for its time, and not more than once a second: a client waits for a
+    /// key of a prefix without keys.
+    pub(crate) fn hurry(&self, prefix: &str) {
+        if let Some(running) = self.running.lock().by_prefix.get(prefix) {
+            running.hurry.notify_one();
+        }
     }
 }
 

@@ -51,6 +51,7 @@ pub struct KvFollower<T> {
     pace: QuestionPace,
     /// A key below the prefix that was there.
     known_key: Option<String>,
+    next: NextQuestion,
     question: Question,
 }
 
@@ -86,6 +87,7 @@ impl<T: Clone + PartialEq> KvFollower<T> {
             believed,
             pace,
             known_key: stored_key,
+            next: first,
             question,
         }
     }
@@ -114,9 +116,23 @@ impl<T: Clone + PartialEq> KvFollower<T> {
         };
         let (took, wait, answer) = answered;
         let (news, next) = self.on_answer(took, wait, answer);
-        let known = self.known_key.clone().filter(|_| !self.believed.entries().is_empty());
-        self.question = ask(self.kv.clone(), self.prefix.clone(), (self.longest_wait)(), known, next);
+        self.next = next;
+        self.prepare_question();
         news
+    }
+
+    /// Asks at once, where the next question is not asked yet because a pause is kept.
+    pub fn ask_now(&mut self) {
+        let now = Instant::now();
+        if self.next.at > now {
+            self.next.at = now;
+            self.prepare_question();
+        }
+    }
+
+    fn prepare_question(&mut self) {
+        let known = self.known_key.clone().filter(|_| !self.believed.entries().is_empty());
+        self.question = ask(self.kv.clone(), self.prefix.clone(), (self.longest_wait)(), known, self.next);
     }
 
     /// Whether the entries are to be applied now. They count as applied then.

@@ -3,6 +3,7 @@
 //! | module | its job |
 //! |---|---|
 //! | `start` | opens what lives as long as the process, and puts the first settings in place |
+//! | `app_config` | what follows the app's configuration in the registry's KV |
 //! | `apply` | puts settings in place, at the start and at a reload |
 //! | `documents` | documents of the registry's KV over the settings of the file |
 //! | `stop` | drains, closes, waits for the requests in flight |
@@ -33,6 +34,7 @@ use crate::{
 };
 use apply::Running;
 
+mod app_config;
 mod apply;
 mod components;
 mod documents;

@@ -29,7 +29,7 @@ impl fmt::Display for Query {
 }
 
 /// How fresh an answer must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Consistency {
     /// The registry's default: in Consul the leader answers.
     #[default]

@@ -94,7 +94,7 @@ impl Drop for BusyGuard {
 
 /// The connection of a request, as an extension of it: for an answer that is a stream.
 #[derive(Debug, Clone)]
-pub(super) struct ConnectionControl {
+pub(crate) struct ConnectionControl {
     pub(super) activity: Arc<Activity>,
     /// The listener stops.
     pub(super) stop: CancellationToken,
@@ -108,7 +108,7 @@ impl ConnectionControl {
     }
 
     /// Resolves when the listener stops.
-    pub(super) async fn stopped(&self) {
+    pub(crate) async fn stopped(&self) {
         self.stop.cancelled().await;
     }
 }

@@ -19,6 +19,7 @@ mod routes;
 mod scrape;
 mod server;
 
+pub(crate) use activity::ConnectionControl;
 pub(crate) use guard::{AllowedHosts, CHANGE_HEADER, OwnNames, single_host};
 pub(crate) use routes::{AdminBackend, AdminState, admin_router, metrics_router};
 pub(crate) use server::{AdminServer, AdminThread, BoundListeners, ServerLimits};

@@ -21,13 +21,16 @@ const TOKEN_HEADER: &str = "x-outrigger-token";
 /// Largest token file, bytes.
 const MAX_TOKEN_FILE: usize = 4096;
 
+/// Reads `api.token_file`.
+pub(crate) type TokenFile = Arc<dyn Fn() -> Option<PathBuf> + Send + Sync>;
+
 /// What a request must have.
 pub(crate) struct ApiGuard {
     /// The address of the listener.
     pub(crate) listen: ListenHost,
     pub(crate) own_names: OwnNames,
-    /// Read for each request, so that a new token is known at once.
-    pub(crate) token_file: Option<PathBuf>,
+    /// Reads `api.token_file`, which a reload changes. The file is read for each request, so that a new token is known at once.
+    pub(crate) token_file: TokenFile,
 }
 
 /// The token in a file: its content without the white space at its ends.
@@ -53,7 +56,7 @@ pub(super) async fn check_request(
     if let Err(problem) = check_origin(&hosts, request.headers()) {
         return problem.into_response();
     }
-    if let Some(path) = guard.token_file.clone() {
+    if let Some(path) = (guard.token_file)() {
         let read = tokio::task::spawn_blocking(move || read_token(&path).map_err(|error| (path, error)));
         let given = request.headers().get(TOKEN_HEADER).map(|given| given.as_bytes().to_owned());
         match read.await {

@@ -1,22 +1,29 @@
-//! The API for the local app, on a listener of its own: locks, semaphores and leader election. docs/locks.md describes it.
+//! The API for the local app, on a listener of its own: its configuration (docs/app-configuration.md), and locks, semaphores and leader
+//! election (docs/locks.md).
 //!
 //! | module | its job |
 //! |---|---|
 //! | `guard` | refuses browsers, foreign hosts and requests without the token |
 //! | `locks` | the requests about locks |
 //! | `request` | reads their paths, queries and bodies |
+//! | `kv` | reads of keys, as Consul answers them |
+//! | `query`, `json` | what Consul reads and writes with the libraries of Go |
 //! | `stream` | a lock that is held by a connection; the changes of a lock |
 //! | `problem` | errors as `application/problem+json` |
 
 mod guard;
+mod json;
+mod kv;
 mod locks;
 mod problem;
+mod query;
 mod request;
 mod stream;
 
 use std::sync::Arc;
 
-use axum::{Router, middleware, routing::any};
+use axum::{Router, extract::FromRef, middleware, routing::any};
+use outrigger_app_config::KvReader;
 use outrigger_locks::LockManager;
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 
@@ -25,14 +32,38 @@ pub(crate) use guard::{ApiGuard, read_token};
 /// Largest request body, bytes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// All requests of the API. `locks`: absent where the registry keeps none.
-pub(crate) fn api_router(locks: Option<LockManager>, guard: ApiGuard) -> Router {
+/// What the API answers from. Settings change what is in it, and leave the listener and its connections.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiBackends {
+    /// Absent: the registry keeps no locks.
+    pub(crate) locks: Option<LockManager>,
+    /// Absent: the registry has no keys.
+    pub(crate) kv: Option<Arc<KvReader>>,
+}
+
+impl FromRef<ApiBackends> for Option<LockManager> {
+    fn from_ref(backends: &ApiBackends) -> Self {
+        backends.locks.clone()
+    }
+}
+
+impl FromRef<ApiBackends> for Option<Arc<KvReader>> {
+    fn from_ref(backends: &ApiBackends) -> Self {
+        backends.kv.clone()
+    }
+}
+
+/// All requests of the API.
+pub(crate) fn api_router(backends: ApiBackends, guard: ApiGuard) -> Router {
     Router::new()
+        .route("/v1/kv", any(kv::answer))
+        .route("/v1/kv/", any(kv::answer))
+        .route("/v1/kv/{*path}", any(kv::answer))
         .route("/v1/locks/{*path}", any(locks::answer))
         .route("/v1/leader/{*path}", any(locks::answer))
         .fallback(problem::not_found)
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check_request))
         .layer(RequestBodyLimitLayer::new(MAX_BODY))
         .layer(CatchPanicLayer::new())
-        .with_state(locks)
+        .with_state(backends)
 }

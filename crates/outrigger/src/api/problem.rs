@@ -22,11 +22,13 @@ pub(super) struct ApiProblem {
     /// Further members of the body.
     members: Vec<(&'static str, Value)>,
     retry_after: Option<Duration>,
+    /// The methods that the path takes: the field `Allow`.
+    allow: Option<&'static str>,
 }
 
 impl ApiProblem {
     pub(super) fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, reason, detail: detail.into(), members: Vec::new(), retry_after: None }
+        Self { status, reason, detail: detail.into(), members: Vec::new(), retry_after: None, allow: None }
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
@@ -35,6 +37,11 @@ impl ApiProblem {
 
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.members.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn allow(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
         self
     }
 
@@ -59,6 +66,9 @@ impl IntoResponse for ApiProblem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(ERROR_HEADER, HeaderValue::from_static(self.reason));
+        if let Some(methods) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
         if let Some(after) = self.retry_after {
             // Whole seconds, rounded up.
             let seconds = u64::try_from(after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
@@ -133,7 +143,7 @@ pub(super) async fn not_found() -> Response {
     ApiProblem::new(
         StatusCode::NOT_FOUND,
         "not_found",
-        "there is no such path; the API has /v1/locks/NAME and /v1/leader/NAME",
+        "there is no such path; the API has /v1/kv/KEY, /v1/locks/NAME and /v1/leader/NAME",
     )
     .into_response()
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     admin::{self, AdminBackend as _, AdminState, BoundListeners, ServerLimits},
-    api::{self, ApiGuard},
+    api::{self, ApiBackends, ApiGuard},
     config_files::AppFiles,
     registry,
     reload::{AppliedReload, ReloadError, ReloadResult},
@@ -123,9 +123,11 @@ impl Running {
         if let Some(path) = &config.api.token_file {
             api::read_token(path).map_err(|source| ApplyError::ApiToken { path: path.clone(), source })?;
         }
-        // The router has the token file.
-        let api_before = old.filter(|old| old.api == config.api).and_then(|old| old.api.listen.as_ref());
-        let api = ServerChange::bind(api_before, config.api.listen.as_ref(), bind(API_LISTEN));
+        let api = ServerChange::bind(
+            old.and_then(|old| old.api.listen.as_ref()),
+            config.api.listen.as_ref(),
+            bind(API_LISTEN),
+        );
         let own = [proxy.own_addrs(), inherited.addrs()].concat();
         let mut failures = ListenFailures::new(&own);
         let proxy =
@@ -153,7 +155,7 @@ impl Running {
         components.discovery.apply_settings(config.discovery);
         components.proxy.apply_settings(proxy).await;
         components.lifecycle.apply_settings(components.registration_plans(config), config.drain);
-        components.apply_app_config(&config.api.config);
+        components.apply_app_config(config);
         let state = AdminState {
             lifecycle: components.lifecycle.handle().clone(),
             metrics: components.metrics.clone(),
@@ -175,6 +177,8 @@ impl Running {
             let before = self.servers.admin.replace(bound, router, ServerLimits::PAGES);
             before.into_iter().for_each(|before| self.servers.retire(before));
         }
+        // Before the API accepts, which reads its settings there.
+        *components.active_config.lock() = Some(ActiveConfig::new(loaded.clone()));
         if let ServerChange::Replace(bound) = api {
             self.replace_api(bound, &config.api);
         }
@@ -184,7 +188,6 @@ impl Running {
         components.proxy.set_other_listeners("api", self.servers.api.addrs());
         // The hash has 48 bits, so that an f64 is exact.
         self.config_hash.set(fingerprint(config) as f64);
-        *components.active_config.lock() = Some(ActiveConfig::new(loaded));
     }
 
     /// Serves the API on `bound`. The connections of the server before go on: an app may hold a lock by one.
@@ -192,8 +195,14 @@ impl Running {
         let listen = settings.listen.as_ref().map_or(ListenHost::Localhost, |listen| listen.host.clone());
         let components = self.components.clone();
         let own_names = Arc::new(move || components.own_names());
-        let guard = ApiGuard { listen, own_names, token_file: settings.token_file.clone() };
-        let router = api::api_router(self.components.locks.clone(), guard);
+        let components = self.components.clone();
+        let token_file = Arc::new(move || components.api_token_file());
+        let guard = ApiGuard { listen, own_names, token_file };
+        let backends = ApiBackends {
+            locks: self.components.locks.clone(),
+            kv: self.components.app_config.as_ref().map(|parts| parts.reader.clone()),
+        };
+        let router = api::api_router(backends, guard);
         if let Some(before) = self.servers.api.replace(bound, router, ServerLimits::API) {
             self.servers.retire(before);
         }

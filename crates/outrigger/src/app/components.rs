@@ -2,12 +2,12 @@
 
 use std::{
     future::Future,
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, OnceLock},
 };
 
-use outrigger_app_config::{PrefixStore, PrefixWatches};
-use outrigger_config::{AppConfigSettings, Config, ConfigFile, LoadedConfig, Origins, Registry};
+use outrigger_config::{Config, ConfigFile, LoadedConfig, Origins};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus, unix_time};
 use outrigger_events::Events;
 use outrigger_locks::{BootClock, LockManager, LocksOverview};
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::error::StartError;
+use super::{app_config::AppConfigParts, error::StartError};
 use crate::{
     admin::AdminBackend,
     config_files::{AppFiles, FileSummary, KvContent, RestartSummary},
@@ -68,6 +68,8 @@ pub(super) struct Components {
     pub(super) registry: OpenedRegistry,
     /// Absent: the registry keeps none.
     pub(super) locks: Option<LockManager>,
+    /// Absent: the registry has no keys.
+    pub(super) app_config: Option<AppConfigParts>,
     pub(super) metrics: prometheus::Registry,
     pub(super) events: Events,
     pub(super) app_started: CancellationToken,
@@ -76,8 +78,6 @@ pub(super) struct Components {
     /// This process starts it and ends it.
     pub(super) runs_app: bool,
     pub(super) files: AppFiles,
-    /// What is known of the app's configuration in the KV. Absent: the registry has no KV.
-    pub(super) app_config: Option<Arc<PrefixWatches>>,
     /// Sockets that another process opened, for the first settings.
     pub(super) inherited: Inherited,
     /// Cancelled: the admin side accepts.
@@ -138,7 +138,7 @@ impl Components {
         if let Some(locks) = locks.clone().filter(|_| from.runs_app) {
             files.start_restarts(lifecycle.handle().clone(), locks);
         }
-        let app_config = open_app_config(&opened, config);
+        let app_config = AppConfigParts::open(&opened, config);
         Ok(Self {
             proxy,
             discovery,
@@ -169,11 +169,17 @@ impl Components {
     }
 
     /// Follows the app's configuration, and keeps its files, by these settings.
-    pub(super) fn apply_app_config(&self, settings: &AppConfigSettings) {
-        let Some(watches) = &self.app_config else { return };
-        watches.follow(&settings.prefixes(), settings.cache);
-        let open = |file: &ConfigFile| KvContent::open(watches.clone(), file, settings.contexts());
+    pub(super) fn apply_app_config(&self, config: &Config) {
+        let Some(parts) = &self.app_config else { return };
+        parts.apply_settings(config);
+        let settings = &config.api.config;
+        let open = |file: &ConfigFile| KvContent::open(parts.watches.clone(), file, settings.contexts());
         self.files.apply(&settings.files, &settings.sources, open);
+    }
+
+    /// `api.token_file` of the settings that are in place.
+    pub(super) fn api_token_file(&self) -> Option<PathBuf> {
+        self.active_config.lock().as_ref()?.loaded.config.api.token_file.clone()
     }
 
     /// What these settings ask to register, one for each service. Empty: no service is configured, or the registry
@@ -194,19 +200,6 @@ impl Components {
         };
         config.services.iter().map(plan).collect()
     }
-}
-
-/// The watches of the app's configuration. Each sidecar of a machine has its own files of the last good entries.
-fn open_app_config(opened: &OpenedRegistry, config: &Config) -> Option<Arc<PrefixWatches>> {
-    let (kv, source) = (opened.kv()?, opened.registry.clone());
-    let place = config.state_dir.as_deref().zip(registry::run_name(config));
-    let store = match (&config.registry, place) {
-        (Registry::Consul(consul), Some((folder, name))) => {
-            PrefixStore::at(folder, &name, &registry::source(consul), unix_time)
-        }
-        (Registry::Consul(_) | Registry::File(_), _) => PrefixStore::none(),
-    };
-    Some(Arc::new(PrefixWatches::new(kv, move || source.longest_wait(), store)))
 }
 
 /// The locks of this sidecar. Their record is in a folder of this run, because each process has its own.

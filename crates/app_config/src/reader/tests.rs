@@ -1,0 +1,367 @@
+//! The reader against a KV with a clock that stands still.
+
+use std::collections::BTreeMap;
+
+use outrigger_registry::{AnswerFuture, HeldPut, KvChange, SessionId};
+use tokio::time::sleep;
+
+use super::*;
+use crate::PrefixStore;
+
+/// A KV that blocks as Consul does, but for its wake-ups of missing keys, and counts its questions.
+#[derive(Debug)]
+struct TestKv {
+    state: watch::Sender<KvState>,
+    /// Questions that wait, and others.
+    waiting: AtomicUsize,
+    reads: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Default)]
+struct KvState {
+    index: u64,
+    entries: BTreeMap<String, KvEntry>,
+    /// No question is answered.
+    is_away: bool,
+    /// Every question is refused.
+    is_refused: bool,
+}
+
+impl KvState {
+    fn answer(&self, scope: KvScope<'_>) -> Result<KvAnswer, Error> {
+        let refused = |status, text: &str| Error::Refused {
+            request: "GET /v1/kv".into(),
+            status,
+            text: text.to_owned(),
+            hint: None,
+        };
+        if self.is_away {
+            return Err(refused(500, "No cluster leader"));
+        }
+        if self.is_refused {
+            return Err(refused(403, "Permission denied"));
+        }
+        let is_in = |key: &str| match scope {
+            KvScope::Key(own) => own == key,
+            KvScope::Prefix(prefix) => key.starts_with(prefix),
+        };
+        let entries: Vec<_> = self.entries.values().filter(|entry| is_in(&entry.key)).cloned().collect();
+        let own = entries.iter().map(|entry| entry.modify_index).max();
+        let index = if let KvScope::Key(_) = scope { own.unwrap_or(self.index) } else { self.index };
+        Ok(KvAnswer {
+            entries,
+            cursor: Cursor::at(index),
+            index_went_back: false,
+            age: None,
+            known_leader: true,
+        })
+    }
+}
+
+impl Kv for TestKv {
+    fn watch_kv<'a>(
+        &'a self,
+        scope: KvScope<'a>,
+        cursor: Cursor,
+        _: Consistency,
+        wait: Duration,
+    ) -> AnswerFuture<'a, KvAnswer> {
+        Box::pin(async move {
+            let counter = if cursor == Cursor::START { &self.reads } else { &self.waiting };
+            counter.fetch_add(1, Relaxed);
+            // On the way.
+            sleep(Duration::from_millis(1)).await;
+            if cursor != Cursor::START {
+                let mut state = self.state.subscribe();
+                let is_other = |state: &KvState| match state.answer(scope) {
+                    Ok(answer) => answer.cursor != cursor,
+                    Err(_) => true,
+                };
+                let _ = timeout(wait, state.wait_for(is_other)).await;
+            }
+            self.state.borrow().answer(scope)
+        })
+    }
+
+    fn put_kv<'a>(&'a self, _: &'a str, _: &'a [u8], _: u64, _: Option<u64>) -> AnswerFuture<'a, bool> {
+        panic!("the reader writes nothing")
+    }
+
+    fn delete_kv<'a>(&'a self, _: &'a str, _: Option<u64>) -> AnswerFuture<'a, bool> {
+        panic!("the reader writes nothing")
+    }
+
+    fn change_kv<'a>(&'a self, _: &'a [KvChange<'a>]) -> AnswerFuture<'a, Option<u64>> {
+        panic!("the reader writes nothing")
+    }
+
+    fn put_held_kv<'a>(&'a self, _: &'a str, _: &'a [u8], _: &'a SessionId) -> AnswerFuture<'a, HeldPut> {
+        panic!("the reader writes nothing")
+    }
+}
+
+struct Rig {
+    kv: Arc<TestKv>,
+    watches: Arc<PrefixWatches>,
+    reader: Arc<KvReader>,
+}
+
+impl Rig {
+    async fn start(prefix: &str) -> Self {
+        let kv = Arc::new(TestKv {
+            state: watch::Sender::new(KvState { index: 10, ..KvState::default() }),
+            waiting: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
+        });
+        let watches =
+            Arc::new(PrefixWatches::new(kv.clone(), || Duration::from_secs(45), PrefixStore::none()));
+        watches.follow(&[prefix.to_owned()], true);
+        let reader = Arc::new(KvReader::new(kv.clone(), watches.clone()));
+        let text = format!("api: {{listen: localhost:1, config: {{allow: [{prefix}]}}}}");
+        let config =
+            outrigger_config::load(Some(("o.yaml", &text)), &Default::default(), &Default::default());
+        reader.allow(AllowedKeys::of(&config.unwrap().config));
+        Self { kv, watches, reader }
+    }
+
+    fn put(&self, key: &str, value: &str) -> u64 {
+        self.change(|state| {
+            let create_index = state.entries.get(key).map_or(state.index, |entry| entry.create_index);
+            let entry = KvEntry {
+                key: key.to_owned(),
+                value: value.as_bytes().to_vec(),
+                flags: 0,
+                session: None,
+                lock_index: 0,
+                create_index,
+                modify_index: state.index,
+            };
+            state.entries.insert(key.to_owned(), entry);
+        })
+    }
+
+    fn delete(&self, key: &str) -> u64 {
+        self.change(|state| drop(state.entries.remove(key)))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut KvState)) -> u64 {
+        self.kv.state.send_modify(|state| {
+            state.index += 1;
+            change(state);
+        });
+        self.kv.state.borrow().index
+    }
+
+    async fn read(&self, scope: ReadScope, index: u64, wait: u64) -> KvReading {
+        self.try_read(scope, index, wait).await.unwrap()
+    }
+
+    async fn try_read(&self, scope: ReadScope, index: u64, wait: u64) -> Result<KvReading, KvReadError> {
+        let wait = Duration::from_secs(wait);
+        let read = KvRead { scope, consistency: Consistency::Default, index, wait };
+        self.reader.read(&read, std::future::pending()).await
+    }
+}
+
+fn key(key: &str) -> ReadScope {
+    ReadScope::Key(key.to_owned())
+}
+
+fn prefix(prefix: &str) -> ReadScope {
+    ReadScope::Prefix(prefix.to_owned())
+}
+
+fn values(reading: &KvReading) -> String {
+    let values = reading.entries.iter().map(|entry| String::from_utf8_lossy(&entry.value));
+    values.collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_clients_that_wait_for_one_key_share_one_question() {
+    let rig = Rig::start("a/").await;
+    rig.put("a/x", "1");
+    let first = rig.read(key("a/x"), 0, 0).await;
+    assert_eq!((values(&first).as_str(), first.index, first.stale_for), ("1", 11, None));
+    sleep(Duration::from_secs(1)).await;
+    let (reads, waiting) = (rig.kv.reads.load(Relaxed), rig.kv.waiting.load(Relaxed));
+    let clients: Vec<_> = (0..100)
+        .map(|_| {
+            let reader = rig.reader.clone();
+            let read = KvRead {
+                scope: key("a/x"),
+                consistency: Consistency::Default,
+                index: first.index,
+                wait: Duration::from_secs(40),
+            };
+            tokio::spawn(async move { reader.read(&read, std::future::pending()).await.unwrap() })
+        })
+        .collect();
+    sleep(Duration::from_secs(5)).await;
+    let changed = Instant::now();
+    let index = rig.put("a/x", "2");
+    for client in clients {
+        let reading = client.await.unwrap();
+        assert_eq!((values(&reading).as_str(), reading.index), ("2", index));
+    }
+    assert!(changed.elapsed() < Duration::from_millis(20), "{:?}", changed.elapsed());
+    let asked = (rig.kv.reads.load(Relaxed) - reads, rig.kv.waiting.load(Relaxed) - waiting);
+    assert!(asked.0 <= 6 && asked.1 <= 2, "100 clients made {asked:?} questions");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_with_its_time_and_a_sixteenth_at_most() {
+    let rig = Rig::start("a/").await;
+    let index = rig.put("a/x", "1");
+    rig.put("a/y", "1");
+    let begun = Instant::now();
+    let reading = rig.read(key("a/x"), index, 16).await;
+    let range = Duration::from_secs(16)..Duration::from_millis(17_100);
+    assert!(range.contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert_eq!((values(&reading).as_str(), reading.index), ("1", index));
+    // A change elsewhere below the prefix does not end it.
+    let (reading, ()) = tokio::join!(rig.read(key("a/x"), index, 16), async {
+        sleep(Duration::from_secs(2)).await;
+        rig.put("a/y", "2");
+    });
+    assert_eq!(reading.index, index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_appears_below_an_empty_prefix_is_seen_within_seconds() {
+    let rig = Rig::start("a/").await;
+    let none = rig.read(key("a/x"), 0, 0).await;
+    assert_eq!((none.entries.len(), none.index), (0, 10));
+    let (reading, put) = tokio::join!(rig.read(key("a/x"), none.index, 60), async {
+        sleep(Duration::from_secs(3)).await;
+        rig.put("a/x", "1");
+        Instant::now()
+    });
+    assert_eq!(values(&reading), "1");
+    assert!(put.elapsed() < Duration::from_secs(3), "{:?}", put.elapsed());
+    // And so is its end.
+    let (reading, ()) = tokio::join!(rig.read(key("a/x"), reading.index, 60), async {
+        sleep(Duration::from_secs(1)).await;
+        rig.delete("a/x");
+    });
+    assert_eq!(reading.entries.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_index_of_a_client_never_goes_back() {
+    let rig = Rig::start("a/").await;
+    rig.put("a/x", "1");
+    let mut index = rig.put("a/y", "1");
+    assert_eq!(rig.read(prefix("a/"), 0, 0).await.index, index);
+    // The tombstones are reaped: the index of the registry is lower, and the content is the same.
+    rig.kv.state.send_modify(|state| state.index = 5);
+    assert_eq!(rig.read(prefix("a/"), 0, 0).await.index, index);
+    // The servers were restored: other contents have lower indexes.
+    for value in ["2", "3"] {
+        let changed = async {
+            sleep(Duration::from_secs(1)).await;
+            rig.put("a/x", value);
+        };
+        let begun = Instant::now();
+        let (reading, ()) = tokio::join!(rig.read(prefix("a/"), index, 60), changed);
+        assert!(reading.index > index && values(&reading).starts_with(value), "{reading:?} after {index}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        index = reading.index;
+    }
+    // A client with an index of an earlier run of the sidecar gets an answer at once, and waits then.
+    let reading = rig.read(prefix("a/"), 5_000, 60).await;
+    assert_eq!(reading.index, 5_000);
+    let begun = Instant::now();
+    assert_eq!(rig.read(prefix("a/"), 5_000, 10).await.index, 5_000);
+    assert!(begun.elapsed() >= Duration::from_secs(10));
+    // No registry gives such an index: the wait is over some time.
+    assert!(rig.read(prefix("a/"), u64::MAX, 1).await.index < u64::MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_registry_is_away_the_last_good_entries_are_answered_with_their_age() {
+    let rig = Rig::start("a/").await;
+    let index = rig.put("a/x", "1");
+    let mut view = rig.watches.view("a/").unwrap();
+    view.wait_for(|view| view.entries.as_ref().is_some_and(|entries| !entries.is_empty())).await.unwrap();
+    rig.read(key("a/x"), 0, 0).await;
+    rig.kv.state.send_modify(|state| state.is_away = true);
+    sleep(Duration::from_secs(60)).await;
+    let reading = rig.read(key("a/x"), 0, 0).await;
+    assert_eq!((values(&reading).as_str(), reading.index, reading.known_leader), ("1", index, false));
+    let age = reading.stale_for.unwrap();
+    assert!((50..70).contains(&age.as_secs()), "{age:?}");
+    // A client that waits is answered with what is new when the registry is back.
+    let (reading, ()) = tokio::join!(rig.read(key("a/x"), index, 120), async {
+        sleep(Duration::from_secs(10)).await;
+        rig.kv.state.send_modify(|state| state.is_away = false);
+        rig.put("a/x", "2");
+    });
+    assert_eq!((values(&reading).as_str(), reading.stale_for), ("2", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_and_an_unknown_state_are_errors() {
+    let rig = Rig::start("a/").await;
+    assert!(matches!(rig.try_read(key("b"), 0, 0).await, Err(KvReadError::NotAllowed)));
+    rig.put("a/x", "1");
+    sleep(Duration::from_secs(40)).await;
+    rig.kv.state.send_modify(|state| state.is_refused = true);
+    let refused = rig.try_read(key("a/x"), 0, 0).await.unwrap_err();
+    assert!(matches!(refused, KvReadError::Registry(Error::Refused { status: 403, .. })), "{refused:?}");
+    let unknown = Rig::start("c/").await;
+    unknown.kv.state.send_modify(|state| state.is_away = true);
+    let error = unknown.try_read(key("c/x"), 0, 0).await.unwrap_err();
+    assert!(matches!(error, KvReadError::Registry(_)), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_waits_ends_with_the_server_and_with_its_permission() {
+    let rig = Rig::start("a/").await;
+    let index = rig.put("a/x", "1");
+    let wait = Duration::from_secs(600);
+    let read = KvRead { scope: key("a/x"), consistency: Consistency::Default, index, wait };
+    let begun = Instant::now();
+    let reading = rig.reader.read(&read, sleep(Duration::from_secs(2))).await.unwrap();
+    assert_eq!((reading.index, begun.elapsed().as_secs()), (index, 2));
+    let (denied, ()) = tokio::join!(rig.reader.read(&read, std::future::pending()), async {
+        sleep(Duration::from_secs(1)).await;
+        rig.reader.allow(AllowedKeys::default());
+        rig.watches.follow(&[], true);
+    });
+    assert!(matches!(denied, Err(KvReadError::NotAllowed)), "{denied:?}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn the_index_rises_with_the_registry_and_with_the_content_otherwise() {
+    let mut handed = HandedIndex::default();
+    for (index, content, sent, expected) in [
+        (7, 1, 0, (7, true)),
+        (7, 1, 7, (7, false)),
+        (9, 1, 7, (9, true)),
+        (3, 1, 9, (9, false)),
+        (3, 2, 9, (10, true)),
+        (4, 2, 10, (10, false)),
+        (10, 3, 10, (11, true)),
+        (20, 3, 11, (20, true)),
+        (20, 3, 30, (30, true)),
+        (20, 3, 30, (30, false)),
+        (20, 3, u64::MAX, (30, false)),
+    ] {
+        assert_eq!(handed.next(index, content, sent), expected, "{index} {content} {sent}");
+    }
+    assert_eq!(
+        HandedIndex::default().next(0, 1, 0),
+        (1, true),
+        "0 would mean that nothing is to be waited for"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_indexes_that_are_remembered_are_bounded() {
+    let rig = Rig::start("a/").await;
+    for n in 0..MAX_TARGETS + 10 {
+        rig.read(key(&format!("a/{n}")), 0, 0).await;
+    }
+    assert_eq!(rig.reader.targets.lock().len(), MAX_TARGETS);
+}

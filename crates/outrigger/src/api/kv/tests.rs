@@ -1,0 +1,101 @@
+//! Paths and keys without a registry.
+
+use super::*;
+
+fn key(path: &str) -> Result<String, String> {
+    key_of(path, "a=b&c").map_err(|refusal| match refusal {
+        KvRefusal::Consul(status, text) => format!("{} {text}", status.as_u16()),
+        KvRefusal::Moved(location) => format!("301 {location}"),
+        KvRefusal::Own(problem) => format!("{problem:?}").chars().take(30).collect(),
+    })
+}
+
+#[test]
+fn a_path_names_one_key_and_no_other() {
+    for (path, expected) in [
+        ("/v1/kv/config/orders/db", "config/orders/db"),
+        ("/v1/kv/config/orders/", "config/orders/"),
+        ("/v1/kv/config%2Forders%2Fdb", "config/orders/db"),
+        ("/v1/kv/config/a%20b", "config/a b"),
+        ("/v1/kv/config/a+b,c", "config/a+b,c"),
+        ("/v1/kv/uml%C3%A4ut", "umläut"),
+        ("/v1/kv/a%252e%252e/b", "a%2e%2e/b"),
+        ("/v1/kv/", ""),
+    ] {
+        assert_eq!(key(path).as_deref(), Ok(expected), "{path}");
+    }
+}
+
+#[test]
+fn a_path_that_is_not_clean_is_answered_with_the_clean_one() {
+    for (path, expected) in [
+        ("/v1/kv", "301 /v1/kv/?a=b&c"),
+        ("/v1/kv//config/orders", "301 /v1/kv/config/orders?a=b&c"),
+        ("/v1/kv/config//orders/", "301 /v1/kv/config/orders/?a=b&c"),
+        ("/v1/kv/config/./orders", "301 /v1/kv/config/orders?a=b&c"),
+        ("/v1/kv/config/orders/../secret", "301 /v1/kv/config/secret?a=b&c"),
+        ("/v1/kv/config/orders/%2e%2e/secret", "301 /v1/kv/config/secret?a=b&c"),
+        ("/v1/kv/config/orders%2F..%2Fsecret", "301 /v1/kv/config/secret?a=b&c"),
+        ("/v1/kv/../../etc", "301 /etc?a=b&c"),
+        ("/v1/kv/a%20b/../c%20d%3f", "301 /v1/kv/c%20d%3F?a=b&c"),
+        ("/v1/kv/%zz", "400 400 Bad Request"),
+        ("/v1/kv/a%2", "400 400 Bad Request"),
+    ] {
+        assert_eq!(key(path).unwrap_err(), expected, "{path}");
+    }
+    assert!(key("/v1/kv/%ff").unwrap_err().contains("400"));
+}
+
+#[test]
+fn keys_end_with_the_separator() {
+    let entry = |key: &str| {
+        Arc::new(KvEntry {
+            key: key.into(),
+            value: Vec::new(),
+            flags: 0,
+            session: None,
+            lock_index: 0,
+            create_index: 1,
+            modify_index: 1,
+        })
+    };
+    let all: Vec<_> = ["c/db/pool", "c/db/url", "c/fl", "c/x--y--z"].into_iter().map(entry).collect();
+    for (prefix, separator, expected) in [
+        ("c/", "/", &["c/db/", "c/fl", "c/x--y--z"][..]),
+        ("c/", "", &["c/db/pool", "c/db/url", "c/fl", "c/x--y--z"]),
+        ("c", "/", &["c/"]),
+        ("c/", "b", &["c/db", "c/fl", "c/x--y--z"]),
+        ("c/", "--", &["c/db/pool", "c/db/url", "c/fl", "c/x--"]),
+    ] {
+        assert_eq!(list_keys(&all, prefix, separator), expected, "{prefix} {separator}");
+    }
+}
+
+#[test]
+fn index_and_wait_are_those_of_consul() {
+    let read = |query: &str| {
+        let (index, wait) = wait_of(&GoQuery::read(query)).map_err(|refusal| match refusal {
+            KvRefusal::Consul(_, text) => text,
+            KvRefusal::Moved(_) | KvRefusal::Own(_) => "another refusal".into(),
+        })?;
+        Ok::<_, Cow<'static, str>>((index, wait.as_secs()))
+    };
+    for (query, expected) in [
+        ("", Ok((0, 300))),
+        ("index=7", Ok((7, 300))),
+        ("index=7&wait=10s", Ok((7, 10))),
+        ("index=7&wait=0s", Ok((7, 300))),
+        ("index=7&wait=-1s", Ok((7, 300))),
+        ("index=7&wait=15m", Ok((7, 600))),
+        ("index=&wait=", Ok((0, 300))),
+        ("index=18446744073709551615", Ok((u64::MAX, 300))),
+        ("index=18446744073709551616", Err("Invalid index".into())),
+        ("index=-1", Err("Invalid index".into())),
+        ("index=+1", Err("Invalid index".into())),
+        ("index=0x1", Err("Invalid index".into())),
+        ("wait=1", Err("Invalid wait time".into())),
+        ("index=abc&wait=abc", Err("Invalid wait time".into())),
+    ] {
+        assert_eq!(read(query), expected, "{query}");
+    }
+}

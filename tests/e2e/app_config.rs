@@ -1,0 +1,3 @@
+//! The app's configuration, by the sidecar.
+
+mod kv;

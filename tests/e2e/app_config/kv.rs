@@ -1,0 +1,330 @@
+//! `GET /v1/kv/…` of the sidecar answers as the agent does.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use outrigger::App;
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
+use outrigger_proxy::Workers;
+use outrigger_tests::{
+    consul::{
+        self,
+        http::{exchange, get, put},
+    },
+    wait,
+};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::app::{router_settings, start_router};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A sidecar that serves `config/orders/` and the key `config/one`, and its API.
+async fn start(consul: SocketAddr) -> (App, SocketAddr) {
+    let api = "api: {listen: \"127.0.0.1:0\", config: {allow: [config/orders/, config/one]}}\n\
+               dynamic_config: {prefix: team/outrigger}";
+    let (app, _) = start_router(consul, api).await;
+    let addr = app.api_addrs()[0];
+    (app, addr)
+}
+
+/// A sidecar that is not ready, because its app does not run.
+async fn begin(consul: SocketAddr, more: &str) -> (App, SocketAddr) {
+    let settings = router_settings(&format!("address: \"http://{consul}\""), more);
+    let app = App::start(settings, Workers::CurrentRuntime).await.expect("start the app");
+    let addr = app.api_addrs()[0];
+    (app, addr)
+}
+
+async fn fill(consul: SocketAddr) {
+    for (key, value) in [
+        ("config/orders/db/url", "jdbc:<x>&\"y\""),
+        ("config/orders/db/pool", ""),
+        ("config/orders/a%20b", "space"),
+        ("config/orders/uml%C3%A4ut%3Cb%3E", "ü"),
+        ("config/orders/flags?flags=42", "x"),
+        ("config/orders-secret", "hush"),
+        ("config/one", "1"),
+        ("config/one-more", "hush"),
+        ("team/outrigger/settings/defaults", "timeout: 1s"),
+        ("locks/jobs/.lock", "held"),
+    ] {
+        let put = put(consul, &format!("/v1/kv/{key}"), value).await.unwrap();
+        assert_eq!(put.status(), StatusCode::OK, "{key}");
+    }
+}
+
+async fn ask(addr: SocketAddr, method: &str, target: &str) -> Response<Bytes> {
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    let request = Request::builder().method(method).uri(target).body(Bytes::new()).unwrap();
+    exchange(addr, request, LONG).await.unwrap_or_else(|error| panic!("{target}: {error}"))
+}
+
+/// What must be equal: status, body, and every field but those of the connection.
+fn seen(response: &Response<Bytes>) -> (StatusCode, String, Vec<(String, String)>) {
+    let ours = ["date", "connection", "keep-alive"];
+    let fields = response.headers().iter().filter(|(name, _)| !ours.contains(&name.as_str()));
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let mut fields: Vec<_> = fields.map(|(name, value)| (name.to_string(), text(value))).collect();
+    fields.sort();
+    (response.status(), String::from_utf8_lossy(response.body()).into_owned(), fields)
+}
+
+fn index(headers: &HeaderMap) -> u64 {
+    headers["x-consul-index"].to_str().unwrap().parse().unwrap()
+}
+
+async fn reason(addr: SocketAddr, method: &str, target: &str) -> (u16, String) {
+    let response = ask(addr, method, target).await;
+    let body: Value = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
+    let header = response.headers().get("x-outrigger-error").map(|value| value.to_str().unwrap().to_owned());
+    let reason = header.unwrap_or_default();
+    assert_eq!(body["reason"].as_str().unwrap_or_default(), reason, "{target}: {body}");
+    (response.status().as_u16(), reason)
+}
+
+on_both_registries! {
+    reads: super::reads_are_answered_as_by_the_agent;
+    waits: super::a_read_that_waits_ends_with_a_change_and_with_its_time;
+    refusals: super::nothing_but_what_is_allowed_is_read;
+}
+
+async fn reads_are_answered_as_by_the_agent(consul: SocketAddr) {
+    fill(consul).await;
+    let (app, addr) = start(consul).await;
+    for target in [
+        "config/orders/db/url",
+        "config/orders/db/url?raw",
+        "config/orders/db/pool",
+        "config/orders/db/pool?raw",
+        "config/orders/a%20b",
+        "config/orders/flags",
+        "config/orders/uml%C3%A4ut%3Cb%3E",
+        "config%2Forders%2Fdb%2Furl",
+        "config/one",
+        "config/orders/?recurse",
+        "config/orders/db?recurse=false",
+        "config/orders/?recurse&raw",
+        "config/orders/?recurse&keys",
+        "config/orders/?keys",
+        "config/orders/?keys&separator=/",
+        "config/orders/?keys&separator=%2F",
+        "config/orders/?keys&separator=",
+        "config/orders/d?keys&separator=b",
+        "config/orders/db/url?pretty",
+        "config/orders/?recurse&pretty",
+        "config/orders/?keys&pretty",
+        "config/orders/none",
+        "config/orders/none?raw",
+        "config/orders/none/?recurse",
+        "config/orders/none/?keys",
+        "config/orders/db/url?stale",
+        "config/orders/db/url?consistent",
+        "config/orders/db/url?stale=&max_stale=2s",
+        "config/orders/db/url?index=1&wait=10ms",
+        "config/orders/db/url?index=0&wait=5m",
+        "config/orders/db/url?index=&wait=",
+        "config/orders/db/url?near=_agent&token=abc",
+        // Errors.
+        "",
+        "?raw",
+        "config/orders/db/url?index=abc",
+        "config/orders/db/url?index=-1",
+        "config/orders/db/url?index=18446744073709551616",
+        "config/orders/db/url?wait=abc",
+        "config/orders/db/url?wait=1",
+        "config/orders/db/url?stale&consistent",
+    ] {
+        // The dev registry asks no token, and a Consul without ACLs takes any.
+        let target = format!("/v1/kv/{target}");
+        let (agent, sidecar) = (ask(consul, "GET", &target).await, ask(addr, "GET", &target).await);
+        assert_eq!(seen(&sidecar), seen(&agent), "{target}");
+    }
+    // As Go's net/http redirects.
+    let target = "/v1/kv/config/orders/../orders//db/url";
+    assert_eq!(seen(&ask(addr, "GET", target).await), seen(&ask(consul, "GET", target).await));
+    let moved = ask(addr, "GET", &format!("{target}?raw")).await;
+    assert_eq!(moved.headers()["location"], "/v1/kv/config/orders/db/url?raw");
+    app.shutdown().await;
+}
+
+async fn a_read_that_waits_ends_with_a_change_and_with_its_time(consul: SocketAddr) {
+    fill(consul).await;
+    let (app, addr) = start(consul).await;
+    let first = get(addr, "/v1/kv/config/orders/db/url?raw").await.unwrap();
+    let known = index(first.headers());
+    let begun = Instant::now();
+    let same = get(addr, &format!("/v1/kv/config/orders/db/url?raw&index={known}&wait=800ms")).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(800), "{:?}", begun.elapsed());
+    assert_eq!((index(same.headers()), same.body()), (known, first.body()));
+    // Many clients, and a change.
+    let target = format!("/v1/kv/config/orders/db/url?raw&index={known}&wait=50s");
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let target = target.clone();
+            tokio::spawn(async move { ask(addr, "GET", &target).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    put(consul, "/v1/kv/config/orders/db/other", "unrelated").await.unwrap();
+    put(consul, "/v1/kv/config/orders/db/url", "new").await.unwrap();
+    let changed = Instant::now();
+    for client in clients {
+        let response = client.await.unwrap();
+        assert_eq!(&response.body()[..], b"new");
+        assert!(index(response.headers()) > known);
+    }
+    assert!(changed.elapsed() < Duration::from_secs(20), "{:?}", changed.elapsed());
+    // A key that is deleted, and one that appears.
+    let known = index(get(addr, "/v1/kv/config/one").await.unwrap().headers());
+    let target = format!("/v1/kv/config/one?index={known}&wait=50s");
+    let (gone, _) = tokio::join!(ask(addr, "GET", &target), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        ask(consul, "DELETE", "/v1/kv/config/one").await
+    });
+    assert_eq!((gone.status(), gone.body().len()), (StatusCode::NOT_FOUND, 0));
+    let known = index(gone.headers());
+    let target = format!("/v1/kv/config/one?raw&index={known}&wait=50s");
+    let (back, _) = tokio::join!(ask(addr, "GET", &target), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        put(consul, "/v1/kv/config/one", "2").await.unwrap()
+    });
+    // A write elsewhere may have ended the wait before.
+    if back.status() == StatusCode::OK {
+        assert_eq!(&back.body()[..], b"2");
+    }
+    // A stop ends the waits.
+    let known = index(get(addr, "/v1/kv/config/orders/db/url").await.unwrap().headers());
+    let target = format!("/v1/kv/config/orders/db/url?index={known}&wait=10m");
+    let waiting = tokio::spawn(async move { ask(addr, "GET", &target).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    app.shutdown().await;
+    let ended = waiting.await.unwrap();
+    assert_eq!((ended.status(), index(ended.headers())), (StatusCode::OK, known));
+}
+
+async fn nothing_but_what_is_allowed_is_read(consul: SocketAddr) {
+    fill(consul).await;
+    let (app, addr) = start(consul).await;
+    for target in [
+        "config/orders-secret",
+        "config/orders-secret?raw",
+        "config/orders",
+        "config/one-more",
+        "config%2Forders-secret",
+        "CONFIG/orders/db/url",
+        "config/Orders/db/url",
+        "team/outrigger/settings/defaults",
+        "team/outrigger/?recurse",
+        "?recurse",
+        "?keys",
+        "config/?recurse",
+        "config/?keys",
+        "config/order?recurse",
+        "config/on?recurse",
+        "locks/jobs/.lock",
+        "locks/?recurse",
+    ] {
+        let refused = reason(addr, "GET", &format!("/v1/kv/{target}")).await;
+        assert_eq!(refused, (403, "key_not_allowed".to_owned()), "{target}");
+    }
+    // Consul looks for every key that begins so; what is not allowed is cut out.
+    for (target, expected) in [
+        ("config/orders?keys&separator=", "config/orders/a b"),
+        ("config/one?keys", "config/one"),
+        ("config/one?recurse", "config/one"),
+    ] {
+        let response = ask(addr, "GET", &format!("/v1/kv/{target}")).await;
+        let body = String::from_utf8_lossy(response.body()).into_owned();
+        assert!(
+            body.contains(expected) && !body.contains("secret") && !body.contains("more"),
+            "{target}: {body}"
+        );
+    }
+    // Paths that mean another key are answered with that key's path, which is refused.
+    for (target, location) in [
+        ("config/orders/../orders-secret", "/v1/kv/config/orders-secret"),
+        ("config/orders/%2e%2e/orders-secret", "/v1/kv/config/orders-secret"),
+        ("config/orders/%2E%2E%2forders-secret", "/v1/kv/config/orders-secret"),
+        ("config/orders//../../team/outrigger/settings/defaults", "/v1/kv/team/outrigger/settings/defaults"),
+        ("/config/orders-secret", "/v1/kv/config/orders-secret"),
+    ] {
+        let response = ask(addr, "GET", &format!("/v1/kv/{target}")).await;
+        assert_eq!(response.status(), StatusCode::MOVED_PERMANENTLY, "{target}");
+        assert_eq!(response.headers()["location"], location, "{target}");
+        assert_eq!(reason(addr, "GET", location).await.0, 403);
+    }
+    for (method, target) in [
+        ("PUT", "config/orders/db/url"),
+        ("DELETE", "config/orders/?recurse"),
+        ("POST", "config/orders/db/url"),
+        ("PATCH", "config/orders/db/url"),
+        ("OPTIONS", "config/orders/db/url"),
+    ] {
+        let refused = reason(addr, method, &format!("/v1/kv/{target}")).await;
+        assert_eq!(refused, (405, "method_not_allowed".to_owned()), "{method} {target}");
+    }
+    // As at the agent.
+    assert_eq!(
+        ask(addr, "HEAD", "/v1/kv/config/orders/db/url").await.status(),
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+    let other = reason(addr, "GET", "/v1/kv/config/orders/db/url?dc=other").await;
+    assert_eq!(other, (403, "other_datacenter".to_owned()));
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn while_consul_is_away_the_last_good_answers_are_served_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry =
+        DevRegistry::bind(([127, 0, 0, 1], 0).into(), DevRegistryOptions::default()).await.unwrap();
+    let consul = registry.addr();
+    fill(consul).await;
+    let settings = |cache: &str| {
+        format!(
+            "state_dir: {}\nservice: {{name: orders, port: 1}}\n\
+             api: {{listen: \"127.0.0.1:0\", config: {{allow: [config/orders/], cache: {cache}}}}}",
+            folder.path().display()
+        )
+    };
+    let files = || {
+        let all = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name());
+        all.filter(|name| name.to_string_lossy().starts_with("kv-")).count()
+    };
+    let (app, addr) = begin(consul, &settings("on")).await;
+    let fresh = get(addr, "/v1/kv/config/orders/db/url?raw").await.unwrap();
+    assert!(!fresh.headers().contains_key("x-outrigger-stale") && !fresh.headers().contains_key("age"));
+    wait::until_true("the entries are on disk", || files() == 1).await;
+    drop(registry);
+    let stale = get(addr, "/v1/kv/config/orders/db/url?raw").await.unwrap();
+    assert_eq!((stale.status(), stale.body()), (StatusCode::OK, fresh.body()));
+    assert_eq!(stale.headers()["x-outrigger-stale"], "true");
+    assert_eq!(stale.headers()["x-consul-knownleader"], "false");
+    assert!(index(stale.headers()) >= index(fresh.headers()));
+    let age: u64 = stale.headers()["age"].to_str().unwrap().parse().unwrap();
+    assert!(age < 60, "{age}");
+    let gone = get(addr, "/v1/kv/config/orders/none").await.unwrap();
+    assert_eq!(
+        (gone.status(), &gone.headers()["x-outrigger-stale"]),
+        (StatusCode::NOT_FOUND, &"true".parse().unwrap())
+    );
+    app.shutdown().await;
+    // The next run has them from the start.
+    let (app, addr) = begin(consul, &settings("on")).await;
+    let stale = get(addr, "/v1/kv/config/orders/?recurse").await.unwrap();
+    assert_eq!(
+        (stale.status(), &stale.headers()["x-outrigger-stale"]),
+        (StatusCode::OK, &"true".parse().unwrap())
+    );
+    assert!(String::from_utf8_lossy(stale.body()).contains("config/orders/a b"));
+    app.shutdown().await;
+    // Without the cache nothing is there, and what was there is removed.
+    let (app, addr) = begin(consul, &settings("off")).await;
+    let unknown = reason(addr, "GET", "/v1/kv/config/orders/?recurse").await;
+    assert_eq!(unknown, (503, "registry_unavailable".to_owned()));
+    assert_eq!(files(), 0);
+    app.shutdown().await;
+}

@@ -201,7 +201,7 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new(
             "settings-lone",
             CONSUL,
-            [400, 120],
+            [900, 300],
             settings::lone,
             "a lone change of settings in the KV is in effect within 100 ms (p99), on one server and through the agent of three",
         ),

@@ -373,7 +373,11 @@ async fn three_holders_with_consul_lock_among_them(registry: SocketAddr) {
 }
 
 async fn a_sidecar_holds_the_lock_of_a_command(registry: SocketAddr) {
-    let (app, _) = start_router(registry, "api: {listen: \"127.0.0.1:0\", locks: {lock_delay: 1s}}").await;
+    let (app, _) = start_router(
+        registry,
+        "api: {listen: \"127.0.0.1:0\", locks: {lock_delay: 1s}}\ndrain: {timeout: 2s}",
+    )
+    .await;
     let api = app.api_addrs()[0].to_string();
     let mut first = Running::start(&["--api", &api, "jobs"], UNTIL_EOF);
     let token = first.held().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outrigger_registry::LockKind;
 
-use crate::{KnownHolder, LossReason};
+use crate::{LossReason, holder::KnownHolder};
 
 /// Why a lock was not acquired.
 #[derive(Debug, thiserror::Error)]

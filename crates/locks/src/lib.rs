@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`manager`] | acquires, waits, renews and gives back; the leases by their ids |
 //! | `hold` | one hold: renews its session, watches the lock, and says when it is lost |
+//! | `holder` | a holder, and what is known of it |
 //! | `validity` | until when a session holds for certain. Pure |
 //! | `view` | one watch for each name, shared by all that wait for it or hold it |
 //! | `sightings` | since when each holder was seen |
@@ -21,6 +22,7 @@
 mod clock;
 mod error;
 mod hold;
+mod holder;
 pub mod manager;
 mod metrics;
 mod name;
@@ -35,9 +37,10 @@ mod tests;
 pub use clock::BootClock;
 pub use error::{AcquireError, LeaseError};
 pub use hold::{HoldState, LossReason, Released};
+pub use holder::KnownHolder;
 pub use manager::{
-    Acquire, Held, HeldHere, KnownHolder, Lease, LeaseHere, LockManager, LockView, LockWatch, LocksOverview,
-    Waiting, WaitingHere,
+    Acquire, Held, HeldHere, Lease, LeaseHere, LockManager, LockView, LockWatch, LocksOverview, Waiting,
+    WaitingHere,
 };
 pub use name::{LockName, NameError};
 pub use view::WatchedLock;

@@ -34,7 +34,7 @@ use crate::{
     view::{View, Views, WatchedLock},
 };
 
-pub use overview::{HeldHere, KnownHolder, LeaseHere, LockView, LocksOverview, WaitingHere};
+pub use overview::{HeldHere, LeaseHere, LockView, LocksOverview, WaitingHere};
 use waiters::Waiters;
 pub use waiters::Waiting;
 
@@ -110,7 +110,7 @@ impl LockWatch {
 pub struct LockManager(Arc<Shared>);
 
 #[derive(Debug)]
-pub(crate) struct Shared {
+struct Shared {
     registry: Arc<dyn Locks>,
     settings: LockSettings,
     /// Shown as the name of every session.
@@ -190,7 +190,8 @@ impl LockManager {
     /// # Errors
     /// When they are registered there already.
     pub fn register_metrics(&self, registry: &prometheus::Registry) -> Result<(), prometheus::Error> {
-        self.0.metrics.register(registry, Arc::downgrade(&self.0))
+        let shared = Arc::downgrade(&self.0);
+        self.0.metrics.register(registry, move || shared.upgrade()?.load())
     }
 
     /// Reads what an earlier process left: takes over its leases, and ends the sessions of its connections. Returns when that is done,
@@ -352,13 +353,13 @@ impl LockManager {
         let _gives_up = given_up.clone().drop_guard();
         let (sender, acquired) = oneshot::channel();
         let shared = self.0.clone();
-        // Contained: one request.
         let task = async move {
             let result = shared.acquire(request, lease, &given_up).await;
             if let Err(Ok(unwanted)) = sender.send(result) {
                 unwanted.release();
             }
         };
+        // Contained: one request.
         self.0.tasks.spawn_on(task, &self.0.runtime);
         match acquired.await {
             Ok(Ok(hold)) if hold.loss_at(self.0.clock.now()).is_some() => {

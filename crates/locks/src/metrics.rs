@@ -1,18 +1,13 @@
 //! The metrics of locks; docs/metrics.md lists them. None has the name of a lock as a label: the app makes names as it likes, one for each
 //! order perhaps, and each would be a series. The overview and the events have the names.
 
-use std::sync::{
-    Weak,
-    atomic::{AtomicBool, Ordering::Relaxed},
-};
-
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
 
-use crate::{AcquireError, LossReason, manager::Shared};
+use crate::{AcquireError, LossReason};
 
 /// Bounds of the time until a lock is acquired, seconds: from one round trip to the longest wait.
 const WAITS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0, 1800.0];
@@ -71,29 +66,38 @@ impl Metrics {
         self.released.inc();
     }
 
-    /// Shows the metrics in `registry` once a lock was asked for. `locks`: what is held and waits is read at each scrape.
-    pub(crate) fn register(&self, registry: &Registry, locks: Weak<Shared>) -> Result<(), prometheus::Error> {
+    /// Shows the metrics in `registry` once a lock was asked for. `load`: what is held and waits, at a scrape.
+    pub(crate) fn register<F>(&self, registry: &Registry, load: F) -> Result<(), prometheus::Error>
+    where
+        F: Fn() -> Option<LocksLoad> + Send + Sync + 'static,
+    {
         let held = Opts::new("outrigger_locks_held", "Locks that are held here now.");
         registry.register(Box::new(LocksCollector {
             metrics: self.clone(),
-            locks,
+            load,
             held: IntGaugeVec::new(held, &["by"])?,
             waiting: IntGauge::new("outrigger_lock_waiters", "Requests here that wait for a lock now.")?,
-            is_used: AtomicBool::new(false),
         }))
     }
 }
 
-/// All families. Without any before the first request: most sidecars hold no locks.
-struct LocksCollector {
-    metrics: Metrics,
-    locks: Weak<Shared>,
-    held: IntGaugeVec,
-    waiting: IntGauge,
-    is_used: AtomicBool,
+/// What is held and waits now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocksLoad {
+    pub(crate) by_connection: usize,
+    pub(crate) by_lease: usize,
+    pub(crate) waiting: usize,
 }
 
-impl Collector for LocksCollector {
+/// All families. Without any before the first request: most sidecars hold no locks.
+struct LocksCollector<F> {
+    metrics: Metrics,
+    load: F,
+    held: IntGaugeVec,
+    waiting: IntGauge,
+}
+
+impl<F: Fn() -> Option<LocksLoad> + Send + Sync> Collector for LocksCollector<F> {
     fn desc(&self) -> Vec<&Desc> {
         let Metrics { acquired, released, lost, failed, waited } = &self.metrics;
         let counted = [acquired.desc(), released.desc(), lost.desc(), failed.desc(), waited.desc()];
@@ -101,18 +105,11 @@ impl Collector for LocksCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let Some(locks) = self.locks.upgrade() else { return Vec::new() };
-        if !self.is_used.load(Relaxed) {
-            if !locks.was_asked() {
-                return Vec::new();
-            }
-            self.is_used.store(true, Relaxed);
-        }
-        let (by_connection, by_lease) = locks.count_held();
+        let Some(load) = (self.load)() else { return Vec::new() };
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.held.with_label_values(&["connection"]).set(gauge(by_connection));
-        self.held.with_label_values(&["lease"]).set(gauge(by_lease));
-        self.waiting.set(gauge(locks.count_waiting()));
+        self.held.with_label_values(&["connection"]).set(gauge(load.by_connection));
+        self.held.with_label_values(&["lease"]).set(gauge(load.by_lease));
+        self.waiting.set(gauge(load.waiting));
         let Metrics { acquired, released, lost, failed, waited } = &self.metrics;
         let counted =
             [acquired.collect(), released.collect(), lost.collect(), failed.collect(), waited.collect()];

@@ -1,5 +1,5 @@
-//! Since when this process has seen each holder. A registry does not say since when a lock is held; a holder whose entry has not been written
-//! since it was first seen has held the lock at least that long.
+//! Since when this process has seen each holder. A registry does not say since when a lock is held. A holder has held the lock at least since it was
+//! first seen, when its entry has not been written since.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::BootClock;
 
-/// Most locks whose holders are remembered.
+/// Most locks of which the holders are remembered.
 const MAX_PATHS: usize = 1024;
 
 /// One holder.
@@ -34,7 +34,7 @@ impl Sightings {
 
     /// Notes an answer of now.
     pub(crate) fn record(&self, place: &LockPlace, kind: LockKind, holders: &[LockHolder]) {
-        // A look at a mutex alone does not show who holds a semaphore at the same place.
+        // A look at a mutex alone does not show the holders of a semaphore at the same place.
         if place.limit == 1 && kind != LockKind::Mutex {
             return;
         }

@@ -309,12 +309,12 @@ impl Shared {
     /// it is not closed for the lock-delay.
     fn discard(self: &Arc<Self>, open: OpenSession, place: LockPlace) {
         let shared = self.clone();
-        // Contained: a session without a hold, which the registry ends otherwise.
         let task = async move {
             let mut known = KnownLock::default();
             let _ = bounded("a release", shared.registry.unlock(&place, &open.id, &mut known)).await;
             close_session(&*shared.registry, &open.id).await;
         };
+        // Contained: a session without a hold, which the registry ends otherwise.
         self.tasks.spawn_on(task, &self.runtime);
     }
 

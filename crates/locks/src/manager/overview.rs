@@ -2,31 +2,10 @@
 
 use std::time::Duration;
 
-use outrigger_registry::{Cursor, Error as RegistryError, LockHolder, SessionInfo};
+use outrigger_registry::{Cursor, Error as RegistryError, LockHolder};
 
 use super::{CALL_TIMEOUT, LockManager, LockWatch, Shared, bounded, waiters::Waiting};
-use crate::{HoldState, LockName, hold::Hold, view::WatchedLock};
-
-/// A holder of a lock, as this sidecar knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownHolder {
-    /// Its session and value.
-    pub holder: LockHolder,
-    /// For how long it holds the lock; known where it is a hold of this sidecar.
-    pub held_for: Option<Duration>,
-    /// For how long this sidecar has seen it as the holder, without a break: it holds the lock at least as long. A registry does not say
-    /// since when.
-    pub seen_for: Duration,
-    /// What the registry says of its session, where it was asked.
-    pub session: Option<SessionInfo>,
-}
-
-impl KnownHolder {
-    /// Whether it is a hold of this sidecar.
-    pub fn is_here(&self) -> bool {
-        self.held_for.is_some()
-    }
-}
+use crate::{HoldState, LockName, hold::Hold, holder::KnownHolder, metrics::LocksLoad, view::WatchedLock};
 
 /// A lock as an operator sees it.
 #[derive(Debug, Clone)]
@@ -177,20 +156,15 @@ impl Shared {
         holders.iter().map(known).collect()
     }
 
-    /// How many locks are held by connections, and by leases.
-    pub(crate) fn count_held(&self) -> (usize, usize) {
+    /// What is held and what waits, for a scrape. Absent: no lock was asked for since the start.
+    pub(super) fn load(&self) -> Option<LocksLoad> {
         let holds = self.holds.lock();
+        if self.waiters.total() == 0 && holds.is_empty() {
+            return None;
+        }
         let held = holds.values().filter(|hold| *hold.state.borrow() == HoldState::Held);
         let (leases, connections): (Vec<_>, Vec<_>) = held.partition(|hold| hold.lease.is_some());
-        (connections.len(), leases.len())
-    }
-
-    pub(crate) fn count_waiting(&self) -> usize {
-        self.waiters.count()
-    }
-
-    /// Whether any lock was asked for since the start.
-    pub(crate) fn was_asked(&self) -> bool {
-        self.waiters.total() > 0 || !self.holds.lock().is_empty()
+        let (by_connection, by_lease) = (connections.len(), leases.len());
+        Some(LocksLoad { by_connection, by_lease, waiting: self.waiters.count() })
     }
 }

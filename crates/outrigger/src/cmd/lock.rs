@@ -4,15 +4,23 @@
 //! |---|---|
 //! | `registry` | holds the lock in Consul itself |
 //! | `sidecar` | holds it by a lease of a sidecar |
+//! | `wanted` | what is asked for, and why it is not had |
 
 mod registry;
 mod sidecar;
+mod wanted;
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use outrigger_config::{Environment, parse_duration};
 use outrigger_locks::LockName;
+use outrigger_registration::host_name;
 use tokio::time::Instant;
 
 use super::{
@@ -24,23 +32,15 @@ use crate::{
     process::{CaughtSignals, GuardedCommand, LossPolicy, replace_process},
     telemetry::error_chain,
 };
-use registry::RegistryLocks;
-use sidecar::SidecarLocks;
+use registry::{OwnHold, RegistryChoice, RegistryLocks};
+use sidecar::{SidecarLease, SidecarLocks};
+use wanted::{NotHeld, Wanted, say};
 
-/// Others hold the lock, and the wait is over.
-const NOT_ACQUIRED: u8 = 3;
 /// The lock was lost, and the command was stopped.
 const LOST: u8 = 4;
-/// The lock cannot be asked for.
-const IMPOSSIBLE: u8 = 5;
 
 /// The name of the hidden command that becomes the command under a lock.
 pub(super) const REPLACER: &str = "exec-guarded";
-
-/// How long a wait is silent.
-const SILENT_WAIT: Duration = Duration::from_secs(1);
-/// Longest time for the end of sessions after the command has ended.
-const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Run a command while it holds a lock
 #[derive(Debug, Args)]
@@ -131,28 +131,6 @@ fn parse_name(text: &str) -> Result<LockName, String> {
     LockName::parse(text).map_err(|error| error.to_string())
 }
 
-/// A lock to be acquired.
-struct Wanted {
-    name: LockName,
-    limit: u32,
-    value: String,
-    ttl: Duration,
-    /// When the wait is over. Absent: never.
-    until: Option<Instant>,
-}
-
-/// Why there is no lock.
-struct NotHeld {
-    code: u8,
-    why: String,
-}
-
-impl NotHeld {
-    fn impossible(why: impl Into<String>) -> Self {
-        Self { code: IMPOSSIBLE, why: why.into() }
-    }
-}
-
 /// Where the lock is held.
 enum Source {
     Registry(RegistryLocks),
@@ -161,8 +139,8 @@ enum Source {
 
 /// A lock that is held.
 enum HeldLock {
-    Registry(registry::Held),
-    Sidecar(sidecar::Held),
+    Registry(OwnHold),
+    Sidecar(SidecarLease),
 }
 
 impl HeldLock {
@@ -190,11 +168,6 @@ impl HeldLock {
     }
 }
 
-/// Writes a line to stderr, which the command may use too.
-fn say(what: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "outrigger: {what}");
-}
-
 pub(super) fn run(arguments: &LockArguments) -> Result<ExitCode, CommandError> {
     run_on_runtime(arguments.run())
 }
@@ -212,8 +185,23 @@ impl LockArguments {
     fn source(&self) -> Result<Source, CommandError> {
         match &self.api {
             Some(address) => SidecarLocks::new(address, self.api_token_file.as_deref()).map(Source::Sidecar),
-            None => RegistryLocks::open(self, &Environment::from_process()).map(Source::Registry),
+            None => {
+                let choice = RegistryChoice {
+                    flags: &self.registry,
+                    prefix: self.prefix.as_ref(),
+                    lock_delay: self.lock_delay,
+                    holder: self.holder.clone().unwrap_or_else(|| self.describe_holder()),
+                };
+                RegistryLocks::open(choice, &Environment::from_process()).map(Source::Registry)
+            }
         }
+    }
+
+    /// The command and the host.
+    fn describe_holder(&self) -> String {
+        let program = self.command.first().map(Path::new).and_then(Path::file_name);
+        let program = program.map(|name| name.to_string_lossy().into_owned());
+        format!("{} on {}", program.unwrap_or_default(), host_name())
     }
 
     /// Ranges that depend on where the lock is held.

@@ -1,16 +1,15 @@
 //! A lock that this process holds in Consul itself.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use outrigger_config::{Environment, Registry};
 use outrigger_events::Events;
-use outrigger_locks::{Acquire, AcquireError, BootClock, HoldState, LockManager, Released};
-use outrigger_registration::host_name;
+use outrigger_locks::{Acquire, AcquireError, BootClock, HoldState, LockManager, LockName, Released};
 use tokio::time::{Instant, sleep};
 
-use super::{END_WITHIN, LockArguments, NOT_ACQUIRED, NotHeld, SILENT_WAIT, Wanted, say};
+use super::wanted::{NOT_ACQUIRED, NotHeld, SILENT_WAIT, Wanted, say};
 use crate::{
-    cmd::report::CommandError,
+    cmd::{report::CommandError, settings::RegistryFlags},
     registry,
     telemetry::{self, error_chain},
 };
@@ -18,21 +17,35 @@ use crate::{
 /// The wait of a request that waits for as long as it takes.
 const WITHOUT_END: Duration = Duration::from_secs(100 * 365 * 86_400);
 
+/// Longest time for the end of sessions after the command has ended.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Which registry, and how its sessions are opened.
+pub(super) struct RegistryChoice<'a> {
+    pub(super) flags: &'a RegistryFlags,
+    /// Absent: that of the settings.
+    pub(super) prefix: Option<&'a LockName>,
+    /// Absent: that of the settings.
+    pub(super) lock_delay: Option<Duration>,
+    /// In the names of sessions.
+    pub(super) holder: String,
+}
+
 /// The locks of this process.
 pub(super) struct RegistryLocks {
     locks: LockManager,
 }
 
 /// A lock of this process.
-pub(super) struct Held {
+pub(super) struct OwnHold {
     locks: LockManager,
     held: outrigger_locks::Held,
 }
 
 impl RegistryLocks {
     /// Connects to nothing. Must be called within the runtime.
-    pub(super) fn open(arguments: &LockArguments, environment: &Environment) -> Result<Self, CommandError> {
-        let loaded = arguments.registry.load(environment)?;
+    pub(super) fn open(choice: RegistryChoice<'_>, environment: &Environment) -> Result<Self, CommandError> {
+        let loaded = choice.flags.load(environment)?;
         let mut log = loaded.config.log.clone();
         if !loaded.origins.is_set("log.level") {
             // What matters is said in lines of its own.
@@ -54,19 +67,18 @@ impl RegistryLocks {
             return Err(CommandError::Settings("outrigger: the registry keeps no locks".into()));
         };
         let mut settings = loaded.config.api.locks;
-        if let Some(prefix) = &arguments.prefix {
+        if let Some(prefix) = choice.prefix {
             settings.prefix = prefix.to_string();
         }
-        if let Some(delay) = arguments.lock_delay {
+        if let Some(delay) = choice.lock_delay {
             settings.lock_delay = delay;
         }
         let events = Events::new(outrigger_discovery::unix_time);
-        let holder = arguments.holder.clone().unwrap_or_else(|| describe_holder(arguments));
-        let locks = LockManager::new(registry, settings, holder, None, BootClock::Kernel, events);
+        let locks = LockManager::new(registry, settings, choice.holder, None, BootClock::Kernel, events);
         locks.map(|locks| Self { locks }).map_err(|error| failed(error.into()))
     }
 
-    pub(super) async fn acquire(&self, wanted: &Wanted) -> Result<Held, NotHeld> {
+    pub(super) async fn acquire(&self, wanted: &Wanted) -> Result<OwnHold, NotHeld> {
         let wait = wanted.until.map(|until| until.saturating_duration_since(Instant::now()));
         let request = Acquire {
             name: wanted.name.clone(),
@@ -80,7 +92,7 @@ impl RegistryLocks {
             never = self.report_wait() => match never {},
         };
         match acquired {
-            Ok(held) => Ok(Held { locks: self.locks.clone(), held }),
+            Ok(held) => Ok(OwnHold { locks: self.locks.clone(), held }),
             Err(error @ (AcquireError::Held { .. } | AcquireError::LockDelay { .. })) => {
                 Err(NotHeld { code: NOT_ACQUIRED, why: error_chain(&error) })
             }
@@ -111,7 +123,7 @@ impl RegistryLocks {
     }
 }
 
-impl Held {
+impl OwnHold {
     pub(super) fn token(&self) -> u64 {
         self.held.token()
     }
@@ -133,11 +145,4 @@ impl Held {
             Released::Later => Err("the registry does not answer".into()),
         }
     }
-}
-
-/// The command and the host.
-fn describe_holder(arguments: &LockArguments) -> String {
-    let program = arguments.command.first().map(Path::new);
-    let program = program.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    format!("{} on {}", program.unwrap_or_default(), host_name())
 }

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{NOT_ACQUIRED, NotHeld, SILENT_WAIT, Wanted, say};
+use super::wanted::{NOT_ACQUIRED, NotHeld, SILENT_WAIT, Wanted, say};
 use crate::{
     api::read_token,
     cmd::{admin_client::AdminAddress, report::CommandError},
@@ -72,7 +72,7 @@ impl std::fmt::Display for ApiAddress {
 }
 
 /// A lease.
-pub(super) struct Held {
+pub(super) struct SidecarLease {
     locks: SidecarLocks,
     /// The path of its requests.
     path: String,
@@ -113,7 +113,7 @@ impl SidecarLocks {
         Ok(Self { address, token: token.transpose()? })
     }
 
-    pub(super) async fn acquire(&self, wanted: &Wanted) -> Result<Held, NotHeld> {
+    pub(super) async fn acquire(&self, wanted: &Wanted) -> Result<SidecarLease, NotHeld> {
         // The same for each request: a lost answer can be repeated.
         let owner = format!("outrigger-lock-{}-{:032x}", std::process::id(), fastrand::u128(..));
         let path = format!("/v1/locks/{}", wanted.name);
@@ -179,14 +179,14 @@ impl SidecarLocks {
     }
 
     /// Begins to keep a lease. The time of its answer began before the wait, so a renewal says until when it is certain.
-    async fn begin(&self, path: &str, lease: &Value) -> Result<Held, String> {
+    async fn begin(&self, path: &str, lease: &Value) -> Result<SidecarLease, String> {
         let (Some(id), Some(token)) = (lease["lease"].as_str(), lease["token"].as_u64()) else {
             return Err(format!(
                 "the sidecar at {} answered something that is no lease: {lease}",
                 self.address
             ));
         };
-        let held = Held {
+        let held = SidecarLease {
             locks: self.clone(),
             path: format!("{path}/{id}"),
             token,
@@ -269,7 +269,7 @@ async fn exchange_by_socket(socket: &Path, request: Request<Full<Bytes>>) -> Res
     }
 }
 
-impl Held {
+impl SidecarLease {
     pub(super) fn token(&self) -> u64 {
         self.token
     }

@@ -10,12 +10,8 @@ use outrigger_tests::{
     wait,
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
 
-use crate::app::start_router;
+use crate::{app::start_router, event_stream::EventStream};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -59,52 +55,6 @@ impl Api {
     }
 }
 
-/// A stream of events: an open connection.
-struct Events {
-    stream: TcpStream,
-    read: String,
-}
-
-impl Events {
-    /// Sends the request and reads the head, which must be a 200.
-    async fn open(addr: SocketAddr, head: &str) -> Self {
-        let mut stream = TcpStream::connect(addr).await.unwrap();
-        stream.write_all(format!("{head}\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
-        let mut events = Self { stream, read: String::new() };
-        events.read_until("\r\n\r\n").await;
-        assert!(events.read.starts_with("HTTP/1.1 200"), "{}", events.read);
-        events
-    }
-
-    async fn hold(addr: SocketAddr, path: &str) -> Self {
-        Self::open(addr, &format!("POST {path} HTTP/1.1\r\nContent-Length: 0")).await
-    }
-
-    async fn read_until(&mut self, text: &str) {
-        let reads = async {
-            while !self.read.contains(text) {
-                let mut bytes = [0; 1024];
-                let read = self.stream.read(&mut bytes).await.unwrap();
-                assert!(read > 0, "the stream ended after {}", self.read);
-                self.read.push_str(&String::from_utf8_lossy(&bytes[..read]));
-            }
-        };
-        tokio::time::timeout(LONG, reads).await.unwrap_or_else(|_| panic!("no {text:?} in {}", self.read));
-    }
-
-    /// Reads to the next event with this name, and returns its data.
-    async fn next(&mut self, name: &str) -> Value {
-        self.read_until(&format!("event: {name}\n")).await;
-        let at = self.read.find(&format!("event: {name}\n")).unwrap();
-        self.read.drain(..at);
-        self.read_until("\n\n").await;
-        let end = self.read.find("\n\n").unwrap();
-        let event: String = self.read.drain(..end + 2).collect();
-        let data = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
-        serde_json::from_str(data).unwrap()
-    }
-}
-
 on_both_registries! {
     connection: super::a_connection_holds_a_lock_for_as_long_as_it_is_open;
     lease: super::a_lease_is_renewed_given_back_and_lost;
@@ -117,13 +67,15 @@ on_both_registries! {
 
 async fn a_connection_holds_a_lock_for_as_long_as_it_is_open(consul: SocketAddr) {
     let (one, two) = (Api::start(consul, "").await, Api::start(consul, "").await);
-    let mut first = Events::hold(one.addr, "/v1/locks/jobs/nightly/hold?value=one").await;
+    let mut first = EventStream::hold(one.addr, "/v1/locks/jobs/nightly/hold?value=one").await;
     let token = first.next("acquired").await["token"].as_u64().unwrap();
     let (status, body) = two.post("/v1/locks/jobs/nightly/hold", "").await;
     assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("lock_held")), "{body}");
 
     let waits =
-        tokio::spawn(async move { Events::hold(two.addr, "/v1/locks/jobs/nightly/hold?wait=60s").await });
+        tokio::spawn(
+            async move { EventStream::hold(two.addr, "/v1/locks/jobs/nightly/hold?wait=60s").await },
+        );
     let state = one.get("/v1/locks/jobs/nightly").await;
     assert_eq!((&state["held"], &state["kind"]), (&json!(true), &json!("mutex")), "{state}");
     assert_eq!((&state["holders"][0]["value"], &state["holders"][0]["here"]), (&json!("one"), &json!(true)));
@@ -172,14 +124,14 @@ async fn the_state_of_a_lock_is_read_and_watched(consul: SocketAddr) {
     let free = api.get("/v1/leader/orders").await;
     assert_eq!((&free["held"], &free["kind"]), (&json!(false), &json!("unused")), "{free}");
     let mut watch =
-        Events::open(api.addr, "GET /v1/leader/orders HTTP/1.1\r\nAccept: text/event-stream").await;
+        EventStream::open(api.addr, "GET /v1/leader/orders HTTP/1.1\r\nAccept: text/event-stream").await;
     assert_eq!(watch.next("state").await["held"], json!(false));
-    let held = Events::hold(api.addr, "/v1/leader/orders/hold?value=me").await;
+    let held = EventStream::hold(api.addr, "/v1/leader/orders/hold?value=me").await;
     assert_eq!(watch.next("state").await["holders"][0]["value"], json!("me"));
     drop(held);
     assert_eq!(watch.next("state").await["held"], json!(false));
     // Of a semaphore.
-    let _held = Events::hold(api.addr, "/v1/locks/pool/hold?limit=2").await;
+    let _held = EventStream::hold(api.addr, "/v1/locks/pool/hold?limit=2").await;
     let pool = api.get("/v1/locks/pool").await;
     assert_eq!((&pool["kind"], &pool["limit"]), (&json!("semaphore"), &json!(2)), "{pool}");
     let (status, body) = api.post("/v1/locks/pool/hold?limit=3", "").await;
@@ -193,7 +145,7 @@ async fn the_state_of_a_lock_is_read_and_watched(consul: SocketAddr) {
 
 async fn a_drain_tells_holders_and_refuses_new_ones(consul: SocketAddr) {
     let Api { app, addr } = Api::start(consul, "}\ndrain: {timeout: 2s").await;
-    let mut held = Events::hold(addr, "/v1/locks/jobs/hold").await;
+    let mut held = EventStream::hold(addr, "/v1/locks/jobs/hold").await;
     held.next("acquired").await;
     let stops = tokio::spawn(app.shutdown());
     held.next("draining").await;
@@ -306,7 +258,7 @@ async fn a_restart_keeps_leases_and_ends_what_connections_held(consul: SocketAdd
     };
     let (status, lease) = send(Method::POST, "/v1/locks/leased?ttl=60s&owner=a").await;
     assert_eq!(status, StatusCode::CREATED, "{lease}");
-    let mut held = Events::hold(api, "/v1/locks/connected/hold").await;
+    let mut held = EventStream::hold(api, "/v1/locks/connected/hold").await;
     let token = held.next("acquired").await["token"].as_u64().unwrap();
     let page = first.admin_json("/locks").await;
     assert_eq!((&page["held"], &page["locks"][0]["name"]), (&json!(2), &json!("connected")), "{page}");

@@ -6,6 +6,7 @@ mod registries;
 
 mod app;
 mod app_config;
+mod app_config_view;
 mod app_health;
 mod balancing;
 mod bodies;
@@ -26,6 +27,7 @@ mod dynamic_config;
 mod ejection;
 mod empty_list;
 mod errors;
+mod event_stream;
 mod events;
 mod file_registry;
 mod framing;

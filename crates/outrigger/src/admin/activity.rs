@@ -102,7 +102,7 @@ pub(crate) struct ConnectionControl {
 
 impl ConnectionControl {
     /// The client takes what is sent: the connection may live for as long as that goes on, and counts as used.
-    pub(super) fn extend(&self) {
+    pub(crate) fn extend(&self) {
         self.activity.touch();
         self.activity.end_after(MAX_STREAM_STALL);
     }
@@ -110,6 +110,19 @@ impl ConnectionControl {
     /// Resolves when the listener stops.
     pub(crate) async fn stopped(&self) {
         self.stop.cancelled().await;
+    }
+}
+
+#[cfg(test)]
+impl ConnectionControl {
+    /// The listener stops.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// The connection is to be closed.
+    pub(crate) async fn is_outlived(&self) -> bool {
+        tokio::time::timeout(Duration::ZERO, self.activity.outlived()).await.is_ok()
     }
 }
 

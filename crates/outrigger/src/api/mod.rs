@@ -6,11 +6,13 @@
 //! | `guard` | refuses browsers, foreign hosts and requests without the token |
 //! | `locks` | the requests about locks |
 //! | `request` | reads their paths, queries and bodies |
+//! | `config` | the merged configuration, and its stream |
 //! | `kv` | reads of keys, as Consul answers them |
 //! | `query`, `json` | what Consul reads and writes with the libraries of Go |
 //! | `stream` | a lock that is held by a connection; the changes of a lock |
 //! | `problem` | errors as `application/problem+json` |
 
+mod config;
 mod guard;
 mod json;
 mod kv;
@@ -27,6 +29,7 @@ use outrigger_app_config::KvReader;
 use outrigger_locks::LockManager;
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 
+pub(crate) use config::ConfigBackend;
 pub(crate) use guard::{ApiGuard, read_token};
 
 /// Largest request body, bytes.
@@ -39,6 +42,13 @@ pub(crate) struct ApiBackends {
     pub(crate) locks: Option<LockManager>,
     /// Absent: the registry has no keys.
     pub(crate) kv: Option<Arc<KvReader>>,
+    pub(crate) config: ConfigBackend,
+}
+
+impl FromRef<ApiBackends> for ConfigBackend {
+    fn from_ref(backends: &ApiBackends) -> Self {
+        backends.config.clone()
+    }
 }
 
 impl FromRef<ApiBackends> for Option<LockManager> {
@@ -59,6 +69,8 @@ pub(crate) fn api_router(backends: ApiBackends, guard: ApiGuard) -> Router {
         .route("/v1/kv", any(kv::answer))
         .route("/v1/kv/", any(kv::answer))
         .route("/v1/kv/{*path}", any(kv::answer))
+        .route("/v1/config", any(config::answer))
+        .route("/v1/config/stream", any(config::answer))
         .route("/v1/locks/{*path}", any(locks::answer))
         .route("/v1/leader/{*path}", any(locks::answer))
         .fallback(problem::not_found)

@@ -143,7 +143,7 @@ pub(super) async fn not_found() -> Response {
     ApiProblem::new(
         StatusCode::NOT_FOUND,
         "not_found",
-        "there is no such path; the API has /v1/kv/KEY, /v1/locks/NAME and /v1/leader/NAME",
+        "there is no such path; the API has /v1/config, /v1/kv/KEY, /v1/locks/NAME and /v1/leader/NAME",
     )
     .into_response()
 }

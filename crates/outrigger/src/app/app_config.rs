@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use outrigger_app_config::{AllowedKeys, KvReader, PrefixStore, PrefixWatches};
-use outrigger_config::{Config, Registry};
+use outrigger_app_config::{AllowedKeys, ConfigWatch, KvReader, PrefixStore, PrefixWatches};
+use outrigger_config::{Config, ConfigContext, Registry};
 use outrigger_discovery::unix_time;
+use outrigger_events::Events;
 
 use crate::registry::{self, OpenedRegistry};
 
@@ -13,16 +14,25 @@ use crate::registry::{self, OpenedRegistry};
 pub(super) struct AppConfigParts {
     pub(super) watches: Arc<PrefixWatches>,
     pub(super) reader: Arc<KvReader>,
+    /// The merged configuration of `api.config.sources`.
+    pub(super) merged: Arc<ConfigWatch>,
 }
 
 impl AppConfigParts {
     /// Follows nothing yet. `None`: the registry has no keys.
-    pub(super) fn open(registry: &OpenedRegistry, config: &Config) -> Option<Self> {
-        let kv = registry.kv()?;
+    pub(super) fn open(
+        registry: &OpenedRegistry,
+        config: &Config,
+        events: Events,
+        metrics: &prometheus::Registry,
+    ) -> Result<Option<Self>, prometheus::Error> {
+        let Some(kv) = registry.kv() else { return Ok(None) };
         let source = registry.registry.clone();
-        let watches = PrefixWatches::new(kv.clone(), move || source.longest_wait(), open_store(config));
+        let watches = PrefixWatches::new(kv.clone(), move || source.longest_wait(), open_store(config, ""));
         let watches = Arc::new(watches);
-        Some(Self { reader: Arc::new(KvReader::new(kv, watches.clone())), watches })
+        let merged = ConfigWatch::new(open_store(config, "-good"), events, metrics)?;
+        let reader = Arc::new(KvReader::new(kv, watches.clone()));
+        Ok(Some(Self { watches, reader, merged: Arc::new(merged) }))
     }
 
     /// Follows what these settings name. Without the API and without files nothing reads it.
@@ -32,14 +42,19 @@ impl AppConfigParts {
         let prefixes = if is_read { settings.prefixes() } else { Vec::new() };
         self.watches.follow(&prefixes, settings.cache);
         self.reader.allow(AllowedKeys::of(config));
+        let contexts = if is_read { settings.contexts() } else { Vec::new() };
+        let part = |context: ConfigContext| self.watches.view(&context.prefix).map(|view| (context, view));
+        self.merged.follow(contexts.into_iter().filter_map(part).collect(), settings.cache);
     }
 }
 
-/// The files of the last good answers. Each sidecar of a machine has its own, as for the learned instances.
-fn open_store(config: &Config) -> PrefixStore {
+/// The files of the last good answers. Each sidecar of a machine has its own, as for the learned instances. `suffix`: of their names.
+fn open_store(config: &Config, suffix: &str) -> PrefixStore {
     let Registry::Consul(consul) = &config.registry else { return PrefixStore::none() };
     match config.state_dir.as_deref().zip(registry::run_name(config)) {
-        Some((folder, name)) => PrefixStore::at(folder, &name, &registry::source(consul), unix_time),
+        Some((folder, name)) => {
+            PrefixStore::at(folder, &format!("{name}{suffix}"), &registry::source(consul), unix_time)
+        }
         None => PrefixStore::none(),
     }
 }

@@ -8,6 +8,7 @@ use outrigger_config::{
     plan_reload,
 };
 use outrigger_dynamic_config::AppliedResults;
+use outrigger_locks::LockManager;
 use outrigger_proxy::PreparedSettings;
 use outrigger_registry::consul::NewCredentials;
 use prometheus::Gauge;
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     admin::{self, AdminBackend as _, AdminState, BoundListeners, ServerLimits},
-    api::{self, ApiBackends, ApiGuard},
+    api::{self, ApiBackends, ApiGuard, ConfigBackend},
     config_files::AppFiles,
     registry,
     reload::{AppliedReload, ReloadError, ReloadResult},
@@ -201,6 +202,10 @@ impl Running {
         let backends = ApiBackends {
             locks: self.components.locks.clone(),
             kv: self.components.app_config.as_ref().map(|parts| parts.reader.clone()),
+            config: ConfigBackend {
+                watch: self.components.app_config.as_ref().map(|parts| parts.merged.clone()),
+                draining: self.components.locks.as_ref().map(LockManager::draining).unwrap_or_default(),
+            },
         };
         let router = api::api_router(backends, guard);
         if let Some(before) = self.servers.api.replace(bound, router, ServerLimits::API) {

@@ -138,7 +138,7 @@ impl Components {
         if let Some(locks) = locks.clone().filter(|_| from.runs_app) {
             files.start_restarts(lifecycle.handle().clone(), locks);
         }
-        let app_config = AppConfigParts::open(&opened, config);
+        let app_config = AppConfigParts::open(&opened, config, events.clone(), &metrics)?;
         Ok(Self {
             proxy,
             discovery,

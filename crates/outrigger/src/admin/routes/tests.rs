@@ -32,7 +32,17 @@ impl AdminBackend for TestBackend {
     }
 
     fn locks(&self) -> Option<LocksOverview> {
-        None
+        let held = outrigger_locks::HeldHere {
+            name: outrigger_locks::LockName::parse("jobs").unwrap(),
+            limit: 3,
+            token: 41,
+            session: "s".into(),
+            held_for: Duration::from_millis(1200),
+            certain_for: Duration::from_secs(9),
+            lease: None,
+        };
+        let (held, max_held, max_waiters) = (vec![held], 256, 1024);
+        Some(LocksOverview { held, max_held, max_waiters, ..LocksOverview::default() })
     }
 
     fn restart(&self) -> Option<RestartSummary> {
@@ -185,11 +195,25 @@ async fn every_page_that_the_index_links_exists() {
     let (status, index) = send(&admin.main, "GET /", &[LOCAL]).await;
     assert_eq!(status, 200);
     let links: Vec<_> = index.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert_eq!(links.len(), 8);
+    assert_eq!(links.len(), 9);
     for link in links {
         let (status, _) = send(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
         assert!(status == 200 || link == "/readyz", "{link} answered {status}");
     }
+}
+
+#[tokio::test]
+async fn the_page_of_locks_has_a_row_for_each_name_and_limit() {
+    let (status, page) = send(&admin().main, "GET /locks", &[LOCAL]).await;
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!(
+        (status, &page["held"], &page["max_held"], &page["waiting"]),
+        (200, &1.into(), &256.into(), &0.into())
+    );
+    let row = &page["locks"][0];
+    assert_eq!((&row["name"], &row["kind"], &row["limit"]), (&"jobs".into(), &"semaphore".into(), &3.into()));
+    let hold = serde_json::json!({"by": "connection", "token": 41, "session": "s", "held_ms": 1200, "certain_ms": 9000});
+    assert_eq!(row["held_here"][0], hold, "{page}");
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Starts a registry, prints its address, and ends with its standard input
+    /// Starts a registry, prints its addresses, and ends with its standard input
     #[command(hide = true)]
     Registry(registry::RegistryOptions),
 }

@@ -60,7 +60,7 @@ pub(crate) async fn run(options: &RunOptions) -> Result<ExitCode, String> {
         let text = std::fs::read_to_string(&list).map_err(|error| format!("{}: {error}", list.display()))?;
         let mut expected = ExpectedList::parse(&text).map_err(|why| format!("{}: {why}", list.display()))?;
         for side in Side::ALL {
-            let wanted = side != Side::Consul || suite.quick_on_consul || options.consul;
+            let wanted = !side.is_consul() || suite.quick_on_consul || options.consul;
             if wanted && expected.has(side) {
                 run_on(&suite, side, &mut expected, options.record, &mut counts).await?;
             }
@@ -98,7 +98,7 @@ async fn run_on(
 ) -> Result<(), String> {
     let row = format!("{} on {}", suite.name, side.as_str());
     let program = tool::find("foreign.sh", &[suite.tool]);
-    let consul = if side == Side::Consul { Consul::find().map(Some) } else { Ok(None) };
+    let consul = if side.is_consul() { Consul::find().map(Some) } else { Ok(None) };
     let program = match (program, consul) {
         (Ok(program), Ok(_)) => program,
         (Err(why), _) | (_, Err(why)) => {
@@ -150,8 +150,8 @@ async fn observe(suite: &Suite, side: Side, program: &Path) -> Result<(Observed,
     command.args((suite.arguments)()).current_dir(room.path());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_lowercase();
-        // Another Consul, a token, a proxy.
-        if text.starts_with("consul_") || text.ends_with("_proxy") {
+        // Another Consul, a token, a proxy; the address of reads.
+        if text.starts_with("consul_") || text.starts_with("foreign_") || text.ends_with("_proxy") {
             command.env_remove(&name);
         }
     }
@@ -161,6 +161,9 @@ async fn observe(suite: &Suite, side: Side, program: &Path) -> Result<(Observed,
     }
     if let Some(registry) = &registry {
         command.env("CONSUL_HTTP_ADDR", format!("http://{}", registry.addr()));
+        if side.is_sidecar() {
+            command.env("FOREIGN_READS", format!("http://{}", registry.reads()));
+        }
     }
     command.stdin(Stdio::null()).stdout(output).stderr(errors).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("start {}: {error}", program.display()))?;

@@ -11,18 +11,34 @@ pub(crate) enum Side {
     Dev,
     /// The real Consul.
     Consul,
+    /// The key-value reads of a sidecar before the dev registry; all else goes to the dev registry.
+    Sidecar,
+    /// The same before the real Consul.
+    SidecarConsul,
 }
 
 impl Side {
     /// All, by the names of columns.
-    pub(crate) const ALL: [Self; 2] = [Self::Dev, Self::Consul];
+    pub(crate) const ALL: [Self; 4] = [Self::Dev, Self::Consul, Self::Sidecar, Self::SidecarConsul];
 
     /// Its name in a list.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Dev => "dev",
             Self::Consul => "consul",
+            Self::Sidecar => "sidecar",
+            Self::SidecarConsul => "sidecar-consul",
         }
+    }
+
+    /// Whether it needs the real Consul.
+    pub(crate) fn is_consul(self) -> bool {
+        matches!(self, Self::Consul | Self::SidecarConsul)
+    }
+
+    /// Whether the reads go to a sidecar.
+    pub(crate) fn is_sidecar(self) -> bool {
+        matches!(self, Self::Sidecar | Self::SidecarConsul)
     }
 }
 

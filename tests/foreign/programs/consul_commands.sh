@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # The commands of the consul binary against the registry at CONSUL_HTTP_ADDR, each with what it prints or its exit code.
 #
+# FOREIGN_READS, if set, is the address that serves the key-value reads instead: then only the tests `test_read_NAME` run, which
+# change nothing but this address.
+#
 # A test is a function `test_NAME`. It fails with the first command that fails (set -e), and says what it expected by
 # `same`, `has` and `refused`. Every command is bounded in time. Each test uses keys and names of its own.
 #
@@ -11,6 +14,8 @@ set -uo pipefail
 cd "$FOREIGN_ROOM" || exit 1
 
 consul() { timeout --kill-after=5 25 "$FOREIGN_CONSUL" "$@" </dev/null; }
+# The same at the address of reads.
+reading() { CONSUL_HTTP_ADDR=${FOREIGN_READS:-$CONSUL_HTTP_ADDR} consul "$@"; }
 
 die() { printf '%s\n' "$*" >&2; exit 1; }
 same() { [[ $1 == "$2" ]] || die "expected <$2>, got <$1>"; }
@@ -37,29 +42,33 @@ test_kv_put_get() {
     has "$(consul kv put cli/one 1)" "Data written to: cli/one"
     same "$(consul kv get cli/one)" 1
 }
-test_kv_get_missing() { refused "No key exists at: cli/missing" consul kv get cli/missing; }
-test_kv_get_detailed() {
+test_read_kv_get_missing() { refused "No key exists at: cli/missing" reading kv get cli/missing; }
+test_read_kv_get_detailed() {
     consul kv put -flags=42 cli/detailed value
+    soon reading kv get cli/detailed
     local said
-    said=$(consul kv get -detailed cli/detailed)
+    said=$(reading kv get -detailed cli/detailed)
     has "$said" "Flags            42"
     has "$said" "LockIndex        0"
     has "$said" "Session          -"
 }
-test_kv_get_recurse() {
+test_read_kv_get_recurse() {
     consul kv put cli/tree/a 1
     consul kv put cli/tree/b/c 2
-    same "$(consul kv get -recurse cli/tree/)" $'cli/tree/a:1\ncli/tree/b/c:2'
-    same "$(consul kv get -keys cli/tree/)" $'cli/tree/a\ncli/tree/b/'
-    same "$(consul kv get -keys -separator= cli/tree/)" $'cli/tree/a\ncli/tree/b/c'
+    soon reading kv get cli/tree/b/c
+    same "$(reading kv get -recurse cli/tree/)" $'cli/tree/a:1\ncli/tree/b/c:2'
+    same "$(reading kv get -keys cli/tree/)" $'cli/tree/a\ncli/tree/b/'
+    same "$(reading kv get -keys -separator= cli/tree/)" $'cli/tree/a\ncli/tree/b/c'
 }
-test_kv_get_base64() {
+test_read_kv_get_base64() {
     consul kv put cli/plain value
-    same "$(consul kv get -base64 cli/plain)" dmFsdWU=
+    soon reading kv get cli/plain
+    same "$(reading kv get -base64 cli/plain)" dmFsdWU=
 }
-test_kv_get_stale() {
+test_read_kv_get_stale() {
     consul kv put cli/stale 1
-    same "$(consul kv get -stale cli/stale)" 1
+    soon reading kv get cli/stale
+    same "$(reading kv get -stale cli/stale)" 1
 }
 test_kv_put_base64_and_file() {
     consul kv put -base64 cli/binary dmFsdWU=
@@ -82,6 +91,11 @@ test_kv_delete() {
     refused "CAS failed" consul kv delete -cas -modify-index=1 cli/delete/b
     consul kv delete -recurse cli/delete/b
     same "$(consul kv get -recurse cli/delete/)" ""
+}
+test_read_kv_export() {
+    consul kv put -flags=3 cli/exported/a 1
+    soon reading kv get cli/exported/a
+    has "$(reading kv export cli/exported/)" '"key": "cli/exported/a"'
 }
 test_kv_export_import() {
     consul kv put -flags=3 cli/export/a 1
@@ -165,17 +179,20 @@ test_lock_lost_ends_its_child() {
 
 # Watches.
 
-test_watch_key() {
+test_read_watch_key() {
     consul kv put cli/watch/key 1
-    has "$(consul watch -type=key -key=cli/watch/key)" '"Value": "MQ=="'
+    soon reading kv get cli/watch/key
+    has "$(reading watch -type=key -key=cli/watch/key)" '"Value": "MQ=="'
 }
-test_watch_keyprefix() {
+test_read_watch_keyprefix() {
     consul kv put cli/watch/prefix/a 1
-    has "$(consul watch -type=keyprefix -prefix=cli/watch/prefix/)" '"Key": "cli/watch/prefix/a"'
+    soon reading kv get cli/watch/prefix/a
+    has "$(reading watch -type=keyprefix -prefix=cli/watch/prefix/)" '"Key": "cli/watch/prefix/a"'
 }
-test_watch_calls_its_handler_with_each_change() {
+test_read_watch_calls_its_handler_with_each_change() {
     consul kv put cli/watch/changes 1
-    timeout 20 "$FOREIGN_CONSUL" watch -type=key -key=cli/watch/changes 'cat >>changes.txt; echo >>changes.txt' &
+    soon reading kv get cli/watch/changes
+    CONSUL_HTTP_ADDR=${FOREIGN_READS:-$CONSUL_HTTP_ADDR} timeout 20 "$FOREIGN_CONSUL" watch -type=key -key=cli/watch/changes 'cat >>changes.txt; echo >>changes.txt' &
     local watch=$!
     soon grep -q MQ== changes.txt
     consul kv put cli/watch/changes 2
@@ -299,5 +316,7 @@ run() {
     fi
 }
 
-for name in $(compgen -A function test_); do run "$name"; done
+selected=test_
+if [[ -n ${FOREIGN_READS:-} ]]; then selected=test_read_; fi
+for name in $(compgen -A function "$selected"); do run "$name"; done
 exit 0

@@ -1,3 +1,4 @@
 //! The app's configuration, by the sidecar.
 
 mod kv;
+mod listen;

@@ -209,7 +209,7 @@ impl Running {
         };
         let router = api::api_router(backends, guard);
         if let Some(before) = self.servers.api.replace(bound, router, ServerLimits::API) {
-            self.servers.retire(before);
+            self.servers.retire_api(before);
         }
     }
 

@@ -6,7 +6,7 @@ use axum::Router;
 use outrigger_config::Listen;
 use outrigger_net::{BindError, ListeningSocket};
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tracing::info;
 
 use crate::admin::{AdminServer, BoundListeners, ServerLimits};
@@ -44,7 +44,12 @@ pub(super) struct AdminServers {
     pub(super) api: ServerSlot,
     /// Servers that end their last answers.
     retired: Mutex<JoinSet<()>>,
+    /// Servers of the API that accept nothing any more: their answers under way go on.
+    retired_apis: Mutex<JoinSet<()>>,
 }
+
+/// Longer than any answer of the API: the end of the process comes first.
+const UNTIL_THE_END: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A server, if there is one.
 #[derive(Debug, Default)]
@@ -87,6 +92,15 @@ impl AdminServers {
         retired.spawn(server.stop());
     }
 
+    /// Closes the listeners of a server of the API, and lets its answers under way go on until they end or this process does: an app
+    /// may hold a lock by one.
+    pub(super) fn retire_api(&self, server: AdminServer) {
+        let mut retired = self.retired_apis.lock();
+        while retired.try_join_next().is_some() {}
+        // Contained: the server that was replaced.
+        retired.spawn(server.stop_within(UNTIL_THE_END));
+    }
+
     /// Stops every server, and returns when their connections have ended. Answers of the API may take `api_within`.
     pub(super) async fn stop(&self, api_within: Duration) {
         let api = self.api.0.lock().take();
@@ -103,7 +117,12 @@ impl AdminServers {
                 }
             }
         };
-        tokio::join!(stop_api, stop_pages);
+        let mut retired_apis = std::mem::take(&mut *self.retired_apis.lock());
+        let end_retired_apis = async {
+            let _ = timeout(api_within, async { while retired_apis.join_next().await.is_some() {} }).await;
+            retired_apis.shutdown().await;
+        };
+        tokio::join!(stop_api, stop_pages, end_retired_apis);
         let mut retired = std::mem::take(&mut *self.retired.lock());
         while retired.join_next().await.is_some() {}
     }

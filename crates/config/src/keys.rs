@@ -57,7 +57,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     dynamic_config { prefix allow allow_services bounds }
     admin { listen metrics_listen }
     api {
-        listen token_file
+        listen mode owner token_file
         config {
             allow cache
             sources [..SOURCE]

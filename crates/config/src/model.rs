@@ -17,7 +17,7 @@ mod service;
 use std::path::PathBuf;
 
 pub use allowed_origin::AllowedOrigin;
-pub use api::{Api, LockSettings};
+pub use api::{Api, ApiListen, FileOwner, LockSettings, SocketAccess};
 pub use app_config::{
     AppConfigSettings, AppSignal, ConfigContext, ConfigFile, ConfigFormat, KvLayout, LoopbackUrl, OnChange,
     PropertySource, SpringSource, prefix_covers,

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
-    AppConfigSettings, AppSignal, AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConfigFile,
+    ApiListen, AppConfigSettings, AppSignal, AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConfigFile,
     ConfigFormat, ConsulSettings, DynamicConfig, Health, HedgePolicy, InheritedToken, KvLayout, Layer,
     LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup,
     Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Service, SettingGroup, SpringSource,
@@ -394,6 +394,10 @@ impl SettingList {
         self.text_if_some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
         let api = &config.api;
         self.text_if_some("api.listen", api.listen.as_ref());
+        if let Some(ApiListen::Unix(_)) = api.listen {
+            self.text("api.mode", format!("{:04o}", api.socket.mode));
+            self.text_if_some("api.owner", api.socket.owner.as_ref());
+        }
         self.text_if_some("api.token_file", api.token_file.as_ref().map(|path| path.display()));
         self.app_config(&api.config);
         self.text("api.locks.prefix", &api.locks.prefix);

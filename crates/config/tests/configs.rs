@@ -49,7 +49,8 @@ fn full_yaml_has_every_key() {
     for key in keys() {
         // Of two keys that exclude each other, one is a comment; so are the keys of what is off by default.
         let name = key.rsplit('.').next().unwrap();
-        let alternatives = ["tcp", "token", "file", "percentile", "min_delay", "signal", "http"];
+        let alternatives =
+            ["tcp", "token", "file", "percentile", "min_delay", "signal", "http", "mode", "owner"];
         let is_named = alternatives.contains(&name) || key.starts_with("api.config.sources[0].spring.");
         let alternative = is_named
             && text

@@ -574,3 +574,27 @@ fn the_api_names_what_is_wrong_with_it() {
         ],
     );
 }
+
+#[test]
+fn a_unix_socket_of_the_api_has_an_absolute_path_a_mode_and_an_owner() {
+    check(
+        "api:\n  listen: unix:api.sock\n  mode: 999\n  owner: a b",
+        &[
+            "o.yaml:2:11 api.listen: \"unix:api.sock\" is no path of a Unix socket; write unix: and an absolute path of at most 90 bytes, as unix:/run/outrigger/api.sock",
+            "o.yaml:3:9 api.mode: \"999\" is not a mode of a file; write it as chmod takes it, as 0600 or 0660",
+            "o.yaml:4:10 api.owner: \"a b\" is no owner of a file; write it as chown takes it, as app:app, app or :app",
+        ],
+    );
+    let text = "api: {listen: 'unix:///run/api.sock', mode: 660, owner: ':app'}";
+    let loaded = load(Some(("o.yaml", text)), &Environment::default(), &Overrides::default()).unwrap();
+    assert_eq!(loaded.warnings, []);
+    let api = &loaded.config.api;
+    assert_eq!(api.listen.as_ref().unwrap().to_string(), "unix:/run/api.sock");
+    assert_eq!((api.socket.mode, api.socket.owner.as_ref().unwrap().to_string().as_str()), (0o660, ":app"));
+    let shown = outrigger_config::render(&loaded.config, &loaded.origins);
+    let again = load(Some(("o.yaml", &shown)), &Environment::default(), &Overrides::default()).unwrap();
+    assert_eq!(again.config, loaded.config, "{shown}");
+    let text = "api: {listen: localhost:7077, mode: 660}";
+    let loaded = load(Some(("o.yaml", text)), &Environment::default(), &Overrides::default()).unwrap();
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+}

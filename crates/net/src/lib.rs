@@ -24,6 +24,7 @@ mod memory;
 mod reserved;
 mod stream;
 pub mod tls;
+mod unix;
 
 pub use accept::{Acceptor, accept_queued};
 pub use address::{AddressError, format_host_port, parse_ip};
@@ -39,3 +40,4 @@ pub use lookup::{Addresses, Lookups};
 #[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
 pub use reserved::reserve_addr;
 pub use stream::{ByteCounts, Stream};
+pub use unix::{BoundUnixSocket, SocketFile, bind_unix};

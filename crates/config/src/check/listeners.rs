@@ -2,7 +2,7 @@
 //! reaches causes a warning.
 
 use super::reader::Reader;
-use crate::{Config, Listen, ListenHost, Origin, address};
+use crate::{ApiListen, Config, Listen, ListenHost, Origin, address};
 
 pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
     warn_open_admin(r, &config.admin.listen);
@@ -38,7 +38,8 @@ fn list_listeners(config: &Config) -> Vec<(String, &Listen)> {
         ("admin.listen".to_owned(), &config.admin.listen),
     ];
     all.extend(config.admin.metrics_listen.iter().map(|listen| ("admin.metrics_listen".to_owned(), listen)));
-    all.extend(config.api.listen.iter().map(|listen| ("api.listen".to_owned(), listen)));
+    let api = config.api.listen.as_ref().and_then(ApiListen::tcp);
+    all.extend(api.map(|listen| ("api.listen".to_owned(), listen)));
     let own = config.upstreams.iter().enumerate();
     all.extend(own.filter_map(|(n, up)| up.listen.as_ref().map(|l| (format!("upstreams[{n}].listen"), l))));
     all

@@ -1,6 +1,6 @@
 //! What the app asks on localhost beside its requests: its configuration, locks, semaphores and leader election.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use super::AppConfigSettings;
 use crate::Listen;
@@ -9,7 +9,9 @@ use crate::Listen;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Api {
     /// Where it is served. Absent, the default: it is not. `localhost:7077` is the customary address.
-    pub listen: Option<Listen>,
+    pub listen: Option<ApiListen>,
+    /// Who may use a Unix socket.
+    pub socket: SocketAccess,
     /// A file with a secret that every request must have in the header `x-outrigger-token`. Absent: whatever reaches `listen` may
     /// use the API. Read again when it changes.
     pub token_file: Option<PathBuf>,
@@ -17,6 +19,65 @@ pub struct Api {
     pub config: AppConfigSettings,
     /// The locks. Needs a restart.
     pub locks: LockSettings,
+}
+
+/// Where the API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiListen {
+    /// An address.
+    Tcp(Listen),
+    /// A Unix socket at this absolute path.
+    Unix(PathBuf),
+}
+
+impl ApiListen {
+    /// The address, where it is one.
+    pub fn tcp(&self) -> Option<&Listen> {
+        match self {
+            Self::Tcp(listen) => Some(listen),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ApiListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listen) => listen.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Which processes may connect to a Unix socket: those that may write the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// Its permissions. Default 0600, range 0–0777.
+    pub mode: u32,
+    /// Its owner. Absent: the user of the sidecar.
+    pub owner: Option<FileOwner>,
+}
+
+impl Default for SocketAccess {
+    fn default() -> Self {
+        Self { mode: 0o600, owner: None }
+    }
+}
+
+/// `user:group`, `user`, or `:group`; names or numbers. Displays as such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileOwner {
+    /// The user. Absent: it stays.
+    pub user: Option<String>,
+    /// The group. Absent: it stays.
+    pub group: Option<String>,
+}
+
+impl fmt::Display for FileOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.user.as_deref().unwrap_or_default())?;
+        self.group.as_ref().map_or(Ok(()), |group| write!(f, ":{group}"))
+    }
 }
 
 /// The settings of locks.

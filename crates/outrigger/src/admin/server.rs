@@ -12,6 +12,7 @@ use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
+    path::Path,
     pin::Pin,
     sync::{Arc, OnceLock, Weak},
     task::{Context, Poll},
@@ -29,12 +30,15 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use outrigger_config::Listen;
-use outrigger_net::{BindError, Inherited, ListeningSocket, bind_listen, is_held_back, is_own_shortage};
+use outrigger_config::{Listen, SocketAccess};
+use outrigger_net::{
+    BindError, Inherited, ListeningSocket, SocketFile, bind_listen, bind_unix, is_held_back, is_own_shortage,
+};
 use outrigger_task::essential;
 use pin_project_lite::pin_project;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::{Handle, Runtime},
     task::{AbortHandle, Id, JoinSet},
     time::{Instant, sleep, timeout},
@@ -123,6 +127,8 @@ impl Drop for AdminThread {
 pub(crate) struct BoundListeners {
     key: &'static str,
     listeners: Vec<(SocketAddr, TcpListener)>,
+    /// In place of these.
+    unix: Option<(UnixListener, SocketFile)>,
     thread: Handle,
     /// Accepts when this is cancelled.
     accepts: CancellationToken,
@@ -146,7 +152,27 @@ impl BoundListeners {
             Ok(((configured_addr, listener), bound.addr))
         };
         let listeners = bind_listen(listen, bind_one)?;
-        Ok(Self { key, listeners, thread: thread.clone(), accepts })
+        Ok(Self { key, listeners, unix: None, thread: thread.clone(), accepts })
+    }
+
+    /// A Unix socket at `path`; see [`bind_unix`]. Clients find it at once when `accepts` is cancelled, else when it is.
+    pub(crate) fn bind_unix(
+        key: &'static str,
+        path: &Path,
+        access: &SocketAccess,
+        replaces: bool,
+        thread: &Handle,
+        accepts: CancellationToken,
+    ) -> io::Result<Self> {
+        // A process that takes the place of another one replaces its socket.
+        let mut bound = bind_unix(path, access, replaces || !accepts.is_cancelled())?;
+        if accepts.is_cancelled() {
+            bound.file.take_place()?;
+        }
+        let _entered = thread.enter();
+        let listener = UnixListener::from_std(bound.socket)?;
+        let unix = Some((listener, bound.file));
+        Ok(Self { key, listeners: Vec::new(), unix, thread: thread.clone(), accepts })
     }
 }
 
@@ -176,17 +202,23 @@ pub(crate) struct AdminServer {
 impl AdminServer {
     /// Serves `router` on the listeners of `bound`.
     pub(crate) fn start(bound: BoundListeners, router: Router, limits: ServerLimits) -> Self {
-        let BoundListeners { key, listeners, thread, accepts } = bound;
+        let BoundListeners { key, listeners, unix, thread, accepts } = bound;
         let addrs = listeners.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect();
         let (stop, stop_within) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let (mut accepting, mut sockets) = (JoinSet::new(), Vec::new());
+        let mut all = Vec::new();
         for (configured_addr, listener) in listeners {
             let listener = Arc::new(listener);
             sockets.push((configured_addr, Arc::downgrade(&listener)));
+            all.push(ServerListener::Tcp(listener));
+        }
+        all.extend(unix.map(|(listener, file)| ServerListener::Unix(listener, file)));
+        for mut listener in all {
             let (router, stop, accepts) = (router.clone(), stop.clone(), accepts.clone());
             let stop_within = stop_within.clone();
             let accepted = async move {
                 if stop.run_until_cancelled(accepts.cancelled()).await.is_some() {
+                    listener.take_place();
                     let graceful = GracefulShutdown::new();
                     let mut connections = accept_connections(listener, router, limits, stop, &graceful).await;
                     let within = stop_within.get().copied().unwrap_or(STOP_TIMEOUT);
@@ -229,9 +261,45 @@ impl AdminServer {
     }
 }
 
+/// A listener of one of the kinds.
+enum ServerListener {
+    Tcp(Arc<TcpListener>),
+    /// Its file is removed with it.
+    Unix(UnixListener, SocketFile),
+}
+
+enum AcceptedStream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl ServerListener {
+    /// Clients find it from now on.
+    fn take_place(&mut self) {
+        if let Self::Unix(_, file) = self
+            && let Err(error) = file.take_place()
+        {
+            warn!(%error, ?file, "the Unix socket of the API cannot be put in its place");
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(AcceptedStream, PeerKey)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((AcceptedStream::Tcp(stream), PeerKey::from(peer.ip())))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((AcceptedStream::Unix(stream), PeerKey(Ipv6Addr::LOCALHOST.into())))
+            }
+        }
+    }
+}
+
 /// Accepts until `stop`. Returns the connections that are open then.
 async fn accept_connections(
-    listener: Arc<TcpListener>,
+    listener: ServerListener,
     router: Router,
     limits: ServerLimits,
     stop: CancellationToken,
@@ -246,16 +314,28 @@ async fn accept_connections(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let most = if is_held_back(&stream) { MAX_WHEN_SHORT } else { limits.max_connections };
-                let peer = PeerKey::from(peer.ip());
+                let is_short = match &stream {
+                    AcceptedStream::Tcp(stream) => is_held_back(stream),
+                    AcceptedStream::Unix(stream) => is_held_back(stream),
+                };
+                let most = if is_short { MAX_WHEN_SHORT } else { limits.max_connections };
                 if !connections.make_room(peer, most) {
                     debug!(peer = %peer.0, "closed a new connection: every other one has a request under way");
                     continue;
                 }
                 let activity = Arc::new(Activity::new(connections.started, limits.max_age));
                 let control = ConnectionControl { activity: activity.clone(), stop: stop.clone() };
-                let served = serve_connection(stream, router.clone(), limits, graceful, control);
-                connections.add(peer, activity, served);
+                let router = router.clone();
+                match stream {
+                    AcceptedStream::Tcp(stream) => {
+                        let served = serve_connection(stream, router, limits, graceful, control);
+                        connections.add(peer, activity, served);
+                    }
+                    AcceptedStream::Unix(stream) => {
+                        let served = serve_connection(stream, router, limits, graceful, control);
+                        connections.add(peer, activity, served);
+                    }
+                }
             }
             Err(error) => {
                 warn!(%error, "the admin listener could not accept");
@@ -356,13 +436,13 @@ impl Connections {
     }
 }
 
-fn serve_connection(
-    stream: TcpStream,
+fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     router: Router,
     limits: ServerLimits,
     graceful: &GracefulShutdown,
     control: ConnectionControl,
-) -> impl Future<Output = ()> + Send + 'static {
+) -> impl Future<Output = ()> + Send + 'static + use<S> {
     let router = TowerToHyperService::new(router);
     let activity = control.activity.clone();
     let lifetime = activity.clone();

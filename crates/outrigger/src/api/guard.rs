@@ -26,8 +26,8 @@ pub(crate) type TokenFile = Arc<dyn Fn() -> Option<PathBuf> + Send + Sync>;
 
 /// What a request must have.
 pub(crate) struct ApiGuard {
-    /// The address of the listener.
-    pub(crate) listen: ListenHost,
+    /// The address of the listener. Absent: a Unix socket, which no page of a browser reaches, so that any host may be named.
+    pub(crate) listen: Option<ListenHost>,
     pub(crate) own_names: OwnNames,
     /// Reads `api.token_file`, which a reload changes. The file is read for each request, so that a new token is known at once.
     pub(crate) token_file: TokenFile,
@@ -52,8 +52,8 @@ pub(super) async fn check_request(
     request: Request,
     next: Next,
 ) -> Response {
-    let hosts = AllowedHosts { listen: guard.listen.clone(), names: (guard.own_names)() };
-    if let Err(problem) = check_origin(&hosts, request.headers()) {
+    let hosts = guard.listen.clone().map(|listen| AllowedHosts { listen, names: (guard.own_names)() });
+    if let Err(problem) = check_origin(hosts.as_ref(), request.headers()) {
         return problem.into_response();
     }
     if let Some(path) = (guard.token_file)() {
@@ -77,9 +77,10 @@ pub(super) async fn check_request(
     next.run(request).await
 }
 
-fn check_origin(hosts: &AllowedHosts, headers: &HeaderMap) -> Result<(), ApiProblem> {
+fn check_origin(hosts: Option<&AllowedHosts>, headers: &HeaderMap) -> Result<(), ApiProblem> {
     let refuse = |reason, detail| Err(ApiProblem::new(StatusCode::FORBIDDEN, reason, detail));
-    if single_host(headers).is_none_or(|host| !hosts.allows(host.host())) {
+    let is_own = |host: http::uri::Authority| hosts.is_none_or(|hosts| hosts.allows(host.host()));
+    if !single_host(headers).is_some_and(is_own) {
         let detail =
             "the Host header must be localhost, the address of api.listen or a name of outbound.names";
         return refuse("foreign_host", detail);

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use outrigger_config::{
-    Api, Config, DocumentVersions, ListenHost, LoadedConfig, Origin, ReloadPlan, error_chain, fingerprint,
-    plan_reload,
+    Api, ApiListen, Config, DocumentVersions, LoadedConfig, Origin, ReloadPlan, SocketAccess, error_chain,
+    fingerprint, plan_reload,
 };
 use outrigger_dynamic_config::AppliedResults;
 use outrigger_locks::LockManager;
@@ -18,7 +18,7 @@ use super::{
     components::{ActiveConfig, Components},
     documents::{SettingLayers, instance_id},
     error::ApplyError,
-    listen::{ADMIN_LISTEN, API_LISTEN, ListenFailures, METRICS_LISTEN},
+    listen::{ADMIN_LISTEN, API_LISTEN, ApiBindError, ListenFailures, METRICS_LISTEN},
     servers::{AdminServers, ServerChange},
 };
 use crate::{
@@ -49,6 +49,21 @@ struct PreparedApply {
     metrics: ServerChange,
     api: ServerChange,
     credentials: Option<NewCredentials>,
+}
+
+/// What makes another listener of the API necessary.
+#[derive(PartialEq)]
+struct ApiPlace<'a> {
+    listen: &'a ApiListen,
+    /// Of a Unix socket.
+    access: Option<&'a SocketAccess>,
+}
+
+impl<'a> ApiPlace<'a> {
+    fn of(api: &'a Api) -> Option<Self> {
+        let listen = api.listen.as_ref()?;
+        Some(Self { listen, access: listen.tcp().is_none().then_some(&api.socket) })
+    }
 }
 
 impl Running {
@@ -124,18 +139,24 @@ impl Running {
         if let Some(path) = &config.api.token_file {
             api::read_token(path).map_err(|source| ApplyError::ApiToken { path: path.clone(), source })?;
         }
-        let api = ServerChange::bind(
-            old.and_then(|old| old.api.listen.as_ref()),
-            config.api.listen.as_ref(),
-            bind(API_LISTEN),
-        );
+        let api_before = old.and_then(|old| ApiPlace::of(&old.api));
+        let api = ServerChange::bind(api_before, ApiPlace::of(&config.api), |place| match place.listen {
+            ApiListen::Tcp(listen) => bind(API_LISTEN)(listen).map_err(ApiBindError::Tcp),
+            ApiListen::Unix(path) => {
+                // A reload that changes who may use it.
+                let replaces = old.and_then(|old| old.api.listen.as_ref()) == Some(place.listen);
+                let access = &config.api.socket;
+                BoundListeners::bind_unix(API_LISTEN, path, access, replaces, admin_thread, accepts.clone())
+                    .map_err(|source| ApiBindError::Unix { path: path.clone(), source })
+            }
+        });
         let own = [proxy.own_addrs(), inherited.addrs()].concat();
         let mut failures = ListenFailures::new(&own);
         let proxy =
             proxy.prepare_with(config, inherited).map_err(|refused| failures.note_proxy(&refused)).ok();
         let admin = failures.note(ADMIN_LISTEN, admin);
         let metrics = failures.note(METRICS_LISTEN, metrics);
-        let api = failures.note(API_LISTEN, api);
+        let api = failures.note_api(api);
         match (proxy, admin, metrics, api) {
             (Some(proxy), Some(admin), Some(metrics), Some(api)) => {
                 Ok(PreparedApply { loaded, proxy, admin, metrics, api, credentials })
@@ -193,7 +214,7 @@ impl Running {
 
     /// Serves the API on `bound`. The connections of the server before go on: an app may hold a lock by one.
     fn replace_api(&self, bound: Option<BoundListeners>, settings: &Api) {
-        let listen = settings.listen.as_ref().map_or(ListenHost::Localhost, |listen| listen.host.clone());
+        let listen = settings.listen.as_ref().and_then(ApiListen::tcp).map(|listen| listen.host.clone());
         let components = self.components.clone();
         let own_names = Arc::new(move || components.own_names());
         let components = self.components.clone();

@@ -1,6 +1,6 @@
 //! Why listeners cannot be opened, at the start and at a reload: all of them at once, each with its flag and its key.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use outrigger_config::error_chain;
 use outrigger_net::BindError;
@@ -13,6 +13,13 @@ pub(super) const METRICS_LISTEN: &str = "admin.metrics_listen";
 
 /// The key of the listener of the API.
 pub(super) const API_LISTEN: &str = "api.listen";
+
+/// Why the API cannot be listened for.
+#[derive(Debug)]
+pub(super) enum ApiBindError {
+    Tcp(Vec<BindError>),
+    Unix { path: PathBuf, source: io::Error },
+}
 
 /// A line for each address that cannot be listened on.
 #[derive(Debug)]
@@ -30,6 +37,19 @@ impl<'a> ListenFailures<'a> {
     /// What was opened for `key`. `None`: it could not be, and is noted.
     pub(super) fn note<T>(&mut self, key: &str, opened: Result<T, Vec<BindError>>) -> Option<T> {
         opened.map_err(|errors| errors.iter().for_each(|error| self.add(key, error))).ok()
+    }
+
+    /// The same for the API, which may be a Unix socket.
+    pub(super) fn note_api<T>(&mut self, opened: Result<T, ApiBindError>) -> Option<T> {
+        match opened {
+            Ok(opened) => Some(opened),
+            Err(ApiBindError::Tcp(errors)) => self.note(API_LISTEN, Err(errors)),
+            Err(ApiBindError::Unix { path, source }) => {
+                let path = path.display();
+                self.lines.push(format!("--api-listen ({API_LISTEN}): listen on unix:{path}: {source}"));
+                None
+            }
+        }
     }
 
     pub(super) fn note_proxy(&mut self, refused: &ListenErrors) {

@@ -3,8 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use axum::Router;
-use outrigger_config::Listen;
-use outrigger_net::{BindError, ListeningSocket};
+use outrigger_net::ListeningSocket;
 use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::timeout};
 use tracing::info;
@@ -21,11 +20,11 @@ pub(super) enum ServerChange {
 
 impl ServerChange {
     /// Binds by `bind` what `new` needs beyond `old`.
-    pub(super) fn bind(
-        old: Option<&Listen>,
-        new: Option<&Listen>,
-        bind: impl FnOnce(&Listen) -> Result<BoundListeners, Vec<BindError>>,
-    ) -> Result<Self, Vec<BindError>> {
+    pub(super) fn bind<L: PartialEq, E>(
+        old: Option<L>,
+        new: Option<L>,
+        bind: impl FnOnce(L) -> Result<BoundListeners, E>,
+    ) -> Result<Self, E> {
         if old == new {
             return Ok(Self::Keep);
         }

@@ -53,7 +53,7 @@ pub(super) struct SettingsFlags {
     /// Address for metrics and health alone, for the network. Default: none. [env: OUTRIGGER_METRICS_LISTEN]
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     metrics_listen: Option<String>,
-    /// Address of the API for the app: locks. Default: none. [env: OUTRIGGER_API_LISTEN]
+    /// Address of the API for the app: configuration and locks; also unix:/path. Default: none. [env: OUTRIGGER_API_LISTEN]
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     api_listen: Option<String>,
     /// Data-plane threads. Default: auto, which is min(cores, 2). [env: OUTRIGGER_WORKERS]

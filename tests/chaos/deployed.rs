@@ -20,15 +20,26 @@ pub(crate) struct DeployedInstance {
 impl DeployedInstance {
     /// Starts `member` under a sidecar, and waits until the registry at `agent` lists it as passing.
     pub(crate) async fn start(member: &Member, service: &str, agent: SocketAddr) -> Self {
+        Self::start_with(member, service, agent, "", &[]).await
+    }
+
+    /// The same with further settings (lines of YAML), and further arguments of the instance.
+    pub(crate) async fn start_with(
+        member: &Member,
+        service: &str,
+        agent: SocketAddr,
+        settings: &str,
+        arguments: &[String],
+    ) -> Self {
         let settings = format!(
             "registry: {{consul: {{address: \"http://{agent}\"}}}}\nstate_dir: off\n\
              service: {{name: {service}, id: {id}, port: {port}, address: \"{ip}\", \
-             health: {{interval: 500ms, timeout: 500ms}}}}",
+             health: {{interval: 500ms, timeout: 500ms}}}}\n{settings}",
             id = member.name,
             port = member.addr.port(),
             ip = member.addr.ip(),
         );
-        let command = member.command();
+        let command = [member.command(), arguments.to_vec()].concat();
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let deployed = Self { id: member.name.clone(), process: Process::start_with_app(&settings, &words) };
         deployed.wait_passing(service, agent).await;

@@ -39,6 +39,9 @@ pub(crate) struct InstanceOptions {
     /// The file that every request is logged in
     #[arg(long)]
     pub(crate) request_log: PathBuf,
+    /// A file that it reads at its start, where there is one: `end` ends it, `ill` keeps it from serving
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
     /// Exit when the standard input ends: not under a sidecar, which gives its app none
     #[arg(long)]
     pub(crate) stdin: bool,
@@ -78,6 +81,13 @@ pub(crate) fn run(options: &InstanceOptions) -> ExitCode {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
             std::process::exit(0);
         });
+    }
+    match options.config.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).as_deref() {
+        Some("end") => return ExitCode::FAILURE,
+        Some("ill") => loop {
+            std::thread::park();
+        },
+        _ => {}
     }
     let log = File::options().create(true).append(true).open(&options.request_log);
     let server = Arc::new(ServerState {

@@ -10,7 +10,7 @@ use std::{
 use outrigger_config as config;
 use outrigger_registry::{Kv as _, consul::Consul};
 use outrigger_tests::{
-    client::{self, Client},
+    client::Client,
     consul,
     process::Process,
     registry::ConsulAgent,
@@ -130,13 +130,15 @@ impl Deployed {
         page["restart"]["state"].as_str().unwrap_or("idle").to_owned()
     }
 
-    /// The reasons of the events of this kind.
+    /// The reasons of the events of this kind; one that was repeated is there as often.
     async fn events(&self, kind: &str) -> Vec<String> {
         let page = self.process.admin_json(&format!("/events?kind={kind}")).await;
-        let all = page["events"].as_array().unwrap();
-        all.iter()
-            .map(|event| event["reason"].as_str().unwrap().replace(&text(self.folder.path()), ""))
-            .collect()
+        let all = page["events"].as_array().unwrap().iter().flat_map(|event| {
+            let reason = event["reason"].as_str().unwrap().replace(&text(self.folder.path()), "");
+            let count = usize::try_from(event["count"].as_u64().unwrap_or(1)).unwrap();
+            std::iter::repeat_n(reason, count)
+        });
+        all.collect()
     }
 
     /// SIGTERM. Returns the exit code.
@@ -201,7 +203,7 @@ async fn files_are_written_in_each_format_before_the_app_starts(registry: Socket
     assert_eq!(json, serde_json::json!({"db": {"url": "postgres://db"}, "port": "8080"}));
     assert_eq!(content(&one.path("merged.json")), content(&one.path("web.json")));
     assert_eq!(content(&one.path("web.env")).unwrap(), "DB_URL=postgres://db\nPORT=8080\n");
-    assert_eq!(content(&one.path("web.properties")).unwrap(), "db.url=postgres://db\nport=8080\n");
+    assert_eq!(content(&one.path("web.properties")).unwrap(), "db.url=postgres\\://db\nport=8080\n");
     assert!(content(&one.path("web.yaml")).unwrap().starts_with("db:\n"));
     let mode = |name: &str| std::fs::metadata(one.path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("config.txt"), mode("web.json"), mode("web.env")), (0o600, 0o600, 0o644));
@@ -309,7 +311,8 @@ async fn without_an_app_of_its_own_the_sidecar_is_ready_when_the_files_are_writt
         "{page}"
     );
     put(registry, "config/orders", "one").await;
-    process.wait_ready().await;
+    // A prefix without keys is asked about every 30 s.
+    wait::until("it is ready", LONG, async || process.admin_get("/readyz").await.status == 200).await;
     assert_eq!(content(&path).as_deref(), Some("one"));
     // What needs an app of its own is refused, and nothing changes.
     let restart = file.replace("wait: 1m", "on_change: {restart: true}");
@@ -474,8 +477,9 @@ async fn run_app(listen: SocketAddr, folder: &Path) -> i32 {
     let mut term = signal(SignalKind::terminate()).unwrap();
     let parent = std::os::unix::process::parent_id();
     // A process of its group, which no signal for the app may reach.
-    let script = "trap 'echo x >> child' HUP; while kill -0 $PPID; do sleep 0.05; done 2>/dev/null";
-    let _child = std::process::Command::new("sh").args(["-c", script]).current_dir(folder).spawn().unwrap();
+    let script = "(trap 'echo x >> child' HUP; while kill -0 $PPID; do sleep 0.05; done 2>/dev/null) &";
+    let began = std::process::Command::new("sh").args(["-c", script]).current_dir(folder).status();
+    assert!(began.unwrap().success());
     note("started", "x");
     let read = content(&folder.join("config.txt"));
     if read.as_deref() == Some("end") {

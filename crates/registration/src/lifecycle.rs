@@ -13,11 +13,11 @@ use outrigger_events::Events;
 use outrigger_registry::Registration;
 use outrigger_task::essential;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
 use crate::{
-    drain::DrainPhase,
+    drain::{DrainControl, DrainPhase},
     plan::{HandOver, RegistrationPlan},
     registrant::Registrant,
     status::{RegistrationPhase, RegistrationStatus},
@@ -136,7 +136,7 @@ async fn run(
                 Some(Absence::HandedOver(how)) => let_go(how, std::mem::take(&mut registrants)).await,
                 Some(Absence::TakenOut { skip_waits }) => {
                     let leaving = std::mem::take(&mut registrants).into_values().collect();
-                    absence::take_out(&handle, services, leaving, &propagation, skip_waits).await;
+                    take_out(&handle, services, leaving, &propagation, skip_waits).await;
                 }
                 None => apply_services(services, &mut registrants).await,
             }
@@ -177,6 +177,35 @@ async fn let_go(how: &HandOver, registrants: Registrants) {
         }
     });
     join_all(all).await;
+}
+
+/// Withdraws the app with the steps of a drain, while the process stays. Bounded as a drain is. A request to drain the process
+/// meanwhile changes its state at once; the app is withdrawn already.
+async fn take_out(
+    handle: &LifecycleHandle,
+    services: &[LocalService],
+    registrants: Vec<Registrant>,
+    propagation: &PropagationMonitor,
+    skip_waits: &CancellationToken,
+) {
+    let control = DrainControl::of_app(skip_waits.clone());
+    let requested = handle.drain().requested.clone();
+    let mut withdrawal = pin!(withdraw::run_all(registrants.into_iter(), propagation, &control));
+    tokio::select! {
+        () = &mut withdrawal => {}
+        () = requested.cancelled() => {
+            handle.apply_event(LifecycleEvent::Drain);
+            withdrawal.await;
+        }
+    }
+    if requested.is_cancelled() {
+        return;
+    }
+    // Maintenance that is requested from now on is kept for the next registration.
+    for service in services.iter().filter(|service| service.is_configured) {
+        let id = &service.plan.registration.id;
+        service.state.start_registration(RegistrationPhase::AwaitingApp, id);
+    }
 }
 
 /// Applies the settings to each registration: in place where the instance stays the same, else the old registration is

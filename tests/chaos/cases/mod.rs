@@ -6,6 +6,7 @@ use crate::case::{
 };
 
 mod agent;
+mod config_restart;
 mod cut;
 mod deploy;
 mod down;
@@ -131,6 +132,15 @@ pub(crate) fn all() -> Vec<Case> {
             [240, 90],
             deploy::one,
             "the same for a service of one: start new, stop old",
+        ),
+        Case::new(
+            "config-restart",
+            CONSUL,
+            [400, 200],
+            config_restart::all,
+            "a change in the KV restarts four instances one after the other, each `outrigger run -- app`: no request of any method \
+             fails, and never more than one is out; a content that makes the app ill stops at one instance, and the next \
+             content heals it",
         ),
         Case::new(
             "replace",

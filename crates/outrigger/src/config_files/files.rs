@@ -36,7 +36,7 @@ pub enum FilesError {
         /// The action.
         action: &'static str,
     },
-    /// There is no service whose instances could take turns.
+    /// There is no service, and so no instances that could take turns.
     #[error(
         "api.config.files: {}: on_change.restart needs service.name: the instances of a service restart one after the other",
         path.display()
@@ -76,7 +76,7 @@ pub(crate) struct RestartSummary {
     pub(crate) why: String,
 }
 
-/// A file whose task runs.
+/// A file with a task that runs.
 #[derive(Debug)]
 struct RunningFile {
     file: ConfigFile,
@@ -148,8 +148,8 @@ impl AppFiles {
         Ok(())
     }
 
-    /// Keeps these files from now on. One that stays as it is goes on; one whose settings changed is written by the new ones, and that
-    /// is a change like another one. A file that is named no more stays on disk.
+    /// Keeps these files from now on. One that stays as it is goes on; one with other settings is written by them, and that is a
+    /// change like another one. A file that is named no more stays on disk.
     pub(crate) fn apply<S: ContentSource>(
         &self,
         files: &[ConfigFile],

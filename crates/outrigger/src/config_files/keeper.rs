@@ -32,7 +32,9 @@ const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Durati
 /// What a file is to contain at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FileContent {
-    /// There is none yet, or none that can be written; why.
+    /// The registry has not been heard yet; of what.
+    Awaited(String),
+    /// There is none, or none that can be written; why.
     None(String),
     /// It is known.
     Known {
@@ -92,6 +94,11 @@ impl<S: ContentSource> FileKeeper<S> {
         let mut failures = 0;
         loop {
             let again = match self.source.now() {
+                FileContent::Awaited(why) => {
+                    // As at every start.
+                    self.status.send_modify(|status| status.trouble = Some(why));
+                    None
+                }
                 FileContent::None(why) => {
                     self.note_trouble(&why);
                     None

@@ -55,7 +55,7 @@ impl KvContent {
         }
     }
 
-    fn read(&mut self) -> Result<(Vec<u8>, bool), String> {
+    fn read(&mut self) -> Result<(Vec<u8>, bool), FileContent> {
         let mut of_parts = Vec::new();
         let mut is_of_earlier_run = false;
         for part in &mut self.parts {
@@ -64,9 +64,10 @@ impl KvContent {
             of_parts.push(entries);
         }
         let bytes = match self.format {
-            ConfigFormat::Value => self.value(&of_parts)?,
-            _ => self.document(&of_parts)?.into_bytes(),
+            ConfigFormat::Value => self.value(&of_parts),
+            _ => self.document(&of_parts).map(String::into_bytes),
         };
+        let bytes = bytes.map_err(FileContent::None)?;
         Ok((bytes, is_of_earlier_run))
     }
 
@@ -113,14 +114,14 @@ impl KvContent {
 
 impl PartOfContent {
     /// The entries, and whether they are of an earlier run.
-    fn entries(&mut self) -> Result<(Arc<KvEntries>, bool), String> {
-        let prefix = &self.context.prefix;
-        let unknown = |why: &str| format!("the registry has not answered for {prefix} yet{why}");
-        let Some(view) = &mut self.view else { return Err(unknown("")) };
+    fn entries(&mut self) -> Result<(Arc<KvEntries>, bool), FileContent> {
+        let unknown = format!("the registry has not answered for {} yet", self.context.prefix);
+        let Some(view) = &mut self.view else { return Err(FileContent::Awaited(unknown)) };
         let view = view.borrow_and_update().clone();
-        match &view.entries {
-            Some(entries) => Ok((entries.clone(), view.answered.is_none())),
-            None => Err(unknown(&view.failure.as_deref().map(|why| format!(": {why}")).unwrap_or_default())),
+        match (&view.entries, &view.failure) {
+            (Some(entries), _) => Ok((entries.clone(), view.answered.is_none())),
+            (None, None) => Err(FileContent::Awaited(unknown)),
+            (None, Some(why)) => Err(FileContent::None(format!("{unknown}: {why}"))),
         }
     }
 
@@ -145,7 +146,7 @@ impl ContentSource for KvContent {
     fn now(&mut self) -> FileContent {
         match self.read() {
             Ok((bytes, is_of_earlier_run)) => FileContent::Known { bytes: bytes.into(), is_of_earlier_run },
-            Err(why) => FileContent::None(why),
+            Err(none) => none,
         }
     }
 
@@ -226,7 +227,7 @@ mod tests {
         timeout(Duration::from_secs(3_600), content.changed()).await.expect("a change");
         match content.now() {
             FileContent::Known { bytes, .. } => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            FileContent::None(why) => Err(why),
+            FileContent::None(why) | FileContent::Awaited(why) => Err(why),
         }
     }
 
@@ -235,7 +236,7 @@ mod tests {
         let mut rig = Rig::new(&["certs/orders.pem"]);
         let mut content = rig.open(Some("certs/orders.pem"), ConfigFormat::Value, &[]);
         let unknown = "the registry has not answered for certs/orders.pem yet".to_owned();
-        assert_eq!(content.now(), FileContent::None(unknown));
+        assert_eq!(content.now(), FileContent::Awaited(unknown));
         rig.answer("certs/orders.pem", 5, &[("/below", 4, "another key")]).await;
         assert_eq!(next(&mut content).await, Err("the registry has no key certs/orders.pem".into()));
         rig.answer("certs/orders.pem", 6, &[("", 6, "-----BEGIN"), ("/below", 4, "")]).await;

@@ -51,18 +51,18 @@ impl SidecarTarget {
                 match self.locks.remove_unused(name).await {
                     Ok(true) => "the slots of another at_once are free, and were removed".to_owned(),
                     Ok(false) => "instances with another at_once restart".to_owned(),
-                    Err(error) => no_answer(&error),
+                    Err(error) => no_slot(&error),
                 }
             }
-            AcquireError::Registry(error) => no_answer(&error),
+            AcquireError::Registry(error) => no_slot(&error),
             other => error_chain(&other),
         };
         SlotError::NotNow(why)
     }
 }
 
-fn no_answer(error: &outrigger_registry::Error) -> String {
-    format!("the registry does not answer, and without a slot nothing is restarted: {}", error_chain(error))
+fn no_slot(error: &outrigger_registry::Error) -> String {
+    format!("no slot from the registry, and without one nothing is restarted: {}", error_chain(error))
 }
 
 impl RestartTarget for SidecarTarget {

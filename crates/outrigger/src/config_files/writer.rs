@@ -43,6 +43,14 @@ pub(super) enum WriteError {
         /// What stands there.
         what: &'static str,
     },
+    /// Another user decides which file would be written.
+    #[error("{} is a link of user {owner}: only links of root and of the sidecar's own user are followed", path.display())]
+    ForeignLink {
+        /// The link.
+        path: PathBuf,
+        /// The user that owns it.
+        owner: u32,
+    },
     /// The links do not lead to a file.
     #[error("{} leads to more than {MAX_LINKS} links", path.display())]
     TooManyLinks {
@@ -117,7 +125,10 @@ fn follow_links(path: &Path) -> Result<PathBuf, WriteError> {
     for _ in 0..=MAX_LINKS {
         match fs::read_link(&target) {
             // Relative to the folder of the link.
-            Ok(next) => target = target.parent().unwrap_or(Path::new("")).join(next),
+            Ok(next) => {
+                check_link(&target)?;
+                target = target.parent().unwrap_or(Path::new("")).join(next);
+            }
             // No link, or nothing at all.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => {
                 let folder = folder_of(&target);
@@ -132,6 +143,16 @@ fn follow_links(path: &Path) -> Result<PathBuf, WriteError> {
         }
     }
     Err(WriteError::TooManyLinks { path: path.to_owned() })
+}
+
+/// In a folder that several users may write, a link of another user could lead to any file of this user.
+fn check_link(path: &Path) -> Result<(), WriteError> {
+    let link = fs::symlink_metadata(path).map_err(WriteError::io("examine", path))?;
+    let owner = link.uid();
+    if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(WriteError::ForeignLink { path: path.to_owned(), owner })
 }
 
 /// The folder of a file, `.` for a bare name.
@@ -234,7 +255,7 @@ fn keep_owner(target: &Path, file: &File, before: &Metadata) -> Result<(), Write
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{chown, symlink};
+    use std::os::unix::fs::{chown, lchown, symlink};
 
     use super::*;
 
@@ -308,6 +329,20 @@ mod tests {
         // By a link among the folders, too.
         write_file(&at("to-folder/v2"), 0o600, b"two").unwrap();
         assert_eq!(fs::read_to_string(at("data/v2")).unwrap(), "two");
+    }
+
+    #[test]
+    fn a_link_of_another_user_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("target"), "kept").unwrap();
+        symlink("target", at("link")).unwrap();
+        // Only root can give a link away.
+        if lchown(at("link"), Some(54_321), None).is_ok() {
+            let error = write_file(&at("link"), 0o600, b"new").unwrap_err().to_string();
+            assert!(error.contains("is a link of user 54321"), "{error}");
+            assert_eq!(fs::read_to_string(at("target")).unwrap(), "kept");
+        }
     }
 
     #[test]

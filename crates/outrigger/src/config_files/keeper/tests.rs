@@ -34,7 +34,7 @@ fn known(text: &str) -> FileContent {
     FileContent::Known { bytes: text.as_bytes().into(), is_of_earlier_run: false }
 }
 
-struct Fixture {
+struct KeeperFixture {
     folder: tempfile::TempDir,
     content: watch::Sender<FileContent>,
     status: watch::Receiver<FileStatus>,
@@ -45,13 +45,13 @@ struct Fixture {
     keeper: JoinHandle<()>,
 }
 
-impl Drop for Fixture {
+impl Drop for KeeperFixture {
     fn drop(&mut self) {
         self.keeper.abort();
     }
 }
 
-impl Fixture {
+impl KeeperFixture {
     fn start(first: FileContent, on_change: Option<OnChange>) -> Self {
         Self::start_in("", first, on_change)
     }
@@ -140,9 +140,18 @@ impl Fixture {
 }
 
 #[tokio::test]
+async fn a_start_that_waits_for_the_registry_is_no_failure() {
+    let file = KeeperFixture::start(FileContent::Awaited("no answer yet".into()), None);
+    file.until_status(|status| status.trouble.as_deref() == Some("no answer yet")).await;
+    file.content.send_replace(known("1"));
+    file.until_status(|status| status.is_written).await;
+    assert_eq!(file.events(&[EventKind::ConfigFileFailed]), [""; 0]);
+}
+
+#[tokio::test]
 async fn the_first_content_is_written_as_soon_as_it_is_known_and_changes_nothing_for_the_app() {
     let action = OnChange::Restart { at_once: 1, min_interval: Duration::ZERO };
-    let file = Fixture::start(FileContent::None("no such key".into()), Some(action));
+    let file = KeeperFixture::start(FileContent::None("no such key".into()), Some(action));
     file.until_status(|status| status.trouble.as_deref() == Some("no such key")).await;
     assert!(!file.path().exists());
     file.content.send_replace(known("a: 1\n"));
@@ -160,7 +169,7 @@ async fn the_first_content_is_written_as_soon_as_it_is_known_and_changes_nothing
 #[tokio::test]
 async fn a_change_is_written_and_told_and_the_same_content_is_neither() {
     let action = OnChange::Restart { at_once: 3, min_interval: Duration::ZERO };
-    let file = Fixture::start(known("a: 1\n"), Some(action));
+    let file = KeeperFixture::start(known("a: 1\n"), Some(action));
     file.until_content("a: 1\n").await;
     file.until_status(|status| status.is_written).await;
     file.content.send_replace(known("a: 1\n"));
@@ -178,7 +187,7 @@ async fn a_change_is_written_and_told_and_the_same_content_is_neither() {
 
 #[tokio::test]
 async fn changes_without_a_pause_are_gathered() {
-    let file = Fixture::start(known("0"), None);
+    let file = KeeperFixture::start(known("0"), None);
     file.until_content("0").await;
     file.until_status(|status| status.is_written).await;
     for n in 1..=20 {
@@ -194,7 +203,7 @@ async fn changes_without_a_pause_are_gathered() {
 
 #[tokio::test]
 async fn what_was_written_stays_when_the_content_is_gone() {
-    let file = Fixture::start(known("a: 1\n"), None);
+    let file = KeeperFixture::start(known("a: 1\n"), None);
     file.until_content("a: 1\n").await;
     file.content.send_replace(FileContent::None("the key was deleted".into()));
     file.until_status(|status| status.trouble.is_some()).await;
@@ -207,7 +216,7 @@ async fn what_was_written_stays_when_the_content_is_gone() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_written_is_tried_again() {
-    let file = Fixture::start_in("conf", known("a: 1\n"), None);
+    let file = KeeperFixture::start_in("conf", known("a: 1\n"), None);
     file.until_status(|status| status.trouble.as_deref().is_some_and(|why| why.contains("create it"))).await;
     assert!(file.metric(r#"outrigger_config_file_writes_total{path="/conf/app.yaml",result="failed"} 1"#));
     std::fs::create_dir(file.folder.path().join("conf")).unwrap();
@@ -218,12 +227,12 @@ async fn a_file_that_cannot_be_written_is_tried_again() {
 async fn the_content_of_an_earlier_run_is_taken_when_the_registry_is_silent() {
     let earlier = FileContent::Known { bytes: b"old".as_slice().into(), is_of_earlier_run: true };
     let from = Instant::now();
-    let file = Fixture::start(earlier.clone(), None);
+    let file = KeeperFixture::start(earlier.clone(), None);
     file.until_status(|status| status.is_written).await;
     assert!(from.elapsed() >= EARLIER_AFTER, "{:?}", from.elapsed());
     assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "old");
 
-    let file = Fixture::start(earlier, None);
+    let file = KeeperFixture::start(earlier, None);
     sleep(EARLIER_AFTER / 2).await;
     assert!(!file.path().exists());
     file.content.send_replace(known("new"));
@@ -236,7 +245,7 @@ async fn a_changed_file_is_posted_until_the_app_takes_it_and_a_newer_one_begins_
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let url = LoopbackUrl { ip: Some(Ipv4Addr::LOCALHOST.into()), port, path: "/reload".into() };
-    let file = Fixture::start(known("a: 1\n"), Some(OnChange::Http(url)));
+    let file = KeeperFixture::start(known("a: 1\n"), Some(OnChange::Http(url)));
     file.until_content("a: 1\n").await;
     file.until_status(|status| status.is_written).await;
     file.content.send_replace(known("a: 2\n"));
@@ -260,7 +269,7 @@ async fn a_changed_file_is_posted_until_the_app_takes_it_and_a_newer_one_begins_
 
 #[tokio::test]
 async fn a_signal_goes_to_the_app_that_runs() {
-    let file = Fixture::start(known("1"), Some(OnChange::Signal(AppSignal::Usr1)));
+    let file = KeeperFixture::start(known("1"), Some(OnChange::Signal(AppSignal::Usr1)));
     let mut requests = file.app.requests().unwrap();
     file.until_content("1").await;
     file.until_status(|status| status.is_written).await;

@@ -82,14 +82,14 @@ impl Drop for Slot {
 }
 
 #[derive(Clone)]
-struct Target {
+struct TestTarget {
     id: usize,
     world: Arc<World>,
     app: Arc<AppControl>,
     leaves: CancellationToken,
 }
 
-impl RestartTarget for Target {
+impl RestartTarget for TestTarget {
     type Slot = Slot;
 
     async fn acquire(&self, at_once: u32) -> Result<Slot, SlotError> {
@@ -178,7 +178,7 @@ impl Instance {
         let requests = RestartRequests::default();
         let (status, shown) = watch::channel(RestartStatus::default());
         let (events, leaves) = (Events::default(), CancellationToken::new());
-        let target = Target { id, world: world.clone(), app: app.clone(), leaves: leaves.clone() };
+        let target = TestTarget { id, world: world.clone(), app: app.clone(), leaves: leaves.clone() };
         let coordinator = RestartCoordinator {
             target,
             requests: requests.clone(),

@@ -52,7 +52,7 @@ pub(super) const REPLACER: &str = "exec-guarded";
                   larger for each later holder), OUTRIGGER_LOCK_NAME and CONSUL_LOCK_HELD=true. It is no shell command: \
                   write -- sh -c '…' for one. TERM, INT, QUIT and the other signals that can be passed on reach it; a second TERM, INT or \
                   QUIT kills it. The lock is given back when the command and its process group have ended, not before.\n\nWhen the lock is lost, because Consul does not answer or \
-                  an operator frees it, the command is stopped before another can hold the lock. When this process is killed, the \
+                  an operator frees it, the command is stopped (--on-loss). A loss is told before another can hold the lock, unless an operator frees its key. When this process is killed, the \
                   command gets SIGKILL, and the lock opens when its session has expired.",
     after_help = "Exit codes:\n  the command's own, or 128 plus the number of the signal that ended it; 126 and 127 when it \
                   cannot be executed or does not exist\n  1    the process cannot catch signals\n  2    the command line or the settings are wrong\n  3    not acquired: others hold the \

@@ -49,7 +49,6 @@ impl PrefixWatch {
         });
         let view = view.unwrap_or_default();
         let entries: Entries<_> = view.entries.as_deref().cloned().unwrap_or_default();
-        let a_key = entries.keys().next().cloned();
         let read = {
             let prefix = prefix.to_owned();
             // The question is about every key that begins with the text.
@@ -58,7 +57,7 @@ impl PrefixWatch {
             }
         };
         Self {
-            follower: KvFollower::new(kv, longest_wait, prefix, read, entries, a_key),
+            follower: KvFollower::new(kv, longest_wait, prefix, read, str::to_owned, entries),
             store,
             view: watch::Sender::new(Arc::new(view)),
             is_saved,

@@ -39,6 +39,16 @@ pub fn settings_prefix(prefix: &str) -> String {
     format!("{prefix}/{SETTINGS}/")
 }
 
+/// The app that the document of this name is for. `None`: every app, or the name is of no document.
+pub fn document_app(name: &str) -> Option<&str> {
+    DocumentScope::of(name).and_then(|scope| scope.app())
+}
+
+/// Whether a key below [`settings_prefix`] is a document.
+pub fn is_document(name: &str) -> bool {
+    DocumentScope::of(name).is_some()
+}
+
 /// One version of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsDocument {
@@ -69,7 +79,7 @@ pub struct AppliedDocuments {
 }
 
 /// What became of a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DocumentResult {
     /// [`SettingsDocument::name`].
     pub name: String,
@@ -79,6 +89,8 @@ pub struct DocumentResult {
     pub state: DocumentState,
     /// The index of the version in effect: the current one, the last good one, or none.
     pub in_effect: Option<u64>,
+    /// The percentage of instances that the current version is for. `None`: all.
+    pub rollout: Option<f64>,
     /// Why the current version is refused; empty in the other states.
     pub problems: Vec<Problem>,
     /// What is suspicious in the current version.

@@ -54,7 +54,7 @@ pub use data::{DataError, DataNode};
 pub use diff::{RESTART_ONLY, ReloadPlan, SettingChange, fingerprint, plan_reload};
 pub use documents::{
     AppliedDocuments, DocumentResult, DocumentState, DocumentVersions, MAX_DOCUMENT_BYTES,
-    MAX_DOCUMENTS_BYTES, SettingsDocument, check_document, settings_prefix,
+    MAX_DOCUMENTS_BYTES, SettingsDocument, check_document, document_app, is_document, settings_prefix,
 };
 pub use error::{Problem, Problems, error_chain};
 pub use keys::keys;

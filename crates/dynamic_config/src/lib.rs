@@ -9,11 +9,25 @@
 //! |---|---|
 //! | `follower` | the loop: asks, applies, stores |
 //! | `store` | the last good versions, on disk |
+//! | `receipt` | what a sidecar says of the documents that concern it, and where |
+//! | `receipt_writer` | keeps that in the KV, under a session |
+//! | `versions` | documents, their earlier versions and the receipts, for an operator |
+//! | `spread` | which sidecars have applied which documents, by their receipts; pure |
 //!
 //! The crate does not read documents: `outrigger-config` does.
 
 mod follower;
+mod receipt;
+mod receipt_writer;
+mod spread;
 mod store;
+mod versions;
 
-pub use follower::{AppliedResults, DocumentFollower};
+pub use follower::{AppliedResults, DocumentFollower, FirstAnswer, FollowedDocuments, FollowerSignals};
+pub use receipt::{ROUTER, Receipt, ReceiptEntry, ReceiptState, receipt_key, receipts_prefix};
+pub use receipt_writer::{PlacedReceipt, ReceiptWrite, ReceiptWriter};
+pub use spread::{
+    DocumentSpread, SidecarSpread, SpreadResult, SpreadState, removal_of, spread_of, spread_result,
+};
 pub use store::DocumentStore;
+pub use versions::{DocumentVersionStore, EarlierVersion, FoundReceipt, KEPT_VERSIONS, Replaced};

@@ -1,8 +1,8 @@
 //! The question that is under way, and what its answer changes.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use outrigger_registry::{AnswerFuture, Consistency, Cursor, Error, Kv, KvAnswer, KvEntry, KvScope};
+use outrigger_registry::{Consistency, Cursor, Error, Kv, KvAnswer, KvEntry, KvScope};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
@@ -34,12 +34,27 @@ pub enum KvNews {
     Due,
 }
 
-/// The answer to one question: how long the registry took, the wait that was asked for, and what it says.
-type TimedAnswer = (Duration, Duration, Result<KvAnswer, Error>);
+/// Most entries that are looked at one by one, because an answer lacks them.
+const MAX_PROBED: usize = 16;
+
+/// The answer to one question.
+struct TimedAnswer {
+    took: Duration,
+    /// The wait that was asked for.
+    wait: Duration,
+    answer: Result<KvAnswer, Error>,
+    /// The names of the entries that are not in the answer because the token may not read them.
+    hidden: BTreeSet<String>,
+}
+
+/// An entry that counts: its name and its whole key.
+type KnownKey = (String, String);
 
 type Question = Pin<Box<dyn Future<Output = TimedAnswer> + Send>>;
 
 type ReadEntry<T> = Box<dyn Fn(KvEntry) -> Option<(String, T)> + Send + Sync>;
+
+type KeyOfName = Box<dyn Fn(&str) -> String + Send + Sync>;
 
 /// Follows the entries below one prefix.
 pub struct KvFollower<T> {
@@ -49,9 +64,10 @@ pub struct KvFollower<T> {
     read: ReadEntry<T>,
     believed: BelievedEntries<T>,
     pace: QuestionPace,
-    /// A key below the prefix that was there.
-    known_key: Option<String>,
     next: NextQuestion,
+    key_of: KeyOfName,
+    /// The entries that the token may not read, by the last answer.
+    hidden: BTreeSet<String>,
     question: Question,
 }
 
@@ -63,21 +79,21 @@ impl<T: fmt::Debug> fmt::Debug for KvFollower<T> {
 
 impl<T: Clone + PartialEq> KvFollower<T> {
     /// Asks nothing yet. `longest_wait` is the time that a question may wait at the registry. `read` makes the name and the content of an
-    /// entry; `None`: it does not count. `stored` are the entries of an earlier run, which count until the first answer;
-    /// `stored_key` is the whole key of one of them.
+    /// entry; `None`: it does not count. `key_of` makes the whole key of a name. `stored` are the entries of an earlier run, which count
+    /// until the first answer.
     pub fn new(
         kv: Arc<dyn Kv>,
         longest_wait: impl Fn() -> Duration + Send + Sync + 'static,
         prefix: &str,
         read: impl Fn(KvEntry) -> Option<(String, T)> + Send + Sync + 'static,
+        key_of: impl Fn(&str) -> String + Send + Sync + 'static,
         stored: Entries<T>,
-        stored_key: Option<String>,
     ) -> Self {
         let mut pace = QuestionPace::default();
         let first = pace.first(Instant::now());
         let (longest_wait, read) = (Box::new(longest_wait), Box::new(read));
         let believed = BelievedEntries::new(stored, first.at);
-        let known = stored_key.clone().filter(|_| !believed.entries().is_empty());
+        let known = known_keys(believed.entries(), &key_of);
         let question = ask(kv.clone(), prefix.to_owned(), longest_wait(), known, first);
         Self {
             kv,
@@ -86,8 +102,9 @@ impl<T: Clone + PartialEq> KvFollower<T> {
             read,
             believed,
             pace,
-            known_key: stored_key,
             next: first,
+            key_of: Box::new(key_of),
+            hidden: BTreeSet::new(),
             question,
         }
     }
@@ -107,6 +124,11 @@ impl<T: Clone + PartialEq> KvFollower<T> {
         self.believed.seen()
     }
 
+    /// The entries that the last answer lacks because the token may not read them. They count as they were.
+    pub fn hidden(&self) -> &BTreeSet<String> {
+        &self.hidden
+    }
+
     /// Asks, and waits for news. May be dropped at any time: the question goes on with the next call.
     pub async fn next(&mut self) -> KvNews {
         let due = self.believed.next_due();
@@ -114,8 +136,7 @@ impl<T: Clone + PartialEq> KvFollower<T> {
             answered = &mut self.question => answered,
             () = sleep_until_some(due) => return KvNews::Due,
         };
-        let (took, wait, answer) = answered;
-        let (news, next) = self.on_answer(took, wait, answer);
+        let (news, next) = self.on_answer(answered);
         self.next = next;
         self.prepare_question();
         news
@@ -131,7 +152,7 @@ impl<T: Clone + PartialEq> KvFollower<T> {
     }
 
     fn prepare_question(&mut self) {
-        let known = self.known_key.clone().filter(|_| !self.believed.entries().is_empty());
+        let known = known_keys(self.believed.entries(), &self.key_of);
         self.question = ask(self.kv.clone(), self.prefix.clone(), (self.longest_wait)(), known, self.next);
     }
 
@@ -145,21 +166,17 @@ impl<T: Clone + PartialEq> KvFollower<T> {
         self.believed.mark_changed();
     }
 
-    fn on_answer(
-        &mut self,
-        took: Duration,
-        wait: Duration,
-        answer: Result<KvAnswer, Error>,
-    ) -> (KvNews, NextQuestion) {
+    fn on_answer(&mut self, timed: TimedAnswer) -> (KvNews, NextQuestion) {
         let now = Instant::now();
+        let TimedAnswer { took, wait, answer, hidden } = timed;
         match answer {
             Ok(answer) => {
                 let is_back = self.pace.failures() > 0;
                 let (is_empty, cursor) = (answer.entries.is_empty(), answer.cursor);
-                if let Some(first) = answer.entries.first() {
-                    self.known_key = Some(first.key.clone());
-                }
-                let entries = answer.entries.into_iter().filter_map(&self.read).collect();
+                let mut entries: Entries<T> = answer.entries.into_iter().filter_map(&self.read).collect();
+                let kept = hidden.iter().filter_map(|name| self.entries().get_key_value(name));
+                entries.extend(kept.map(|(name, entry)| (name.clone(), entry.clone())));
+                self.hidden = hidden;
                 let is_new = self.believed.on_answer(entries, now);
                 let is_doubtful = self.believed.is_doubtful();
                 let traits = AnswerTraits { cursor, is_new, is_empty, is_doubtful, took, wait };
@@ -175,12 +192,16 @@ impl<T: Clone + PartialEq> KvFollower<T> {
     }
 }
 
-/// `known`: a key below the prefix that was there.
+fn known_keys<T>(entries: &Entries<T>, key_of: impl Fn(&str) -> String) -> Vec<KnownKey> {
+    entries.keys().map(|name| (name.clone(), key_of(name))).collect()
+}
+
+/// `known`: the entries that count.
 fn ask(
     kv: Arc<dyn Kv>,
     prefix: String,
     longest: Duration,
-    known: Option<String>,
+    known: Vec<KnownKey>,
     next: NextQuestion,
 ) -> Question {
     Box::pin(async move {
@@ -188,20 +209,50 @@ fn ask(
         let wait = if next.cursor == Cursor::START { Duration::ZERO } else { longest };
         let asked = Instant::now();
         let scope = KvScope::Prefix(&prefix);
-        let answer: AnswerFuture<'_, _> = kv.watch_kv(scope, next.cursor, Consistency::Default, longest);
-        let answer = match (answer.await, known) {
-            (Ok(answer), Some(known)) if answer.entries.is_empty() => {
-                check_readable(&*kv, &known, longest).await.map(|()| answer)
+        let mut answer = kv.watch_kv(scope, next.cursor, Consistency::Default, longest).await;
+        let mut hidden = BTreeSet::new();
+        if let Ok(listed) = &mut answer {
+            match find_hidden(&*kv, &known, listed, longest).await {
+                Ok(found) => hidden = found,
+                Err(error) => answer = Err(error),
             }
-            (answer, _) => answer,
-        };
-        (asked.elapsed(), wait, answer)
+        }
+        TimedAnswer { took: asked.elapsed(), wait, answer, hidden }
     })
 }
 
-/// That `key` may be read. To a token that may not, Consul shows a prefix as empty, and refuses to read a single key.
-async fn check_readable(kv: &dyn Kv, key: &str, longest: Duration) -> Result<(), Error> {
-    kv.watch_kv(KvScope::Key(key), Cursor::START, Consistency::Default, longest).await.map(|_| ())
+/// The names of the entries that `listed` lacks because the token may not read them. To such a token Consul shows a prefix without them, as
+/// if they were deleted, and refuses to read a single key.
+///
+/// An entry that was written in the meantime is added to `listed`.
+///
+/// # Errors
+/// When a key cannot be read, or the token may read none of the entries.
+async fn find_hidden(
+    kv: &dyn Kv,
+    known: &[KnownKey],
+    listed: &mut KvAnswer,
+    longest: Duration,
+) -> Result<BTreeSet<String>, Error> {
+    let is_empty = listed.entries.is_empty();
+    let shown: BTreeSet<_> = listed.entries.iter().map(|entry| entry.key.as_str()).collect();
+    let mut missing: Vec<_> = known.iter().filter(|(_, key)| !shown.contains(key.as_str())).collect();
+    // Rules are about prefixes: those that are not looked at are taken for hidden where one of the others is.
+    let rest = missing.split_off(missing.len().min(MAX_PROBED));
+    let mut hidden = BTreeSet::new();
+    for (name, key) in missing {
+        match kv.watch_kv(KvScope::Key(key), Cursor::START, Consistency::Default, longest).await {
+            Ok(answer) => listed.entries.extend(answer.entries),
+            Err(error) if error.is_forbidden() && !is_empty => {
+                hidden.insert(name.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if !hidden.is_empty() {
+        hidden.extend(rest.into_iter().map(|(name, _)| name.clone()));
+    }
+    Ok(hidden)
 }
 
 async fn sleep_until_some(at: Option<Instant>) {

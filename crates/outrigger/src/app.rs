@@ -6,6 +6,7 @@
 //! | `app_config` | what follows the app's configuration in the registry's KV |
 //! | `apply` | puts settings in place, at the start and at a reload |
 //! | `documents` | documents of the registry's KV over the settings of the file |
+//! | `receipts` | which of them this sidecar has applied, in the KV |
 //! | `stop` | drains, closes, waits for the requests in flight |
 //! | `hand_over` | leaves the listening sockets and the registration to another process |
 //! | `components` | what lives as long as the process |
@@ -41,6 +42,7 @@ mod documents;
 mod error;
 mod hand_over;
 mod listen;
+mod receipts;
 mod servers;
 mod start;
 mod stop;

@@ -123,6 +123,11 @@ impl Error {
         self.reports_missing(&["Unknown service", "unknown service", "No service registered with ID"])
     }
 
+    /// The token may not do this, or is unknown.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { status: 403, .. })
+    }
+
     /// The registry does not know the token, so it refuses every question.
     pub fn is_unknown_token(&self) -> bool {
         matches!(self, Self::Refused { status: 403, text, .. } if text.contains("ACL not found"))

@@ -230,6 +230,7 @@ impl Layers<'_> {
             index: *index,
             state: DocumentState::Refused,
             in_effect: None,
+            rollout: current.rollout,
             problems: Vec::new(),
             warnings: Vec::new(),
         };

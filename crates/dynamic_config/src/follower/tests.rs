@@ -20,10 +20,12 @@ const WAIT: Duration = Duration::from_secs(45);
 struct Rig {
     questions: mpsc::UnboundedReceiver<PendingKvQuestion>,
     applied: mpsc::UnboundedReceiver<(Instant, AppliedDocuments)>,
-    again: Arc<Notify>,
+    signals: FollowerSignals,
     kv: Arc<ScriptedKv>,
     /// How many applications fail.
     failing: Arc<Mutex<u32>>,
+    /// The next application takes this time.
+    slow: Arc<Mutex<Duration>>,
     task: JoinHandle<()>,
 }
 
@@ -38,20 +40,30 @@ impl Rig {
         let follower = DocumentFollower::open(kv.clone(), || WAIT, "team/outrigger", store);
         let stored = follower.documents();
         let (apply, applied) = mpsc::unbounded_channel();
-        let again = Arc::new(Notify::new());
+        let signals = FollowerSignals {
+            again: Arc::default(),
+            stop: CancellationToken::new(),
+            first_answer: watch::Sender::new(FirstAnswer::Pending),
+        };
         let failing = Arc::new(Mutex::new(0));
-        let fail = failing.clone();
+        let slow = Arc::new(Mutex::new(Duration::ZERO));
+        let (fail, wait) = (failing.clone(), slow.clone());
         let base = settings();
-        let task = tokio::spawn(follower.run(again.clone(), move |documents| {
+        let task = tokio::spawn(follower.run(signals.clone(), move |followed| {
+            let FollowedDocuments { documents, .. } = followed;
+            let takes = std::mem::take(&mut *wait.lock());
             let failing: u32 = std::mem::replace(&mut *fail.lock(), 0);
             *fail.lock() = failing.saturating_sub(1);
             let result = (failing == 0).then(|| base.with_documents(&documents, "shop-1"));
             if let Some(result) = &result {
                 let _ = apply.send((Instant::now(), result.clone()));
             }
-            async move { result.map(|result| result.documents) }
+            async move {
+                sleep(takes).await;
+                result.map(|result| result.documents)
+            }
         }));
-        (Self { questions, applied, again, kv, failing, task }, stored)
+        (Self { questions, applied, signals, kv, failing, slow, task }, stored)
     }
 
     async fn question(&mut self) -> PendingKvQuestion {
@@ -140,6 +152,7 @@ async fn an_empty_prefix_is_asked_about_every_half_minute_without_waiting() {
     let range = Duration::from_secs(24)..=Duration::from_secs(36);
     assert!(pauses.iter().all(|pause| range.contains(pause)), "{pauses:?}");
     assert!(pauses.iter().any(|pause| *pause != pauses[0]), "all sidecars would ask at once: {pauses:?}");
+    assert_eq!(rig.applied_timeout().await, 15, "after the first answer, which has nothing");
     before.answer(20, &[("defaults", 20, "timeout: 20s")]);
     assert_eq!(rig.applied_timeout().await, 20);
     assert_eq!(rig.question().await.cursor, Cursor::at(20));
@@ -198,6 +211,7 @@ async fn a_token_that_may_no_longer_read_changes_nothing() {
     }
     rig.kv.deny(false);
     rig.question().await.answer(2, &[]);
+    assert_eq!(rig.applied_timeout().await, 1, "after the first answer of this run");
     let gone = loop {
         tokio::select! {
             biased;
@@ -206,6 +220,111 @@ async fn a_token_that_may_no_longer_read_changes_nothing() {
         }
     };
     assert_eq!(gone.loaded, settings());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_that_the_token_may_no_longer_read_keeps_its_version() {
+    let (mut rig, _) = Rig::start(DocumentStore::none());
+    let (mine, theirs) = (("services/a", 1, "timeout: 1s"), ("services/b", 2, "timeout: 2s"));
+    rig.question().await.answer(2, &[mine, theirs, ("services/c", 2, "timeout: 3s")]);
+    let tuned = |applied: &AppliedDocuments| {
+        let tuned = applied.loaded.config.tuned.iter();
+        tuned.map(|one| (one.service.clone(), one.policy.timeout.as_secs())).collect::<Vec<_>>()
+    };
+    let of = |all: &[(&str, u64)]| all.iter().map(|(n, s)| ((*n).to_owned(), *s)).collect::<Vec<_>>();
+    assert_eq!(tuned(&rig.applied().await.1), of(&[("a", 1), ("b", 2), ("c", 3)]));
+    // One is hidden, another one is deleted at the same time.
+    rig.kv.hide(&["team/outrigger/settings/services/b"]);
+    rig.question().await.answer(3, &[mine]);
+    let question = rig.question().await;
+    assert_eq!(question.cursor, Cursor::at(3), "the rest is followed as before");
+    assert_eq!(tuned(&rig.applied().await.1), of(&[("a", 1), ("b", 2)]));
+    question.answer(4, &[("services/a", 4, "timeout: 4s")]);
+    assert_eq!(tuned(&rig.applied().await.1), of(&[("a", 4), ("b", 2)]));
+    // It may be read again, and is gone.
+    rig.kv.hide(&[]);
+    rig.question().await.answer(5, &[("services/a", 4, "timeout: 4s")]);
+    assert_eq!(tuned(&rig.applied().await.1), of(&[("a", 4)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_documents_that_are_missing_some_are_looked_at_and_the_others_are_taken_for_the_same() {
+    for (hidden, left) in [(true, 40), (false, 1)] {
+        let (mut rig, _) = Rig::start(DocumentStore::none());
+        let names: Vec<_> = (0..40).map(|n| format!("services/s{n:02}")).collect();
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), 1, "timeout: 1s")).collect();
+        rig.question().await.answer(1, &all);
+        assert_eq!(rig.applied().await.1.documents.len(), 40);
+        if hidden {
+            let keys: Vec<_> =
+                names[..39].iter().map(|name| format!("team/outrigger/settings/{name}")).collect();
+            rig.kv.hide(&keys.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        rig.question().await.answer(2, &all[39..]);
+        rig.signals.again.notify_one();
+        let last = ("services/s39", 3, "timeout: 3s");
+        rig.question().await.answer(3, &[last]);
+        let applied = loop {
+            tokio::select! {
+                biased;
+                () = sleep(Duration::from_secs(5)) => panic!("{left} documents are not applied"),
+                applied = rig.applied.recv() => {
+                    let applied = applied.unwrap().1;
+                    if applied.documents.len() == left && applied.documents[left - 1].index == 3 {
+                        break applied;
+                    }
+                }
+                question = rig.questions.recv() => drop(question),
+            }
+        };
+        assert_eq!(applied.loaded.config.tuned.len(), left);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_is_told_when_its_documents_are_in_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = || DocumentStore::at(folder.path(), "shop-80", "consul");
+    let (mut rig, _) = Rig::start(store());
+    let mut first = rig.signals.first_answer.subscribe();
+    let all = [("defaults", 1, "timeout: 1s")];
+    rig.question().await.fail();
+    first.wait_for(|state| *state == FirstAnswer::Failed).await.unwrap();
+    *rig.failing.lock() = 1;
+    rig.question().await.answer(1, &all);
+    rig.assert_nothing_is_applied_for(Duration::from_millis(900)).await;
+    assert_eq!(*first.borrow(), FirstAnswer::Failed, "the documents could not be applied yet");
+    first.wait_for(|state| *state == FirstAnswer::Received).await.unwrap();
+    assert_eq!(rig.applied_timeout().await, 1);
+    rig.question().await.fail();
+    rig.question().await;
+    assert_eq!(*first.borrow(), FirstAnswer::Received, "a later failure is another matter");
+    // The same documents as in the run before: they are applied again, because now they are the registry's.
+    let (mut rig, stored) = rig.restart(store());
+    assert_eq!(stored.len(), 1);
+    let mut first = rig.signals.first_answer.subscribe();
+    rig.question().await.answer(1, &all);
+    first.wait_for(|state| *state == FirstAnswer::Received).await.unwrap();
+    assert_eq!(rig.applied_timeout().await, 1);
+    // A token that may not ask.
+    let (mut rig, _) = rig.restart(store());
+    let mut first = rig.signals.first_answer.subscribe();
+    rig.kv.deny(true);
+    rig.question().await.answer(1, &[]);
+    first.wait_for(|state| *state == FirstAnswer::Refused).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_applied_when_the_follower_is_to_stop_is_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = || DocumentStore::at(folder.path(), "shop-80", "consul");
+    let (mut rig, _) = Rig::start(store());
+    *rig.slow.lock() = Duration::from_secs(3);
+    rig.question().await.answer(1, &[("defaults", 1, "timeout: 1s")]);
+    assert_eq!(rig.applied_timeout().await, 1);
+    rig.signals.stop.cancel();
+    rig.task.await.unwrap();
+    assert_eq!(store().load()["defaults"].index, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,7 +399,7 @@ async fn what_could_not_be_applied_is_applied_again_and_so_is_all_with_other_set
     let (applied_at, _) = rig.applied().await;
     assert_eq!(applied_at - at, 2 * APPLY_AGAIN);
     rig.question().await;
-    rig.again.notify_one();
+    rig.signals.again.notify_one();
     assert_eq!(rig.applied_timeout().await, 1);
     rig.assert_nothing_is_applied_for(Duration::from_secs(600)).await;
 }

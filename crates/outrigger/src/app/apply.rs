@@ -1,13 +1,13 @@
 //! Puts settings in place: those of the start, with nothing to keep, and every other ones. First every step that can
 //! fail, then every step that cannot. No connection is dropped, and nothing that was learned is forgotten.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_config::{
-    Api, ApiListen, Config, DocumentVersions, LoadedConfig, Origin, ReloadPlan, SocketAccess, error_chain,
-    fingerprint, plan_reload,
+    Api, ApiListen, Config, LoadedConfig, Origin, ReloadPlan, SocketAccess, error_chain, fingerprint,
+    plan_reload,
 };
-use outrigger_dynamic_config::AppliedResults;
+use outrigger_dynamic_config::{AppliedResults, FollowedDocuments};
 use outrigger_locks::LockManager;
 use outrigger_proxy::PreparedSettings;
 use outrigger_registry::consul::NewCredentials;
@@ -16,9 +16,10 @@ use tracing::{info, warn};
 
 use super::{
     components::{ActiveConfig, Components},
-    documents::{SettingLayers, instance_id},
+    documents::SettingLayers,
     error::ApplyError,
     listen::{ADMIN_LISTEN, API_LISTEN, ApiBindError, ListenFailures, METRICS_LISTEN},
+    receipts::instance_id,
     servers::{AdminServers, ServerChange},
 };
 use crate::{
@@ -75,16 +76,17 @@ impl Running {
         Box::pin(self.put_in_place(layered.loaded.clone())).await?;
         // The follower belongs to what it changes.
         let running = Arc::downgrade(self);
-        let apply = move |documents| {
+        let apply = move |followed| {
             let running = running.clone();
-            async move { running.upgrade()?.apply_documents(documents).await }
+            async move { running.upgrade()?.apply_documents(followed).await }
         };
         self.layers.note_applied(*layered, &self.components.events, apply);
         Ok(())
     }
 
     /// Puts documents of the registry's KV over the settings of the file. `None`: not now.
-    async fn apply_documents(&self, documents: Vec<DocumentVersions>) -> AppliedResults {
+    async fn apply_documents(&self, followed: FollowedDocuments) -> AppliedResults {
+        let FollowedDocuments { documents, is_answered } = followed;
         let _turn = self.layers.applying.lock().await;
         if self.components.lifecycle.handle().is_leaving() {
             return None;
@@ -102,6 +104,11 @@ impl Running {
             }
         }
         self.layers.note_results(&self.components.events, applied.documents.clone(), None, documents);
+        if is_answered {
+            let Components { proxy, registry, .. } = &*self.components;
+            let port = proxy.outbound_addrs().first().map(SocketAddr::port);
+            self.layers.receipts.publish(&base.config, port, &applied.documents, registry);
+        }
         Some(applied.documents)
     }
 

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use outrigger_config::{Config, ConfigFile, LoadedConfig, Origins};
+use outrigger_config::{Config, ConfigFile, LoadedConfig};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus, unix_time};
 use outrigger_events::Events;
 use outrigger_locks::{BootClock, LockManager, LocksOverview};
@@ -92,17 +92,18 @@ pub(super) struct Components {
 }
 
 impl Components {
-    /// Opens what `config` names of the settings that need a restart, and starts what needs no socket. The rest of
-    /// the settings is put in place by the caller.
+    /// Opens what `settings` name of those that need a restart, and starts what needs no socket. The rest of
+    /// the settings is put in place by the caller. The start learns until `first_documents` resolves, too.
     pub(super) fn open(
-        config: &Config,
-        origins: &Origins,
+        settings: &LoadedConfig,
         workers: Workers,
         metrics: prometheus::Registry,
         admin_thread: Handle,
         reload_handle: ReloadHandle,
+        first_documents: impl Future<Output = ()> + Send + 'static,
         from: StartFrom,
     ) -> Result<Self, StartError> {
+        let LoadedConfig { config, origins, .. } = settings;
         let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
             place: registry::location(&config.registry),
             source: error,
@@ -124,7 +125,9 @@ impl Components {
         discovery.set_liveness(proxy.liveness());
         discovery.start_contact_check();
         let learner = proxy.clone();
-        let first_answers = async move { learner.wait_for_first_answers().await };
+        let first_answers = async move {
+            tokio::join!(learner.wait_for_first_answers(), first_documents);
+        };
         let propagation = PropagationMonitor::new(config.drain, Some(discovery.clone()));
         let lifecycle = Lifecycle::start(first_answers, propagation, events.clone());
         lifecycle.register_metrics(&metrics)?;

@@ -1,19 +1,30 @@
 //! Documents of the registry's KV over the settings of the file.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use outrigger_config::{Config, DocumentResult, DocumentState, DocumentVersions, LoadedConfig, Registry};
-use outrigger_dynamic_config::{AppliedResults, DocumentFollower, DocumentStore};
+use outrigger_dynamic_config::{
+    AppliedResults, DocumentFollower, DocumentStore, FirstAnswer, FollowedDocuments, FollowerSignals,
+};
 use outrigger_events::{Event, EventKind, Events};
-use outrigger_registration::{build_registration, host_name};
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use prometheus::{IntGaugeVec, register_int_gauge_vec_with_registry};
-use tokio::sync::Notify;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
+use super::receipts::{Receipts, instance_id};
 use crate::registry::{self, OpenedRegistry};
+
+/// Longest wait of a start for the documents.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Longest wait at the end for documents that are being applied and saved.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The settings of the file, and the documents that are over them.
 #[derive(Debug)]
@@ -24,8 +35,22 @@ pub(super) struct SettingLayers {
     /// Notified: the documents are read again.
     again: Arc<Notify>,
     follower: Mutex<Option<RunningFollower>>,
+    first_answer: watch::Sender<FirstAnswer>,
+    start: watch::Sender<DocumentsAtStart>,
+    pub(super) receipts: Receipts,
     /// `outrigger_dynamic_config_documents`
     counts: IntGaugeVec,
+}
+
+/// What a start waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DocumentsAtStart {
+    /// The first settings are not in place.
+    Unknown,
+    /// No documents are followed.
+    None,
+    /// They are. `has_stored`: those of the run before are in place.
+    Followed { has_stored: bool },
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +65,8 @@ struct LayerState {
 #[derive(Debug)]
 struct RunningFollower {
     prefix: String,
-    _task: AbortOnDropHandle<()>,
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
 }
 
 /// What other settings of the file do to the follower.
@@ -74,6 +100,9 @@ impl SettingLayers {
             applying: tokio::sync::Mutex::default(),
             again: Arc::default(),
             follower: Mutex::default(),
+            first_answer: watch::Sender::new(FirstAnswer::Pending),
+            start: watch::Sender::new(DocumentsAtStart::Unknown),
+            receipts: Receipts::register(metrics)?,
             counts,
         };
         layers.count(&[]);
@@ -83,6 +112,27 @@ impl SettingLayers {
     /// The settings of the file that are in place, without documents.
     pub(super) fn base(&self) -> Option<LoadedConfig> {
         self.state.lock().base.clone()
+    }
+
+    /// Resolves once requests get the settings of the documents: the registry has said which ones there are, or those of the run
+    /// before are in place and the registry does not answer. Waits for [`FIRST_ANSWER_WITHIN`] at most.
+    pub(super) fn first_documents(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut start, mut first) = (self.start.subscribe(), self.first_answer.subscribe());
+        async move {
+            let start = start.wait_for(|start| *start != DocumentsAtStart::Unknown).await.map(|start| *start);
+            let Ok(DocumentsAtStart::Followed { has_stored }) = start else { return };
+            let is_settled = |state: &FirstAnswer| match state {
+                FirstAnswer::Pending => false,
+                FirstAnswer::Failed => has_stored,
+                FirstAnswer::Refused | FirstAnswer::Received => true,
+            };
+            if timeout(FIRST_ANSWER_WITHIN, first.wait_for(is_settled)).await.is_err() {
+                warn!(
+                    has_stored,
+                    "the registry has not answered for the settings in its KV, starting without"
+                );
+            }
+        }
     }
 
     /// What runs with these settings of the file. Puts nothing in place. Reads a small file when another prefix is to be followed.
@@ -113,28 +163,43 @@ impl SettingLayers {
     /// The settings are in place. A follower that begins calls `apply`.
     pub(super) fn note_applied<F, R>(&self, layered: LayeredSettings, events: &Events, apply: F)
     where
-        F: Fn(Vec<DocumentVersions>) -> R + Send + 'static,
+        F: Fn(FollowedDocuments) -> R + Send + 'static,
         R: Future<Output = AppliedResults> + Send + 'static,
     {
         let LayeredSettings { base, documents, results, change, .. } = layered;
         self.note_results(events, results, Some(base), documents);
-        let next = match change {
+        let (next, start) = match change {
             // What was refused may be good now.
             FollowerChange::Keep => return self.again.notify_one(),
-            FollowerChange::Stop => None,
+            FollowerChange::Stop => (None, DocumentsAtStart::None),
             FollowerChange::Start { prefix, follower } => {
-                let run = follower.run(self.again.clone(), apply);
-                let task = tokio::spawn(essential("the settings in the KV", run));
-                Some(RunningFollower { prefix, _task: AbortOnDropHandle::new(task) })
+                let has_stored = !follower.documents().is_empty();
+                let stop = CancellationToken::new();
+                let (again, first_answer) = (self.again.clone(), self.first_answer.clone());
+                let signals = FollowerSignals { again, stop: stop.clone(), first_answer };
+                let task = tokio::spawn(essential("the settings in the KV", follower.run(signals, apply)));
+                let task = AbortOnDropHandle::new(task);
+                (Some(RunningFollower { prefix, stop, task }), DocumentsAtStart::Followed { has_stored })
             }
         };
+        // The receipt of another prefix is not written before its documents are known.
+        self.receipts.withdraw();
         *self.follower.lock() = next;
+        self.start.send_replace(start);
     }
 
-    /// Follows no document any more. Returns when no settings are being put in place.
+    /// Follows no document any more, and withdraws the receipt. Returns when no settings are being put in place, and what was
+    /// applied is saved; after 5 s at most.
     pub(super) async fn stop(&self) {
         let follower = self.follower.lock().take();
-        drop(follower);
+        let stop_follower = async {
+            let Some(RunningFollower { stop, task, .. }) = follower else { return };
+            stop.cancel();
+            if timeout(STOP_WITHIN, task).await.is_err() {
+                warn!("documents of the KV are still being applied or saved, stopping all the same");
+            }
+        };
+        tokio::join!(stop_follower, self.receipts.stop());
         drop(self.applying.lock().await);
     }
 
@@ -200,15 +265,6 @@ fn event(kind: EventKind, result: &DocumentResult, reason: &str) -> Event {
     match result.service() {
         Some(service) => event.of_service(service),
         None => event,
-    }
-}
-
-/// The id of this instance in the registry; without a service, the name of the machine.
-pub(super) fn instance_id(config: &Config) -> String {
-    let host = host_name();
-    match config.services.first() {
-        Some(service) => build_registration(service, &host).id,
-        None => host,
     }
 }
 

@@ -52,7 +52,6 @@ impl App {
         from: StartFrom,
     ) -> Result<Self, StartError> {
         let settings = settings.into();
-        let LoadedConfig { config, origins, .. } = &settings;
         limits::raise_open_files();
         let is_after_another = from.is_after_another;
         let metrics = telemetry::new_metrics_registry()?;
@@ -61,12 +60,14 @@ impl App {
             "How often the sidecar started the app.",
             metrics
         )?;
-        let reload_metrics = reload::ReloadMetrics::register(&metrics, config)?;
+        let reload_metrics = reload::ReloadMetrics::register(&metrics, &settings.config)?;
         let layers = SettingLayers::register(&metrics)?;
         let (reload_handle, reload_worker) = reload::reload_channel();
         let admin_thread = AdminThread::start().map_err(StartError::Thread)?;
         let thread = admin_thread.handle().clone();
-        let components = Components::open(config, origins, workers, metrics, thread, reload_handle, from)?;
+        let documents = layers.first_documents();
+        let components =
+            Components::open(&settings, workers, metrics, thread, reload_handle, documents, from)?;
         let config_hash = reload_metrics.hash();
         let components = Arc::new(components);
         let running = Arc::new(Running { components, servers: AdminServers::default(), layers, config_hash });

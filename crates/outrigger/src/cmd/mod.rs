@@ -8,12 +8,13 @@
 //! | `runtime` | the runtime and the signals |
 //!
 //! Exit codes: 0 success; 1 something failed while the command ran (an occupied port, a second signal during a
-//! drain, a failed request in the demo); 2 the command line or the settings are wrong. `run -- app` exits with
-//! the app's code, or as a shell does with 127 where the app does not exist and 126 where it cannot be executed; `lock` exits with
-//! the command's code, and has codes of its own (`lock --help`).
+//! drain, a failed request in the demo); 2 the command line or the settings are wrong; 3 `config status`: not every
+//! sidecar has answered. `run -- app` exits with the app's code, or as a shell does with 127 where the app does not exist and 126
+//! where it cannot be executed; `lock` exits with the command's code, and has codes of its own (`lock --help`).
 
 mod admin_client;
 mod check;
+mod config;
 mod copy_to;
 mod demo;
 mod dev_registry;
@@ -61,6 +62,7 @@ enum Command {
     Lock(Box<lock::LockArguments>),
     #[command(name = lock::REPLACER)]
     ExecGuarded(lock::ExecGuardedArguments),
+    Config(config::ConfigArguments),
     DevRegistry(dev_registry::DevRegistryArguments),
     Demo(demo::DemoArguments),
     CopyTo(copy_to::CopyToArguments),
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Maintenance(arguments) => run_on_runtime(maintenance::run(arguments)),
         Command::Reload(arguments) => run_on_runtime(reload::run(arguments)),
         Command::Events(arguments) => run_on_runtime(events::run(arguments)),
+        Command::Config(arguments) => run_on_runtime(config::run(arguments)),
         Command::DevRegistry(arguments) => run_on_runtime(dev_registry::run(arguments)),
         Command::Demo(arguments) => run_on_runtime(demo::run(arguments)),
         Command::CopyTo(arguments) => copy_to::run(&arguments),
@@ -128,7 +131,7 @@ mod tests {
         let mut root = CommandLine::command();
         root.build();
         let commands: Vec<_> = root.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-        assert_eq!(commands.len(), 13);
+        assert_eq!(commands.len(), 14);
         for mut command in commands.into_iter().chain([root]) {
             let name = command.get_name().to_owned();
             for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
@@ -185,6 +188,8 @@ mod tests {
             "outrigger lock nightly -- ./backup",
             "outrigger lock -n 3 --wait 0s --on-loss kill --name me --prefix team/locks importers -- sh -c import",
             "outrigger lock --api unix:/run/outrigger/api.sock --api-token-file /t --ttl 2s nightly -- ./backup --wait",
+            "outrigger config put services/payments payments.yaml",
+            "outrigger config status services/payments --wait --timeout 1m",
             "outrigger version",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());

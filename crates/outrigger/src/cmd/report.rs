@@ -9,6 +9,8 @@ pub(super) enum CommandError {
     Settings(String),
     /// Something failed while the command ran: 1.
     Running(String),
+    /// What the command has a code of its own for.
+    WithCode(u8, String),
 }
 
 impl CommandError {
@@ -16,10 +18,15 @@ impl CommandError {
         Self::Running(what.into())
     }
 
+    pub(super) fn with_code(code: u8, what: impl Into<String>) -> Self {
+        Self::WithCode(code, what.into())
+    }
+
     pub(super) fn code(&self) -> ExitCode {
         match self {
             Self::Settings(_) => ExitCode::from(2),
             Self::Running(_) => ExitCode::from(1),
+            Self::WithCode(code, _) => ExitCode::from(*code),
         }
     }
 }
@@ -28,7 +35,7 @@ impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Settings(problems) => f.write_str(problems),
-            Self::Running(what) => write!(f, "outrigger: {what}"),
+            Self::Running(what) | Self::WithCode(_, what) => write!(f, "outrigger: {what}"),
         }
     }
 }

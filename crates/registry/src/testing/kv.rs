@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -23,6 +24,8 @@ use crate::{
 pub struct ScriptedKv {
     questions: mpsc::UnboundedSender<PendingKvQuestion>,
     is_denied: AtomicBool,
+    /// Whole keys.
+    hidden: Mutex<Vec<String>>,
 }
 
 impl ScriptedKv {
@@ -30,12 +33,17 @@ impl ScriptedKv {
     #[allow(clippy::new_ret_no_self, reason = "the two ends are made together")]
     pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<PendingKvQuestion>) {
         let (questions, asked) = mpsc::unbounded_channel();
-        (Arc::new(Self { questions, is_denied: AtomicBool::new(false) }), asked)
+        (Arc::new(Self { questions, is_denied: AtomicBool::new(false), hidden: Mutex::default() }), asked)
     }
 
     /// Whether the token may not read from now on: a prefix looks empty, a key is refused.
     pub fn deny(&self, is_denied: bool) {
         self.is_denied.store(is_denied, Relaxed);
+    }
+
+    /// The keys that the token may not read from now on. The test leaves them out of its answers.
+    pub fn hide(&self, keys: &[&str]) {
+        *self.hidden.lock() = keys.iter().map(|key| (*key).to_owned()).collect();
     }
 }
 
@@ -89,7 +97,9 @@ impl Kv for ScriptedKv {
     ) -> AnswerFuture<'a, KvAnswer> {
         let prefix = match scope {
             KvScope::Prefix(prefix) => prefix,
-            KvScope::Key(key) if self.is_denied.load(Relaxed) => {
+            KvScope::Key(key)
+                if self.is_denied.load(Relaxed) || self.hidden.lock().iter().any(|hidden| hidden == key) =>
+            {
                 let (request, text) = (format!("GET {key}"), "Permission denied".to_owned());
                 return Box::pin(async { Err(Error::Refused { request, status: 403, text, hint: None }) });
             }

@@ -201,7 +201,10 @@ fn list_missing(state: LifecycleState, registrations: &[ServiceRegistration]) ->
     match state {
         LifecycleState::Ready => Vec::new(),
         LifecycleState::Learning => {
-            vec!["the registry has not answered for every declared service yet".into()]
+            vec![
+                "the registry has not answered yet for every declared service, or for settings in its KV"
+                    .into(),
+            ]
         }
         LifecycleState::Draining => vec!["the sidecar is draining".into()],
         LifecycleState::Gone => vec!["the sidecar has stopped".into()],

@@ -7,7 +7,29 @@
 
 use outrigger_config::{Config, prefix_covers};
 
-use crate::ReadScope;
+/// What is read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ReadScope {
+    /// One key.
+    Key(String),
+    /// Every key that begins with this text.
+    Prefix(String),
+}
+
+impl ReadScope {
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Key(text) | Self::Prefix(text) => text,
+        }
+    }
+
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        match self {
+            Self::Key(own) => own == key,
+            Self::Prefix(prefix) => key.starts_with(prefix),
+        }
+    }
+}
 
 /// What `/v1/kv/` serves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -28,14 +28,14 @@ mod view;
 mod watch;
 mod watches;
 
-pub use allowed::AllowedKeys;
+pub use allowed::{AllowedKeys, ReadScope};
 pub use config_state::{ConfigPart, ConfigState, KnownConfig, content_version};
 pub use config_watch::{ConfigWatch, FollowedPart};
 pub use merged::{
     BlobFormat, ConfigView, EnvQuoting, HiddenProperty, LastGoodDocuments, MergedProperty, ProblemReason,
     PropertyLayer, PropertyOrigin, PropertyValue, RenderedConfig, SourceProperties, ViewProblem,
 };
-pub use reader::{KvRead, KvReadError, KvReader, KvReading, ReadScope};
+pub use reader::{KvRead, KvReadError, KvReader, KvReading};
 pub use store::PrefixStore;
 pub use view::{KvEntries, PrefixView};
 pub use watches::PrefixWatches;

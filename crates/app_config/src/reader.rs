@@ -6,7 +6,7 @@
 //!
 //! While the registry is away, the last good entries of the watch are the answer, with their age.
 //!
-//! The index of an answer never goes back for a client, also where that of the registry does ([`HandedIndex`]).
+//! The index of an answer never goes back for a client, also where that of the registry does (`HandedIndex`).
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use crate::{AllowedKeys, PrefixView, PrefixWatches};
+use crate::{AllowedKeys, PrefixView, PrefixWatches, allowed::ReadScope};
 
 /// Longest time for a question to the registry.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
@@ -41,30 +41,6 @@ const HURRY_INTERVAL: Duration = Duration::from_secs(2);
 const MAX_TARGETS: usize = 1024;
 /// An index above is no one that the registry gave.
 const LARGEST_INDEX: u64 = u64::MAX / 2;
-
-/// What is read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum ReadScope {
-    /// One key.
-    Key(String),
-    /// Every key that begins with this text.
-    Prefix(String),
-}
-
-impl ReadScope {
-    pub(crate) fn text(&self) -> &str {
-        match self {
-            Self::Key(text) | Self::Prefix(text) => text,
-        }
-    }
-
-    fn contains(&self, key: &str) -> bool {
-        match self {
-            Self::Key(own) => own == key,
-            Self::Prefix(prefix) => key.starts_with(prefix),
-        }
-    }
-}
 
 /// One read.
 #[derive(Debug, Clone)]

@@ -100,13 +100,13 @@ impl Kv for TestKv {
     }
 }
 
-struct Rig {
+struct ReaderRig {
     kv: Arc<TestKv>,
     watches: Arc<PrefixWatches>,
     reader: Arc<KvReader>,
 }
 
-impl Rig {
+impl ReaderRig {
     async fn start(prefix: &str) -> Self {
         let kv = Arc::new(TestKv {
             state: watch::Sender::new(KvState { index: 10, ..KvState::default() }),
@@ -178,7 +178,7 @@ fn values(reading: &KvReading) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn many_clients_that_wait_for_one_key_share_one_question() {
-    let rig = Rig::start("a/").await;
+    let rig = ReaderRig::start("a/").await;
     rig.put("a/x", "1");
     let first = rig.read(key("a/x"), 0, 0).await;
     assert_eq!((values(&first).as_str(), first.index, first.stale_for), ("1", 11, None));
@@ -210,7 +210,7 @@ async fn many_clients_that_wait_for_one_key_share_one_question() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_with_its_time_and_a_sixteenth_at_most() {
-    let rig = Rig::start("a/").await;
+    let rig = ReaderRig::start("a/").await;
     let index = rig.put("a/x", "1");
     rig.put("a/y", "1");
     let begun = Instant::now();
@@ -228,7 +228,7 @@ async fn a_wait_ends_with_its_time_and_a_sixteenth_at_most() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_that_appears_below_an_empty_prefix_is_seen_within_seconds() {
-    let rig = Rig::start("a/").await;
+    let rig = ReaderRig::start("a/").await;
     let none = rig.read(key("a/x"), 0, 0).await;
     assert_eq!((none.entries.len(), none.index), (0, 10));
     let (reading, put) = tokio::join!(rig.read(key("a/x"), none.index, 60), async {
@@ -248,7 +248,7 @@ async fn a_key_that_appears_below_an_empty_prefix_is_seen_within_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn the_index_of_a_client_never_goes_back() {
-    let rig = Rig::start("a/").await;
+    let rig = ReaderRig::start("a/").await;
     rig.put("a/x", "1");
     let mut index = rig.put("a/y", "1");
     assert_eq!(rig.read(prefix("a/"), 0, 0).await.index, index);
@@ -279,7 +279,7 @@ async fn the_index_of_a_client_never_goes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn while_the_registry_is_away_the_last_good_entries_are_answered_with_their_age() {
-    let rig = Rig::start("a/").await;
+    let rig = ReaderRig::start("a/").await;
     let index = rig.put("a/x", "1");
     let mut view = rig.watches.view("a/").unwrap();
     view.wait_for(|view| view.entries.as_ref().is_some_and(|entries| !entries.is_empty())).await.unwrap();
@@ -301,14 +301,14 @@ async fn while_the_registry_is_away_the_last_good_entries_are_answered_with_thei
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_and_an_unknown_state_are_errors() {
-    let rig = Rig::start("a/").await;
+    let rig = ReaderRig::start("a/").await;
     assert!(matches!(rig.try_read(key("b"), 0, 0).await, Err(KvReadError::NotAllowed)));
     rig.put("a/x", "1");
     sleep(Duration::from_secs(40)).await;
     rig.kv.state.send_modify(|state| state.is_refused = true);
     let refused = rig.try_read(key("a/x"), 0, 0).await.unwrap_err();
     assert!(matches!(refused, KvReadError::Registry(Error::Refused { status: 403, .. })), "{refused:?}");
-    let unknown = Rig::start("c/").await;
+    let unknown = ReaderRig::start("c/").await;
     unknown.kv.state.send_modify(|state| state.is_away = true);
     let error = unknown.try_read(key("c/x"), 0, 0).await.unwrap_err();
     assert!(matches!(error, KvReadError::Registry(_)), "{error:?}");
@@ -316,7 +316,7 @@ async fn a_refusal_and_an_unknown_state_are_errors() {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_waits_ends_with_the_server_and_with_its_permission() {
-    let rig = Rig::start("a/").await;
+    let rig = ReaderRig::start("a/").await;
     let index = rig.put("a/x", "1");
     let wait = Duration::from_secs(600);
     let read = KvRead { scope: key("a/x"), consistency: Consistency::Default, index, wait };
@@ -359,7 +359,7 @@ fn the_index_rises_with_the_registry_and_with_the_content_otherwise() {
 
 #[tokio::test(start_paused = true)]
 async fn the_indexes_that_are_remembered_are_bounded() {
-    let rig = Rig::start("a/").await;
+    let rig = ReaderRig::start("a/").await;
     for n in 0..MAX_TARGETS + 10 {
         rig.read(key(&format!("a/{n}")), 0, 0).await;
     }

@@ -225,13 +225,13 @@ async fn a_lost_place_of_a_semaphore_stays_taken_for_the_lock_delay(addr: Socket
     token(&attempt(consul, &place, &a).await);
     token(&attempt(consul, &place, &b).await);
     consul.close_session(&a).await.unwrap();
-    let mut known = KnownLock::with_lock_delay(delay);
+    let mut known = KnownLock::default().with_lock_delay(delay);
     let since = tokio::time::Instant::now();
     let mut attempt_c = async || consul.try_lock(&place, &c, b"c", &mut known).await.unwrap();
     assert_eq!(attempt_c().await, LockAttempt::Delayed);
     // A release of another place does not shorten it, and frees that place at once.
     assert!(consul.unlock(&place, &b, &mut KnownLock::default()).await.unwrap());
-    let mut known_d = KnownLock::with_lock_delay(delay);
+    let mut known_d = KnownLock::default().with_lock_delay(delay);
     let of_d = consul.try_lock(&place, &d, b"d", &mut known_d).await.unwrap();
     token(&of_d);
     assert_eq!(attempt_c().await, LockAttempt::Delayed);

@@ -403,7 +403,9 @@ impl SettingList {
         self.text("api.locks.prefix", &api.locks.prefix);
         self.text("api.locks.max_held", api.locks.max_held);
         self.text("api.locks.max_waiters", api.locks.max_waiters);
-        self.text("api.locks.lock_delay", format_duration(api.locks.lock_delay));
+        if let Some(delay) = api.locks.lock_delay {
+            self.text("api.locks.lock_delay", format_duration(delay));
+        }
         self.text("api.locks.ends_with_node", api.locks.ends_with_node);
         self.text("drain.timeout", format_duration(config.drain.timeout));
         self.text("drain.propagation", config.drain.propagation);

@@ -500,7 +500,7 @@ impl Shared {
     /// What the last attempt or release saw, which its next one gives back by [`remember`](Self::remember).
     fn take_known(&self, place: &LockPlace) -> KnownLock {
         let known = self.known.lock().remove(place);
-        known.unwrap_or_else(|| KnownLock::with_lock_delay(self.settings.lock_delay))
+        known.unwrap_or_default()
     }
 
     fn remember(&self, place: &LockPlace, known: KnownLock) {

@@ -192,6 +192,32 @@ async fn a_lease_promises_no_more_than_the_session_has_left_while_the_registry_i
     assert!(manager.renew(&lease.id).is_err());
 }
 
+/// An agent that leaves the cluster ends the sessions of its node, and its sidecars hear nothing.
+#[tokio::test(start_paused = true)]
+async fn a_long_lease_is_told_as_lost_before_another_can_hold_the_lock_although_nothing_is_heard() {
+    for ttl in [s(1), s(10), s(30), s(600)] {
+        let registry = FakeRegistry::new();
+        let (one, two) = (manager(&registry), manager(&registry));
+        let lease = one.lease(request(Duration::ZERO), Some("app".into()), ttl).await.unwrap();
+        let renewing = {
+            let (one, id) = (one.clone(), lease.id.clone());
+            tokio::spawn(async move {
+                while one.renew(&id).is_ok() {
+                    sleep(Duration::from_millis(300)).await;
+                }
+                Instant::now()
+            })
+        };
+        registry.fail_client(0, Some(Fault::Hangs));
+        registry.invalidate_all();
+        let next = two.hold(request(s(3600))).await.unwrap();
+        let (_, acquired_at) =
+            registry.acquired().into_iter().find(|(token, _)| *token == next.token()).unwrap();
+        let told_at = renewing.await.unwrap();
+        assert!(told_at <= acquired_at, "a ttl of {ttl:?}: told {:?} late", told_at - acquired_at);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_lock_delay_is_told_and_waited_for() {
     let registry = FakeRegistry::new();

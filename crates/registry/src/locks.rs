@@ -134,11 +134,12 @@ pub struct KnownLock {
 }
 
 impl KnownLock {
-    /// Nothing is known yet. `lock_delay`: for how long the place of a semaphore's holder stays taken after its session was ended.
+    /// `lock_delay`: for how long the place of a semaphore's holder stays taken after its session was ended.
     /// The registry keeps the lock-delay of a mutex; of a semaphore it knows nothing, so each contender counts from
     /// the moment at which it sees the loss. The default is no time.
-    pub fn with_lock_delay(lock_delay: Duration) -> Self {
-        Self { lock_delay, ..Self::default() }
+    #[must_use]
+    pub fn with_lock_delay(self, lock_delay: Duration) -> Self {
+        Self { lock_delay, ..self }
     }
 
     /// Those of `gone` that still take a place at `now`. `gone`: the holders that are listed now and have no session.
@@ -205,7 +206,7 @@ mod tests {
     async fn the_place_of_a_lost_holder_stays_taken_for_the_lock_delay_from_its_first_sight() {
         let start = Instant::now();
         let sessions = |ids: &[&str]| ids.iter().map(|id| SessionId::recorded(*id)).collect::<Vec<_>>();
-        let mut known = KnownLock::with_lock_delay(Duration::from_secs(15));
+        let mut known = KnownLock::default().with_lock_delay(Duration::from_secs(15));
         for (seconds, gone, closed) in [
             (0, &[][..], &[][..]),
             (1, &["a"], &["a"]),

@@ -82,7 +82,7 @@ fn read_locks(r: &mut Reader<'_>, s: &Section<'_>, out: &mut LockSettings) {
     r.set(s, "max_held", &mut out.max_held, integer(1..=10_000));
     r.set(s, "max_waiters", &mut out.max_waiters, integer(1..=100_000));
     // Without a delay, a holder that is cut off from the registry could work beside the next one.
-    r.set(s, "lock_delay", &mut out.lock_delay, duration_in(SECOND..=MINUTE));
+    r.set(s, "lock_delay", &mut out.lock_delay, |text| duration_in(SECOND..=MINUTE)(text).map(Some));
     r.set(s, "ends_with_node", &mut out.ends_with_node, switch);
 }
 

@@ -91,8 +91,9 @@ pub struct LockSettings {
     /// Most requests that wait for a lock at once. Default 1024, range 1–100000.
     pub max_waiters: usize,
     /// For how long the registry keeps a lock closed after it ended the session of the holder: the time that a holder
-    /// without news has to stop. Default 15s, which is Consul's; range 1s–60s, beyond which Consul takes 60 s.
-    pub lock_delay: Duration,
+    /// without news has to stop. Range 1s–60s, beyond which Consul takes 60 s. Absent (the default): as long as the session
+    /// lives without news, and at least 15 s, which is Consul's own.
+    pub lock_delay: Option<Duration>,
     /// A session also ends with the node of the agent: one round of gossip in which the other nodes do not see it frees its locks. Default
     /// false.
     pub ends_with_node: bool,
@@ -104,7 +105,7 @@ impl Default for LockSettings {
             prefix: "locks".into(),
             max_held: 256,
             max_waiters: 1024,
-            lock_delay: Duration::from_secs(15),
+            lock_delay: None,
             ends_with_node: false,
         }
     }

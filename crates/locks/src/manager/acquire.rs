@@ -25,8 +25,11 @@ use crate::{
 
 /// Shortest time to live of a session that Consul takes.
 const MIN_SESSION_TTL: Duration = Duration::from_secs(10);
-/// Longest one.
-const MAX_SESSION_TTL: Duration = Duration::from_secs(86_400);
+/// Longest one that is used. It is Consul's longest lock-delay: a session that is ended while this sidecar hears nothing still has to be told as
+/// lost before another can hold the lock.
+const MAX_SESSION_TTL: Duration = Duration::from_secs(60);
+/// Shortest lock-delay, where the settings have none.
+const MIN_LOCK_DELAY: Duration = Duration::from_secs(15);
 /// Least time between two attempts of one request.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest time between two attempts: where the watch of the lock says nothing.
@@ -38,6 +41,11 @@ const DELAY_INTERVAL: Duration = Duration::from_millis(500);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often in a row the registry may refuse the token before a request ends: a new token is not known to every server at once.
 const MAX_REFUSALS: u32 = 5;
+
+/// The time to live of the session for a request. A lease may live longer: its session is renewed meanwhile.
+fn session_ttl(request: &Acquire) -> Duration {
+    request.session_ttl.clamp(MIN_SESSION_TTL, MAX_SESSION_TTL)
+}
 
 /// A session that is not used by a hold yet.
 struct OpenSession {
@@ -126,7 +134,8 @@ impl Shared {
         if self.slots.available_permits() == 0 {
             return Err(too_many);
         }
-        let mut progress = Progress { known: self.take_known(&place), session: None };
+        let known = self.take_known(&place).with_lock_delay(self.lock_delay(session_ttl(&request)));
+        let mut progress = Progress { known, session: None };
         let attempted = self.attempt_until(&request, &place, &mut progress, until, given_up, &waiting).await;
         let Progress { known, session } = progress;
         let acquired = match (attempted, session) {
@@ -197,9 +206,10 @@ impl Shared {
                     return Ok((token, view.unwrap_or_else(|| self.views.open(place))));
                 }
                 Ok(LockAttempt::Held) => (RETRY_INTERVAL, self.waited_in_vain(place)),
-                Ok(LockAttempt::Delayed) => {
-                    (DELAY_INTERVAL, AcquireError::LockDelay { longest: self.settings.lock_delay })
-                }
+                Ok(LockAttempt::Delayed) => (
+                    DELAY_INTERVAL,
+                    AcquireError::LockDelay { longest: self.lock_delay(session_ttl(request)) },
+                ),
                 Ok(LockAttempt::OtherLimit(limit)) => return Err(AcquireError::LimitMismatch { limit }),
                 Ok(LockAttempt::OtherKind(kind)) => return Err(AcquireError::KindMismatch { kind }),
                 Ok(LockAttempt::SessionLost) => {
@@ -280,14 +290,19 @@ impl Shared {
         Ok(attempt)
     }
 
+    /// For how long a lock stays closed after the end of a session that lives for `ttl`.
+    fn lock_delay(&self, ttl: Duration) -> Duration {
+        self.settings.lock_delay.unwrap_or(ttl.max(MIN_LOCK_DELAY))
+    }
+
     async fn open_session(&self, request: &Acquire, place: &LockPlace) -> Result<OpenSession, RegistryError> {
-        let ttl = request.session_ttl.clamp(MIN_SESSION_TTL, MAX_SESSION_TTL);
+        let ttl = session_ttl(request);
         let name = format!("outrigger: lock {} of {}", request.name, self.holder);
         let sent_at = self.clock.now();
         let new = NewSession {
             name: &name,
             ttl,
-            lock_delay: self.settings.lock_delay,
+            lock_delay: self.lock_delay(ttl),
             removes_keys: place.limit > 1,
             ends_with_node: self.settings.ends_with_node,
         };

@@ -78,7 +78,8 @@ pub(super) struct LockArguments {
     /// Time from SIGTERM to SIGKILL. Keep it below the lock-delay: then the command has ended before the lock opens again.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     grace: Duration,
-    /// How long the lock outlives the last news from Consul, 10s to 24h. A shorter one of a sidecar's lease, from 1s, is kept by the sidecar.
+    /// How long the lock outlives the last news from Consul, 10s to 24h; above 1m it is 1m, which is the longest lock-delay. A shorter one of
+    /// a sidecar's lease, from 1s, is kept by the sidecar.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
     ttl: Duration,
     /// What other clients read of this holder, at most 4096 bytes.
@@ -90,7 +91,8 @@ pub(super) struct LockArguments {
     /// What the keys of locks begin with. Default: api.locks.prefix, which is locks.
     #[arg(long, value_name = "PREFIX", conflicts_with = "api", value_parser = parse_name, help_heading = "Registry")]
     prefix: Option<LockName>,
-    /// How long the lock stays closed after Consul ended its session, 1s to 1m. Default: api.locks.lock_delay, which is 15s.
+    /// How long the lock stays closed after Consul ended its session, 1s to 1m. Default: api.locks.lock_delay, else the --ttl, at
+    /// least 15s.
     #[arg(long, value_name = "DURATION", conflicts_with = "api", value_parser = parse_duration, help_heading = "Registry")]
     lock_delay: Option<Duration>,
     #[command(flatten)]

@@ -70,9 +70,7 @@ impl RegistryLocks {
         if let Some(prefix) = choice.prefix {
             settings.prefix = prefix.to_string();
         }
-        if let Some(delay) = choice.lock_delay {
-            settings.lock_delay = delay;
-        }
+        settings.lock_delay = choice.lock_delay.or(settings.lock_delay);
         let events = Events::new(outrigger_discovery::unix_time);
         let locks = LockManager::new(registry, settings, choice.holder, None, BootClock::Kernel, events);
         locks.map(|locks| Self { locks }).map_err(|error| failed(error.into()))

@@ -144,30 +144,36 @@ pub struct SpringSource {
 }
 
 impl SpringSource {
-    /// Its parts as Spring's `ConsulPropertySources` lists them, most specific first.
+    /// Its parts as Spring's `ConsulPropertySources` lists them, most specific first. With [`KvLayout::Files`] the ending counts before the
+    /// profile: every `.properties` of a profile hides the YAML files of all profiles.
     pub fn contexts(&self) -> Vec<ConfigContext> {
         let mut out = Vec::new();
         for name in [&self.app, &self.default_context] {
             let profiles = self.profiles.iter().rev();
-            let with_profile = profiles.map(|profile| format!("{name}{}{profile}", self.profile_separator));
-            for context in with_profile.chain([name.clone()]) {
-                self.add_context(&mut out, &context);
+            let with_profile: Vec<_> =
+                profiles.map(|profile| format!("{name}{}{profile}", self.profile_separator)).collect();
+            for names in [with_profile.as_slice(), std::slice::from_ref(name)] {
+                for (ending, layout) in self.endings() {
+                    out.extend(names.iter().map(|name| ConfigContext {
+                        prefix: format!("{}/{name}{ending}", self.root),
+                        layout,
+                    }));
+                }
             }
         }
         out
     }
 
-    fn add_context(&self, out: &mut Vec<ConfigContext>, context: &str) {
-        let path = format!("{}/{context}", self.root);
-        let mut add = |prefix, layout| out.push(ConfigContext { prefix, layout });
+    /// What follows the names of the parts, most specific first.
+    fn endings(&self) -> Vec<(String, KvLayout)> {
         match self.format {
-            KvLayout::Keys => add(format!("{path}/"), KvLayout::Keys),
-            KvLayout::Files => {
-                add(format!("{path}.properties"), KvLayout::Properties);
-                add(format!("{path}.yaml"), KvLayout::Yaml);
-                add(format!("{path}.yml"), KvLayout::Yaml);
-            }
-            blob => add(format!("{path}/{}", self.data_key), blob),
+            KvLayout::Keys => vec![("/".to_owned(), KvLayout::Keys)],
+            KvLayout::Files => vec![
+                (".properties".to_owned(), KvLayout::Properties),
+                (".yaml".to_owned(), KvLayout::Yaml),
+                (".yml".to_owned(), KvLayout::Yaml),
+            ],
+            blob => vec![(format!("/{}", self.data_key), blob)],
         }
     }
 }
@@ -313,26 +319,36 @@ mod tests {
         assert_eq!(prefixes(&spring(KvLayout::Keys, ",")), keys);
         let blobs: Vec<_> = keys.iter().map(|key| format!("{key}data")).collect();
         assert_eq!(prefixes(&spring(KvLayout::Yaml, ",")), blobs);
-        let one = SpringSource { profiles: vec!["prod".into()], ..spring(KvLayout::Files, "-") };
+        // With files the ending is the outer loop, the profile the inner one.
+        let files = spring(KvLayout::Files, "-");
         assert_eq!(
-            prefixes(&one),
+            prefixes(&files),
             [
                 "config/orders-prod.properties",
+                "config/orders-cloud.properties",
                 "config/orders-prod.yaml",
+                "config/orders-cloud.yaml",
                 "config/orders-prod.yml",
+                "config/orders-cloud.yml",
                 "config/orders.properties",
                 "config/orders.yaml",
                 "config/orders.yml",
                 "config/application-prod.properties",
+                "config/application-cloud.properties",
                 "config/application-prod.yaml",
+                "config/application-cloud.yaml",
                 "config/application-prod.yml",
+                "config/application-cloud.yml",
                 "config/application.properties",
                 "config/application.yaml",
                 "config/application.yml",
             ]
         );
-        let layouts: Vec<_> = one.contexts().into_iter().map(|context| context.layout).collect();
-        assert_eq!(layouts[..3], [KvLayout::Properties, KvLayout::Yaml, KvLayout::Yaml]);
+        for ConfigContext { prefix, layout } in files.contexts() {
+            let is_properties = prefix.ends_with(".properties");
+            let expected = if is_properties { KvLayout::Properties } else { KvLayout::Yaml };
+            assert_eq!(layout, expected, "{prefix}");
+        }
     }
 
     #[test]

@@ -89,8 +89,7 @@ impl<T: Clone + PartialEq> KvFollower<T> {
         key_of: impl Fn(&str) -> String + Send + Sync + 'static,
         stored: Entries<T>,
     ) -> Self {
-        let mut pace = QuestionPace::default();
-        let first = pace.first(Instant::now());
+        let first = QuestionPace::first(Instant::now());
         let (longest_wait, read) = (Box::new(longest_wait), Box::new(read));
         let believed = BelievedEntries::new(stored, first.at);
         let known = known_keys(believed.entries(), &key_of);
@@ -101,7 +100,7 @@ impl<T: Clone + PartialEq> KvFollower<T> {
             prefix: prefix.to_owned(),
             read,
             believed,
-            pace,
+            pace: QuestionPace::default(),
             next: first,
             key_of: Box::new(key_of),
             hidden: BTreeSet::new(),

@@ -55,12 +55,10 @@ pub(crate) struct AnswerTraits {
 pub(crate) struct QuestionPace {
     early: Duration,
     failures: u32,
-    asked_at: Option<Instant>,
 }
 
 impl QuestionPace {
-    pub(crate) fn first(&mut self, now: Instant) -> NextQuestion {
-        self.asked_at = Some(now);
+    pub(crate) fn first(now: Instant) -> NextQuestion {
         NextQuestion { at: now, cursor: Cursor::START }
     }
 
@@ -72,28 +70,24 @@ impl QuestionPace {
             true => (self.early * 2).clamp(EARLY_INTERVAL, EARLY_INTERVAL_MAX),
             false => Duration::ZERO,
         };
-        let next = match (answer.is_empty, answer.is_doubtful) {
+        match (answer.is_empty, answer.is_doubtful) {
             (true, true) => NextQuestion { at: now + DOUBTFUL_INTERVAL, cursor: Cursor::START },
             (true, false) => {
                 let factor = 1.0 + EMPTY_JITTER * (2.0 * random - 1.0);
                 NextQuestion { at: now + EMPTY_INTERVAL.mul_f64(factor), cursor: Cursor::START }
             }
             (false, _) => {
-                let gathered = self.asked_at.map_or(now, |at| at + GATHER);
-                NextQuestion { at: (now + self.early).max(gathered), cursor: answer.cursor }
+                let pause = self.early.max(GATHER.saturating_sub(answer.took));
+                NextQuestion { at: now + pause, cursor: answer.cursor }
             }
-        };
-        self.asked_at = Some(next.at);
-        next
+        }
     }
 
     /// `random` is uniform over all of `u64`.
     pub(crate) fn after_failure(&mut self, now: Instant, random: u64) -> NextQuestion {
         let pause = BACKOFF.pause(self.failures, random);
         self.failures = self.failures.saturating_add(1);
-        let at = now + pause;
-        self.asked_at = Some(at);
-        NextQuestion { at, cursor: Cursor::START }
+        NextQuestion { at: now + pause, cursor: Cursor::START }
     }
 
     /// Failures in a row.

@@ -88,6 +88,7 @@ async fn reason(addr: SocketAddr, method: &str, target: &str) -> (u16, String) {
 on_both_registries! {
     reads: super::reads_are_answered_as_by_the_agent;
     waits: super::a_read_that_waits_ends_with_a_change_and_with_its_time;
+    first_keys: super::keys_below_an_empty_prefix_end_a_wait_when_they_appear_and_when_they_change;
     refusals: super::nothing_but_what_is_allowed_is_read;
 }
 
@@ -145,6 +146,8 @@ async fn reads_are_answered_as_by_the_agent(consul: SocketAddr) {
     // As Go's net/http redirects.
     let target = "/v1/kv/config/orders/../orders//db/url";
     assert_eq!(seen(&ask(addr, "GET", target).await), seen(&ask(consul, "GET", target).await));
+    let with_query = format!("{target}?raw&stale");
+    assert_eq!(seen(&ask(addr, "GET", &with_query).await), seen(&ask(consul, "GET", &with_query).await));
     let moved = ask(addr, "GET", &format!("{target}?raw")).await;
     assert_eq!(moved.headers()["location"], "/v1/kv/config/orders/db/url?raw");
     app.shutdown().await;
@@ -203,6 +206,33 @@ async fn a_read_that_waits_ends_with_a_change_and_with_its_time(consul: SocketAd
     app.shutdown().await;
     let ended = waiting.await.unwrap();
     assert_eq!((ended.status(), index(ended.headers())), (StatusCode::OK, known));
+}
+
+async fn keys_below_an_empty_prefix_end_a_wait_when_they_appear_and_when_they_change(consul: SocketAddr) {
+    const TARGET: &str = "/v1/kv/config/orders/first";
+    let (app, addr) = start(consul).await;
+    let none = get(addr, TARGET).await.unwrap();
+    assert_eq!(none.status(), StatusCode::NOT_FOUND);
+    let mut known = index(none.headers());
+    for value in ["1", "2", "3"] {
+        let target = format!("{TARGET}?raw&index={known}&wait=50s");
+        let write = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            put(consul, TARGET, value).await.unwrap();
+            Instant::now()
+        };
+        let (mut read, written) = tokio::join!(ask(addr, "GET", &target), write);
+        // While there is no key, a write elsewhere ends a wait, too.
+        while &read.body()[..] != value.as_bytes() && written.elapsed() < LONG {
+            let target = format!("{TARGET}?raw&index={}&wait=50s", index(read.headers()));
+            read = ask(addr, "GET", &target).await;
+        }
+        // 2 s as documented, and time for a busy machine; the watch itself asks after 24 s at the earliest.
+        assert!(written.elapsed() < Duration::from_secs(12), "{value}: {:?}", written.elapsed());
+        assert!(index(read.headers()) > known, "{value}");
+        known = index(read.headers());
+    }
+    app.shutdown().await;
 }
 
 async fn nothing_but_what_is_allowed_is_read(consul: SocketAddr) {

@@ -238,12 +238,21 @@ async fn a_key_that_appears_below_an_empty_prefix_is_seen_within_seconds() {
     });
     assert_eq!(values(&reading), "1");
     assert!(put.elapsed() < Duration::from_secs(3), "{:?}", put.elapsed());
-    // And so is its end.
-    let (reading, ()) = tokio::join!(rig.read(key("a/x"), reading.index, 60), async {
+    // From then on the watch waits for changes: no pause is left of the time without keys.
+    let (reading, put) = tokio::join!(rig.read(key("a/x"), reading.index, 60), async {
+        sleep(Duration::from_secs(1)).await;
+        rig.put("a/x", "2");
+        Instant::now()
+    });
+    assert_eq!(values(&reading), "2");
+    assert!(put.elapsed() < Duration::from_millis(200), "{:?}", put.elapsed());
+    let (reading, deleted) = tokio::join!(rig.read(key("a/x"), reading.index, 60), async {
         sleep(Duration::from_secs(1)).await;
         rig.delete("a/x");
+        Instant::now()
     });
     assert_eq!(reading.entries.len(), 0);
+    assert!(deleted.elapsed() < Duration::from_millis(200), "{:?}", deleted.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

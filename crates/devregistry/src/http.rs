@@ -50,10 +50,12 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
     }
     let path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
     if let Some(clean) = route::clean_path(&path) {
-        return Err(Reply::moved_to(&clean, &head.method));
+        return Err(Reply::moved_to(&clean, head.uri.query(), &head.method));
     }
     if let Some(path) = route::add_missing_slash(&path) {
-        return Err(Reply::moved_to(&path, &head.method));
+        // Unlike the other redirect, this one has no question mark where nothing follows it.
+        let query = head.uri.query().filter(|query| !query.is_empty());
+        return Err(Reply::moved_to(&path, query, &head.method));
     }
     if !path.chars().all(route::is_printable) {
         return Err(Reply::bare(StatusCode::BAD_REQUEST));

@@ -75,13 +75,18 @@ impl Reply {
         Self { headers: Vec::new(), ..Self::text(StatusCode::OK, "Consul Agent") }
     }
 
-    /// A redirect to `to`.
-    pub(super) fn moved_to(to: &str, method: &Method) -> Self {
+    /// A redirect to `path` with this query, as Go's `ServeMux` answers.
+    pub(super) fn moved_to(path: &str, query: Option<&str>, method: &Method) -> Self {
         let mut reply = Self::bare(StatusCode::MOVED_PERMANENTLY);
-        let to = percent_encoding::utf8_percent_encode(to, PATH).to_string();
+        let mut to = percent_encoding::utf8_percent_encode(path, PATH).to_string();
+        if let Some(query) = query {
+            to.push('?');
+            to.extend(percent_encoding::utf8_percent_encode(query, percent_encoding::CONTROLS));
+        }
         if *method == Method::GET {
             reply = reply.with_header(header::CONTENT_TYPE, "text/html; charset=utf-8");
-            reply.body = format!("<a href=\"{to}\">Moved Permanently</a>.\n\n").into();
+            let href = html_escape(&to);
+            reply.body = format!("<a href=\"{href}\">Moved Permanently</a>.\n\n").into();
         }
         reply.with_header(header::LOCATION, &to)
     }
@@ -138,6 +143,12 @@ impl From<Refusal> for Reply {
     fn from(Refusal(status, text): Refusal) -> Self {
         Self::text(status, &text)
     }
+}
+
+/// As Go's net/http escapes the address in the page of a redirect.
+fn html_escape(text: &str) -> String {
+    let escapes = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&#34;"), ("'", "&#39;")];
+    escapes.iter().fold(text.to_owned(), |text, (sign, escape)| text.replace(sign, escape))
 }
 
 /// The characters that are escaped in a path.

@@ -37,9 +37,9 @@ const ASK_WITHIN: Duration = Duration::from_secs(10);
 const ASK_WITHIN_WHEN_AWAY: Duration = Duration::from_secs(1);
 /// How often a client that waits for a key of a prefix without keys makes the watch ask.
 const HURRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Most texts whose indexes are remembered.
+/// Most texts of which the indexes are remembered.
 const MAX_TARGETS: usize = 1024;
-/// An index above is no one that the registry gave.
+/// A larger index is not one that the registry gave.
 const LARGEST_INDEX: u64 = u64::MAX / 2;
 
 /// One read.

@@ -121,7 +121,7 @@ async fn the_api_is_served_on_a_unix_socket(consul: SocketAddr) {
     let error = outrigger::App::start(settings("0600"), Workers::CurrentRuntime).await.unwrap_err();
     let text = outrigger_config::error_chain(&error);
     assert!(text.contains("api.sock") && text.contains("another process listens there"), "{text}");
-    // A reload changes who may use it, and what is open goes on.
+    // A reload changes its mode, and what is open goes on.
     let mut open = UnixStream::connect(&path).await.unwrap();
     open.write_all(b"POST /v1/locks/jobs/hold HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
         .await

@@ -10,7 +10,7 @@ use crate::Listen;
 pub struct Api {
     /// Where it is served. Absent, the default: it is not. `localhost:7077` is the customary address.
     pub listen: Option<ApiListen>,
-    /// Who may use a Unix socket.
+    /// The mode and the owner of a Unix socket.
     pub socket: SocketAccess,
     /// A file with a secret that every request must have in the header `x-outrigger-token`. Absent: whatever reaches `listen` may
     /// use the API. Read again when it changes.

@@ -150,7 +150,7 @@ impl Running {
         let api = ServerChange::bind(api_before, ApiPlace::of(&config.api), |place| match place.listen {
             ApiListen::Tcp(listen) => bind(API_LISTEN)(listen).map_err(ApiBindError::Tcp),
             ApiListen::Unix(path) => {
-                // A reload that changes who may use it.
+                // A reload that changes its mode or its owner.
                 let replaces = old.and_then(|old| old.api.listen.as_ref()) == Some(place.listen);
                 let access = &config.api.socket;
                 BoundListeners::bind_unix(API_LISTEN, path, access, replaces, admin_thread, accepts.clone())

@@ -51,6 +51,14 @@ pub(super) enum WriteError {
         /// The user that owns it.
         owner: u32,
     },
+    /// Another user would get what is written.
+    #[error("{} is a file of user {owner}, in a folder that every user may write: remove it, or name another folder", path.display())]
+    ForeignFile {
+        /// The file.
+        path: PathBuf,
+        /// The user that owns it.
+        owner: u32,
+    },
     /// The links do not lead to a file.
     #[error("{} leads to more than {MAX_LINKS} links", path.display())]
     TooManyLinks {
@@ -101,6 +109,7 @@ pub(super) fn write_file(path: &Path, mode: u32, content: &[u8]) -> Result<Write
     let before = match fs::symlink_metadata(&target) {
         Ok(found) => {
             check_regular(&target, &found)?;
+            check_owner(&target, &found)?;
             Some(found)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -149,10 +158,25 @@ fn follow_links(path: &Path) -> Result<PathBuf, WriteError> {
 fn check_link(path: &Path) -> Result<(), WriteError> {
     let link = fs::symlink_metadata(path).map_err(WriteError::io("examine", path))?;
     let owner = link.uid();
-    if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+    if is_trusted(owner) {
         return Ok(());
     }
     Err(WriteError::ForeignLink { path: path.to_owned(), owner })
+}
+
+fn is_trusted(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
+}
+
+/// A file keeps its owner, so in a folder that every user may write any user could take the content by a file that is there first.
+fn check_owner(path: &Path, found: &Metadata) -> Result<(), WriteError> {
+    let folder = folder_of(path);
+    let folder = fs::metadata(folder).map_err(WriteError::io("examine", folder))?;
+    let owner = found.uid();
+    if folder.mode() & 0o002 == 0 || is_trusted(owner) || owner == folder.uid() {
+        return Ok(());
+    }
+    Err(WriteError::ForeignFile { path: path.to_owned(), owner })
 }
 
 /// The folder of a file, `.` for a bare name.
@@ -342,6 +366,27 @@ mod tests {
             let error = write_file(&at("link"), 0o600, b"new").unwrap_err().to_string();
             assert!(error.contains("is a link of user 54321"), "{error}");
             assert_eq!(fs::read_to_string(at("target")).unwrap(), "kept");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_user_in_a_folder_of_every_user_is_not_filled() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.env");
+        fs::write(&path, "planted").unwrap();
+        // Only root can give a file away.
+        if chown(&path, Some(54_321), None).is_ok() {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+            let error = write_file(&path, 0o600, b"new").unwrap_err().to_string();
+            assert!(error.contains("app.env is a file of user 54321"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "planted");
+            // In a folder of that user, and in one that no other user may write, it keeps its owner.
+            chown(folder.path(), Some(54_321), None).unwrap();
+            assert_eq!(write_file(&path, 0o600, b"new").unwrap(), WriteResult::Written);
+            assert_eq!(fs::metadata(&path).unwrap().uid(), 54_321);
+            chown(folder.path(), Some(0), None).unwrap();
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(write_file(&path, 0o600, b"newer").unwrap(), WriteResult::Written);
         }
     }
 

@@ -9,9 +9,11 @@ use outrigger_proxy::Reason;
 use outrigger_tests::{
     client,
     client::Client,
+    consul,
     instance::{Instance, Kill},
     process::Process,
     registry::ConsulAgent,
+    wait,
 };
 
 const ERRORS: &str = include_str!("../../docs/errors.md");
@@ -56,14 +58,23 @@ async fn scraped() -> BTreeSet<String> {
     ConsulAgent(registry.addr()).register("broken", &dead).await;
     dead.kill(Kill::Reset).await;
     let api = outrigger_net::reserve_addr();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("app.json");
+    let put = async |value: &str| {
+        let put = consul::http::put(registry.addr(), "/v1/kv/config/orders/a", value).await.unwrap();
+        assert_eq!(put.status(), 200);
+    };
+    put("1").await;
     let process = Process::run(&format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, port: {}, address: 127.0.0.1}}\n\
          upstreams: [{{service: payments, max_in_flight: 10}}, {{service: unknown}}, {{service: broken}}]\n\
          discovery: {{max_services: 3}}\n\
-         api: {{listen: \"{api}\"}}",
+         api: {{listen: \"{api}\", config: {{files: [{{prefix: config/orders/, path: {file:?}, \
+         on_change: {{http: \"http://{}/\"}}}}]}}}}",
         registry.addr(),
         app.addr().port(),
+        app.addr(),
     ))
     .await;
     process.wait_ready().await;
@@ -79,11 +90,19 @@ async fn scraped() -> BTreeSet<String> {
     let mut lock = Client::connect(api).await;
     let lease = format!("POST /v1/locks/jobs?ttl=10s HTTP/1.1\r\nHost: {api}\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(lock.exchange(&lease).await.status, 201);
-    let page = process.admin_get("/metrics").await.text();
-    page.lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-        .map(str::to_owned)
-        .collect()
+    // The first content of a file is no change.
+    wait::until_true("the file is written", || file.exists()).await;
+    put("2").await;
+    let page = async || process.admin_get("/metrics").await.text();
+    wait::until("the app is told of the file", wait::TIMEOUT, async || {
+        page().await.contains("outrigger_on_change_total{")
+    })
+    .await;
+    let families = |page: &str| {
+        let lines = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        lines.map(str::to_owned).collect()
+    };
+    families(&page().await)
 }
 
 /// Created by events that this test cannot cause without a race, or only with many requests.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use outrigger::ApiReason;
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_events::EventKind;
 use outrigger_proxy::Reason;
@@ -17,6 +18,7 @@ use outrigger_tests::{
 };
 
 const ERRORS: &str = include_str!("../../docs/errors.md");
+const LOCKS: &str = include_str!("../../docs/locks.md");
 const METRICS: &str = include_str!("../../docs/metrics.md");
 const EVENTS: &str = include_str!("../../docs/events.md");
 
@@ -24,6 +26,30 @@ const EVENTS: &str = include_str!("../../docs/events.md");
 fn first_cells(page: &str) -> BTreeSet<&str> {
     let cells = page.lines().filter_map(|line| line.strip_prefix('|')?.split('|').next());
     cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+}
+
+/// What follows a heading, up to the next one of its level.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = page.split_once(heading).unwrap();
+    rest.split("\n## ").next().unwrap()
+}
+
+#[test]
+fn errors_md_lists_every_reason_of_the_api_with_its_status_and_no_other() {
+    let table = section(ERRORS, "## Reasons of the API");
+    for reason in ApiReason::ALL {
+        let row = format!("| `{}` | {} |", reason.label(), reason.status().as_u16());
+        assert!(table.contains(&row), "{row} is not in docs/errors.md");
+    }
+    let reasons: BTreeSet<_> = ApiReason::ALL.iter().map(|reason| reason.label()).collect();
+    assert_eq!(first_cells(table), reasons);
+}
+
+#[test]
+fn locks_md_names_only_reasons_of_the_api() {
+    let reasons: BTreeSet<_> = ApiReason::ALL.iter().map(|reason| reason.label()).collect();
+    let named = first_cells(section(LOCKS, "## Errors"));
+    assert!(named.contains("lock_held") && named.is_subset(&reasons), "{named:?}");
 }
 
 #[test]
@@ -36,7 +62,7 @@ fn errors_md_lists_every_reason_with_its_status() {
 
 #[test]
 fn errors_md_names_only_reasons_that_exist() {
-    let (_, table) = ERRORS.split_once("## Every reason").unwrap();
+    let table = section(ERRORS, "## Every reason");
     let reasons: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
     assert_eq!(first_cells(table), reasons);
 }

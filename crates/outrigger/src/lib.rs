@@ -23,5 +23,6 @@ pub mod signal;
 mod sse;
 pub mod telemetry;
 
+pub use api::ApiReason;
 pub use app::{App, ApplyError, ShutdownSummary, StartError};
 pub use outrigger_registration::{LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus};

@@ -13,7 +13,7 @@ use outrigger_config::ConfigFormat;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::problem::ApiProblem;
+use super::{problem::ApiProblem, reason::ApiReason};
 use crate::{admin::ConnectionControl, sse::accepts_stream};
 
 mod origins;
@@ -65,19 +65,19 @@ fn answer_or_refuse(
 ) -> Result<Response, ApiProblem> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         let detail = "the configuration is read by GET and HEAD, and written in the registry's KV";
-        let problem = ApiProblem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+        let problem = ApiProblem::new(ApiReason::MethodNotAllowed, detail);
         return Err(problem.allow("GET, HEAD"));
     }
     let query = ConfigQuery::read(query)?;
     let Some(watch) = &backend.watch else {
         let detail = "the registry of this sidecar has no keys: registry.file is set";
-        return Err(ApiProblem::new(StatusCode::NOT_IMPLEMENTED, "no_kv", detail));
+        return Err(ApiProblem::new(ApiReason::NoKv, detail));
     };
     let mut states = watch.state();
     let state = states.borrow_and_update().clone();
     if state.parts.is_empty() {
         let detail = "api.config.sources names no part of a configuration";
-        return Err(ApiProblem::new(StatusCode::NOT_FOUND, "no_sources", detail));
+        return Err(ApiProblem::new(ApiReason::NoSources, detail));
     }
     if is_stream {
         query.check_stream()?;
@@ -152,7 +152,7 @@ fn unknown(state: &ConfigState) -> ApiProblem {
         })
         .collect();
     let detail = "a part of the configuration is not known: neither the registry nor an earlier run has answered for it";
-    let problem = ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "config_unknown", detail);
+    let problem = ApiProblem::new(ApiReason::ConfigUnknown, detail);
     problem.with("missing", missing).retry_after(std::time::Duration::from_secs(1))
 }
 

@@ -13,7 +13,7 @@ use axum::{
 };
 use outrigger_config::{ListenHost, SmallFile};
 
-use super::problem::ApiProblem;
+use super::{problem::ApiProblem, reason::ApiReason};
 use crate::admin::{AllowedHosts, OwnNames, single_host};
 
 /// The header with the token.
@@ -63,12 +63,11 @@ pub(super) async fn check_request(
             Ok(Ok(token)) if given.is_some_and(|given| is_same(&given, token.as_bytes())) => {}
             Ok(Ok(_)) => {
                 let detail = "the header x-outrigger-token must have the content of the file api.token_file";
-                return ApiProblem::new(StatusCode::UNAUTHORIZED, "token_required", detail).into_response();
+                return ApiProblem::new(ApiReason::TokenRequired, detail).into_response();
             }
             Ok(Err((path, error))) => {
                 let detail = format!("api.token_file {} cannot be read: {error}", path.display());
-                return ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "token_unreadable", detail)
-                    .into_response();
+                return ApiProblem::new(ApiReason::TokenUnreadable, detail).into_response();
             }
             // A panic was reported.
             Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -78,19 +77,16 @@ pub(super) async fn check_request(
 }
 
 fn check_origin(hosts: Option<&AllowedHosts>, headers: &HeaderMap) -> Result<(), ApiProblem> {
-    let refuse = |reason, detail| Err(ApiProblem::new(StatusCode::FORBIDDEN, reason, detail));
     let is_own = |host: http::uri::Authority| hosts.is_none_or(|hosts| hosts.allows(host.host()));
     if !single_host(headers).is_some_and(is_own) {
         let detail =
             "the Host header must be localhost, the address of api.listen or a name of outbound.names";
-        return refuse("foreign_host", detail);
+        return Err(ApiProblem::new(ApiReason::ForeignHost, detail));
     }
     let is_marked = headers.get_all("sec-fetch-site").iter().any(|site| site.as_bytes() != b"none");
     if headers.contains_key(header::ORIGIN) || is_marked {
-        return refuse(
-            "foreign_origin",
-            "pages in a browser may not use the API, and no setting allows them",
-        );
+        let detail = "pages in a browser may not use the API, and no setting allows them";
+        return Err(ApiProblem::new(ApiReason::ForeignOrigin, detail));
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use outrigger_config::error_chain;
 use outrigger_registry::{Consistency, Error, KvEntry};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{json, problem::ApiProblem, query::GoQuery};
+use super::{json, problem::ApiProblem, query::GoQuery, reason::ApiReason};
 use crate::admin::ConnectionControl;
 
 const ROOT: &str = "/v1/kv/";
@@ -112,7 +112,7 @@ async fn answer_or_refuse(
     // Consul refuses HEAD, too.
     if method != Method::GET {
         let detail = "the sidecar serves reads of keys alone: GET; write to Consul itself";
-        let problem = ApiProblem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+        let problem = ApiProblem::new(ApiReason::MethodNotAllowed, detail);
         return Err(KvRefusal::own(problem.allow("GET")));
     }
     let key = key_of(path, query)?;
@@ -126,11 +126,11 @@ async fn answer_or_refuse(
     if let Some(datacenter) = query.get("dc").filter(|name| !name.is_empty()) {
         let detail =
             format!("dc={datacenter}: the sidecar reads the keys of its agent's datacenter; leave dc out");
-        return Err(KvRefusal::own(ApiProblem::new(StatusCode::FORBIDDEN, "other_datacenter", detail)));
+        return Err(KvRefusal::own(ApiProblem::new(ApiReason::OtherDatacenter, detail)));
     }
     let Some(reader) = reader else {
         let detail = "the registry of this sidecar has no keys: registry.file is set";
-        return Err(KvRefusal::own(ApiProblem::new(StatusCode::NOT_IMPLEMENTED, "no_kv", detail)));
+        return Err(KvRefusal::own(ApiProblem::new(ApiReason::NoKv, detail)));
     };
     let scope = match form {
         AnswerForm::Key | AnswerForm::Raw => ReadScope::Key(key.clone()),
@@ -216,7 +216,7 @@ fn refusal_of(error: KvReadError, scope: &ReadScope) -> KvRefusal {
             let detail = format!(
                 "api.config.allow does not name {what}; without it, what api.config.sources and files name is served"
             );
-            KvRefusal::own(ApiProblem::new(StatusCode::FORBIDDEN, "key_not_allowed", detail))
+            KvRefusal::own(ApiProblem::new(ApiReason::KeyNotAllowed, detail))
         }
         // What Consul says to the sidecar's token or request.
         KvReadError::Registry(Error::Refused { status, text, .. }) if (400..500).contains(&status) => {
@@ -224,8 +224,7 @@ fn refusal_of(error: KvReadError, scope: &ReadScope) -> KvRefusal {
             KvRefusal::Consul(status, text.into())
         }
         KvReadError::Registry(error) => {
-            let problem =
-                ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable", error_chain(&error));
+            let problem = ApiProblem::new(ApiReason::RegistryUnavailable, error_chain(&error));
             KvRefusal::own(problem.retry_after(Duration::from_secs(1)))
         }
     }

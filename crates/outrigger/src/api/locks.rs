@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     problem::{ApiProblem, millis},
+    reason::ApiReason,
     request::{AcquireRequest, Target},
     stream::{hold_response, state_json, watch_response},
 };
@@ -44,7 +45,7 @@ async fn answer_or_refuse(
     let target = Target::read(method, path)?;
     let Some(locks) = locks else {
         let detail = "the registry of this sidecar keeps no locks: registry.file is set";
-        return Err(ApiProblem::new(StatusCode::NOT_IMPLEMENTED, "no_locks", detail));
+        return Err(ApiProblem::new(ApiReason::NoLocks, detail));
     };
     match target {
         Target::State(name) if accepts_stream(headers) => Ok(watch_response(name, &locks)),
@@ -90,9 +91,10 @@ fn lease_json(lease: &Lease, locks: &LockManager) -> Json<Value> {
 }
 
 async fn state(name: &LockName, locks: &LockManager) -> Result<Response, ApiProblem> {
-    let view = locks.view(name).await.map_err(|error| {
-        ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable", error_chain(&error))
-    })?;
+    let view = locks
+        .view(name)
+        .await
+        .map_err(|error| ApiProblem::new(ApiReason::RegistryUnavailable, error_chain(&error)))?;
     let mut body = state_json(name, &view.watched, &view.holders);
     body["waiters_here"] = view.waiters.into();
     Ok(Json(body).into_response())
@@ -104,6 +106,6 @@ fn check_restored(locks: &LockManager, id: &str) -> Result<(), ApiProblem> {
         return Ok(());
     }
     let detail = "the leases of the last run of this sidecar are being taken over; ask again";
-    let problem = ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, "restoring", detail);
+    let problem = ApiProblem::new(ApiReason::Restoring, detail);
     Err(problem.retry_after(std::time::Duration::from_secs(1)))
 }

@@ -11,6 +11,7 @@
 //! | `query`, `json` | what Consul reads and writes with the libraries of Go |
 //! | `stream` | a lock that is held by a connection; the changes of a lock |
 //! | `problem` | errors as `application/problem+json` |
+//! | `reason` | the closed list of their reasons |
 
 mod config;
 mod guard;
@@ -19,6 +20,7 @@ mod kv;
 mod locks;
 mod problem;
 mod query;
+mod reason;
 mod request;
 mod stream;
 
@@ -31,6 +33,7 @@ use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 
 pub(crate) use config::ConfigBackend;
 pub(crate) use guard::{ApiGuard, read_token};
+pub use reason::ApiReason;
 
 /// Largest request body, bytes.
 const MAX_BODY: usize = 64 * 1024;

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use outrigger_config::error_chain;
 use outrigger_locks::{AcquireError, KnownHolder, LeaseError};
 use serde_json::{Value, json};
+
+use super::reason::ApiReason;
 
 /// The header that names the reason, as on the data path.
 const ERROR_HEADER: &str = "x-outrigger-error";
@@ -16,8 +18,7 @@ const ERROR_HEADER: &str = "x-outrigger-error";
 /// An error that is answered.
 #[derive(Debug)]
 pub(super) struct ApiProblem {
-    status: StatusCode,
-    reason: &'static str,
+    reason: ApiReason,
     detail: String,
     /// Further members of the body.
     members: Vec<(&'static str, Value)>,
@@ -27,12 +28,12 @@ pub(super) struct ApiProblem {
 }
 
 impl ApiProblem {
-    pub(super) fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, reason, detail: detail.into(), members: Vec::new(), retry_after: None, allow: None }
+    pub(super) fn new(reason: ApiReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), members: Vec::new(), retry_after: None, allow: None }
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+        Self::new(ApiReason::BadRequest, detail)
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
@@ -53,19 +54,20 @@ impl ApiProblem {
 
 impl IntoResponse for ApiProblem {
     fn into_response(self) -> Response {
+        let (reason, status) = (self.reason.label(), self.reason.status());
         let mut body = json!({
-            "type": format!("urn:outrigger:{}", self.reason),
-            "status": self.status.as_u16(),
-            "reason": self.reason,
+            "type": format!("urn:outrigger:{reason}"),
+            "status": status.as_u16(),
+            "reason": reason,
             "detail": self.detail,
         });
         for (name, value) in self.members {
             body[name] = value;
         }
-        let mut response = (self.status, format!("{body}\n")).into_response();
+        let mut response = (status, format!("{body}\n")).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(ERROR_HEADER, HeaderValue::from_static(self.reason));
+        headers.insert(ERROR_HEADER, HeaderValue::from_static(reason));
         if let Some(methods) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));
         }
@@ -81,16 +83,7 @@ impl IntoResponse for ApiProblem {
 impl From<AcquireError> for ApiProblem {
     fn from(error: AcquireError) -> Self {
         use AcquireError as E;
-        let status = match &error {
-            E::Held { .. } | E::LockDelay { .. } | E::LimitMismatch { .. } | E::KindMismatch { .. } => {
-                StatusCode::CONFLICT
-            }
-            E::Registry(_) | E::TokenRegressed { .. } | E::Restoring | E::Draining => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            E::TooManyHeld { .. } | E::TooManyWaiters { .. } => StatusCode::TOO_MANY_REQUESTS,
-        };
-        let problem = Self::new(status, error.reason(), error_chain(&error));
+        let problem = Self::new(ApiReason::from(&error), error_chain(&error));
         match error {
             E::Held { holders } => {
                 let holders: Vec<_> = holders.iter().map(holder_json).collect();
@@ -106,7 +99,7 @@ impl From<AcquireError> for ApiProblem {
 
 impl From<LeaseError> for ApiProblem {
     fn from(error: LeaseError) -> Self {
-        let problem = Self::new(StatusCode::GONE, "lock_lost", error.to_string());
+        let problem = Self::new(ApiReason::LockLost, error.to_string());
         match error {
             LeaseError::Unknown => problem.with("loss", "unknown_lease"),
             LeaseError::Lost(reason) => problem.with("loss", reason.name()),
@@ -141,8 +134,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 /// The answer to an unknown path.
 pub(super) async fn not_found() -> Response {
     ApiProblem::new(
-        StatusCode::NOT_FOUND,
-        "not_found",
+        ApiReason::NotFound,
         "there is no such path; the API has /v1/config, /v1/kv/KEY, /v1/locks/NAME and /v1/leader/NAME",
     )
     .into_response()

@@ -8,7 +8,7 @@ use outrigger_locks::{Acquire, LockName};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use super::problem::ApiProblem;
+use super::{problem::ApiProblem, reason::ApiReason};
 
 /// Longest wait of a request.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -70,11 +70,7 @@ impl Target {
             (&Method::DELETE, _) => {
                 Err(ApiProblem::bad_request("a lease is given back by DELETE /v1/locks/NAME/LEASE"))
             }
-            _ => Err(ApiProblem::new(
-                axum::http::StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "a lock takes GET, POST and DELETE",
-            )),
+            _ => Err(ApiProblem::new(ApiReason::MethodNotAllowed, "a lock takes GET, POST and DELETE")),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What a request for the configuration asks for.
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use outrigger_app_config::EnvQuoting;
 use outrigger_config::ConfigFormat;
 
-use crate::api::problem::ApiProblem;
+use crate::api::{problem::ApiProblem, reason::ApiReason};
 
 /// The formats by their names.
 const FORMATS: [(&str, ConfigFormat); 4] = [
@@ -116,7 +116,7 @@ pub(super) fn accepted_format(headers: &HeaderMap) -> Result<ConfigFormat, ApiPr
     best.map(|(_, format)| format).ok_or_else(|| {
         let detail = "the configuration can be had as application/json, application/yaml, text/x-java-properties and text/plain \
                       (NAME=value)";
-        ApiProblem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail)
+        ApiProblem::new(ApiReason::NotAcceptable, detail)
     })
 }
 

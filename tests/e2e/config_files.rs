@@ -100,7 +100,9 @@ impl Deployed {
     async fn try_app(&self) -> Option<Value> {
         tokio::net::TcpStream::connect(self.app).await.ok()?;
         let mut client = Client::connect(self.app).await;
-        let answer = client.exchange("GET /state HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n").await;
+        // An app that ends meanwhile resets the connection.
+        client.try_send("GET /state HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n").await.ok()?;
+        let answer = client.try_response_to("GET").await.ok()?;
         serde_json::from_str(&answer.text()).ok()
     }
 

@@ -309,8 +309,9 @@ async fn nothing_but_what_is_allowed_is_read(consul: SocketAddr) {
 #[tokio::test]
 async fn while_consul_is_away_the_last_good_answers_are_served_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
+    // A port that no other test gets when this one gives it back.
     let registry =
-        DevRegistry::bind(([127, 0, 0, 1], 0).into(), DevRegistryOptions::default()).await.unwrap();
+        DevRegistry::bind(outrigger_net::reserve_addr(), DevRegistryOptions::default()).await.unwrap();
     let consul = registry.addr();
     fill(consul).await;
     let settings = |cache: &str| {

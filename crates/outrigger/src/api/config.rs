@@ -13,7 +13,7 @@ use outrigger_config::ConfigFormat;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{problem::ApiProblem, reason::ApiReason};
+use super::{problem::ApiProblem, reason::ApiReason, stale::mark_stale};
 use crate::{admin::ConnectionControl, sse::accepts_stream};
 
 mod origins;
@@ -24,8 +24,6 @@ use origins::origins_json;
 use request::{ConfigQuery, accepted_format};
 use stream::follow_config;
 
-/// The configuration is what the registry answered last, and it does not answer now.
-const STALE: HeaderName = HeaderName::from_static("x-outrigger-stale");
 /// How many keys and properties are not used as they are.
 const PROBLEMS: HeaderName = HeaderName::from_static("x-outrigger-config-problems");
 
@@ -70,8 +68,7 @@ fn answer_or_refuse(
     }
     let query = ConfigQuery::read(query)?;
     let Some(watch) = &backend.watch else {
-        let detail = "the registry of this sidecar has no keys: registry.file is set";
-        return Err(ApiProblem::new(ApiReason::NoKv, detail));
+        return Err(ApiProblem::no_kv());
     };
     let mut states = watch.state();
     let state = states.borrow_and_update().clone();
@@ -114,8 +111,7 @@ fn answer_or_refuse(
         fields.insert(PROBLEMS, problems.into());
     }
     if state.is_stale() {
-        fields.insert(STALE, HeaderValue::from_static("true"));
-        fields.extend(state.age(Instant::now()).map(|age| (header::AGE, age.as_secs().into())));
+        mark_stale(fields, state.age(Instant::now()));
     }
     Ok(response)
 }

@@ -15,7 +15,7 @@ use outrigger_config::error_chain;
 use outrigger_registry::{Consistency, Error, KvEntry};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{json, problem::ApiProblem, query::GoQuery, reason::ApiReason};
+use super::{json, problem::ApiProblem, query::GoQuery, reason::ApiReason, stale::mark_stale};
 use crate::admin::ConnectionControl;
 
 const ROOT: &str = "/v1/kv/";
@@ -40,7 +40,6 @@ const ESCAPED_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'=')
     .remove(b'@');
 
-const STALE: HeaderName = HeaderName::from_static("x-outrigger-stale");
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
@@ -129,8 +128,7 @@ async fn answer_or_refuse(
         return Err(KvRefusal::own(ApiProblem::new(ApiReason::OtherDatacenter, detail)));
     }
     let Some(reader) = reader else {
-        let detail = "the registry of this sidecar has no keys: registry.file is set";
-        return Err(KvRefusal::own(ApiProblem::new(ApiReason::NoKv, detail)));
+        return Err(KvRefusal::own(ApiProblem::no_kv()));
     };
     let scope = match form {
         AnswerForm::Key | AnswerForm::Raw => ReadScope::Key(key.clone()),
@@ -279,8 +277,7 @@ impl AnswerForm {
         headers
             .insert(LAST_CONTACT, u64::try_from(reading.last_contact.as_millis()).unwrap_or(u64::MAX).into());
         if let Some(age) = reading.stale_for {
-            headers.insert(header::AGE, age.as_secs().into());
-            headers.insert(STALE, HeaderValue::from_static("true"));
+            mark_stale(headers, Some(age));
         }
         response
     }

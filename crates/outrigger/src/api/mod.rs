@@ -9,6 +9,7 @@
 //! | `config` | the merged configuration, and its stream |
 //! | `kv` | reads of keys, as Consul answers them |
 //! | `query`, `json` | what Consul reads and writes with the libraries of Go |
+//! | `stale` | the fields of an answer that the registry has not confirmed |
 //! | `stream` | a lock that is held by a connection; the changes of a lock |
 //! | `problem` | errors as `application/problem+json` |
 //! | `reason` | the closed list of their reasons |
@@ -22,6 +23,7 @@ mod problem;
 mod query;
 mod reason;
 mod request;
+mod stale;
 mod stream;
 
 use std::sync::Arc;

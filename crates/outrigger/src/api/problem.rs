@@ -36,6 +36,11 @@ impl ApiProblem {
         Self::new(ApiReason::BadRequest, detail)
     }
 
+    /// The registry is a file.
+    pub(super) fn no_kv() -> Self {
+        Self::new(ApiReason::NoKv, "the registry of this sidecar has no keys: registry.file is set")
+    }
+
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.members.push((name, value.into()));
         self

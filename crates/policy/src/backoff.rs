@@ -29,6 +29,11 @@ impl Backoff {
         Duration::from_nanos(pause as u64)
     }
 
+    /// As [`pause`](Self::pause), and at least half of the longest one.
+    pub fn pause_of_half(&self, n: u32, random: u64) -> Duration {
+        self.max_pause(n) / 2 + self.pause(n, random) / 2
+    }
+
     /// The longest [`pause`](Self::pause) for `n`.
     pub fn max_pause(&self, n: u32) -> Duration {
         let doublings = 1_u32.checked_shl(n).unwrap_or(u32::MAX);

@@ -39,7 +39,7 @@ pub(super) async fn post_until_taken(url: &LoopbackUrl) -> Result<u32, String> {
             Err(why) => failure = why,
         }
         if failures + 1 < MAX_TRIES {
-            sleep(BACKOFF.max_pause(failures) / 2 + BACKOFF.pause(failures, fastrand::u64(..)) / 2).await;
+            sleep(BACKOFF.pause_of_half(failures, fastrand::u64(..))).await;
         }
     }
     Err(format!("{failure}, after {MAX_TRIES} tries"))

@@ -303,7 +303,7 @@ impl<T: RestartTarget> RestartCoordinator<T> {
                     }
                 }
             }
-            sleep(BACKOFF.max_pause(failures) / 2 + BACKOFF.pause(failures, fastrand::u64(..)) / 2).await;
+            sleep(BACKOFF.pause_of_half(failures, fastrand::u64(..))).await;
         }
         Err(())
     }

@@ -316,8 +316,7 @@ impl Supervisor<'_> {
         if std::mem::take(&mut self.last_run) >= STABLE_AFTER {
             self.short_runs = 0;
         }
-        let longest = RESTART_BACKOFF.max_pause(self.short_runs);
-        let pause = longest / 2 + RESTART_BACKOFF.pause(self.short_runs, fastrand::u64(..)) / 2;
+        let pause = RESTART_BACKOFF.pause_of_half(self.short_runs, fastrand::u64(..));
         self.short_runs = self.short_runs.saturating_add(1);
         warn!(code = self.exit_code, ?pause, "starting the app again");
         self.deadline = Some(Instant::now() + pause);

@@ -14,6 +14,8 @@ proptest! {
         let pause = backoff.pause(n, random);
         prop_assert!(pause.as_nanos() <= ceiling * 1_000_000, "{:?} above {}ms", pause, ceiling);
         prop_assert!(backoff.max_pause(n) <= backoff.max_pause(n.saturating_add(1)));
+        let longer = backoff.pause_of_half(n, random);
+        prop_assert!(backoff.max_pause(n) / 2 <= longer && longer <= backoff.max_pause(n), "{:?}", longer);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{app_config::AppConfigParts, error::StartError};
+use super::{app_config::AppConfigParts, error::StartError, receipts::instance_id};
 use crate::{
     admin::AdminBackend,
     config_files::{AppFiles, FileSummary, KvContent, RestartSummary},
@@ -217,11 +217,8 @@ fn open_locks(
         .as_ref()
         .zip(name.as_ref())
         .map(|(folder, name)| folder.join(format!("locks-{name}")));
-    let holder = match config.services.first() {
-        Some(service) => build_registration(service, &host_name()).id,
-        None => host_name(),
-    };
-    LockManager::new(registry, config.api.locks.clone(), holder, folder.as_deref(), BootClock::Kernel, events)
+    let (settings, holder) = (config.api.locks.clone(), instance_id(config));
+    LockManager::new(registry, settings, holder, folder.as_deref(), BootClock::Kernel, events)
 }
 
 impl AdminBackend for Components {

@@ -18,7 +18,7 @@ use super::{
     restart::{RestartRequests, RestartTerms},
     writer::{WriteResult, write_file},
 };
-use crate::process::{AppControl, AppRequest};
+use crate::process::{AppControl, AppRequest, signal_name};
 
 /// A change is written after this time without another one.
 const QUIET: Duration = Duration::from_millis(100);
@@ -230,7 +230,8 @@ impl ChangeTeller {
                 taken.map(|tries| format!("{url} has taken it at try {tries}"))
             }
             OnChange::Signal(signal) => {
-                let (signal, name) = signal_of(*signal);
+                let signal = signal_of(*signal);
+                let name = signal_name(signal);
                 match await_handler(&self.app, signal, name).await {
                     SignalDecision::Send => {
                         self.app.ask(AppRequest::Signal(signal));
@@ -267,13 +268,13 @@ pub(super) fn action_name(action: &OnChange) -> &'static str {
     }
 }
 
-fn signal_of(signal: AppSignal) -> (Signal, &'static str) {
+fn signal_of(signal: AppSignal) -> Signal {
     match signal {
-        AppSignal::Hup => (Signal::HUP, "SIGHUP"),
-        AppSignal::Usr1 => (Signal::USR1, "SIGUSR1"),
-        AppSignal::Usr2 => (Signal::USR2, "SIGUSR2"),
-        AppSignal::Winch => (Signal::WINCH, "SIGWINCH"),
-        AppSignal::Quit => (Signal::QUIT, "SIGQUIT"),
+        AppSignal::Hup => Signal::HUP,
+        AppSignal::Usr1 => Signal::USR1,
+        AppSignal::Usr2 => Signal::USR2,
+        AppSignal::Winch => Signal::WINCH,
+        AppSignal::Quit => Signal::QUIT,
     }
 }
 

@@ -24,5 +24,6 @@ mod token;
 
 pub(crate) use control::{AppControl, AppRequest, AppRun};
 pub(crate) use guarded::{GuardedCommand, LossPolicy, replace_process};
+pub(crate) use signals::signal_name;
 pub(crate) use supervise::{CaughtSignals, supervise};
 pub(crate) use token::warn_of_inherited_token;

@@ -110,7 +110,7 @@ fn in_foreground_group() -> bool {
 }
 
 /// The name of the signal, for logs.
-pub(super) fn signal_name(signal: Signal) -> &'static str {
+pub(crate) fn signal_name(signal: Signal) -> &'static str {
     [
         (Signal::TERM, "SIGTERM"),
         (Signal::INT, "SIGINT"),

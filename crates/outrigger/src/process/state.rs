@@ -13,7 +13,7 @@
 //!
 //! A dead network namespace leads from Running to Stopping, from Clearing to Ending and from BackingOff to Finished.
 //!
-//! A planned restart ([`super::restart`]) ends the app and starts it again without a pause:
+//! A planned restart ([`crate::config_files`]) ends the app and starts it again without a pause:
 //!
 //! ```text
 //! Running ──replacement requested──→ Replacing ──timer expired──→ KilledToReplace

@@ -29,11 +29,11 @@ mod runtime;
 mod settings;
 mod wait;
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use report::print_line;
+use report::{print_line, print_to_stderr};
 use runtime::run_on_runtime;
 
 /// Version and commit.
@@ -102,8 +102,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // A closed stderr is ignored: there is no other place for the error.
-            let _ = writeln!(std::io::stderr(), "{failure}");
+            print_to_stderr(&failure);
             failure.code()
         }
     }

@@ -40,6 +40,11 @@ impl fmt::Display for CommandError {
     }
 }
 
+/// Writes a line to stderr. A closed stderr is ignored: there is no other place for it.
+pub(super) fn print_to_stderr(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Writes a line to stdout. Returns whether there is still a reader of stdout.
 pub(super) fn try_print_line(line: impl fmt::Display) -> bool {
     writeln!(std::io::stdout(), "{line}").is_ok()

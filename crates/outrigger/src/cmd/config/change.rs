@@ -8,7 +8,7 @@ use outrigger_discovery::unix_time;
 use outrigger_dynamic_config::{EarlierVersion, Replaced};
 
 use super::{
-    super::report::{CommandError, print_line},
+    super::report::{CommandError, print_line, print_to_stderr},
     document::{SourceText, TextSource, check, parse_key, path_value},
     line_diff::line_diff,
     place::{DocumentPlace, PlaceFlags},
@@ -158,7 +158,7 @@ async fn write_checked(
     is_dry_run: bool,
 ) -> Result<(), CommandError> {
     for warning in check(place, name, text, documents)? {
-        eprintln_line(&format!("warning: {warning}"));
+        print_to_stderr(format_args!("warning: {warning}"));
     }
     let current = documents.iter().find(|document| document.name == name);
     let index = current.map_or(0, |current| current.index);
@@ -199,7 +199,7 @@ async fn write(
             });
             if let Some(current) = current.filter(|_| !keeps_earlier) {
                 let size = count(current.value.len(), "byte");
-                eprintln_line(&format!(
+                print_to_stderr(format_args!(
                     "the earlier version is not kept: it has {size}, more than a document may have"
                 ));
             }
@@ -227,11 +227,4 @@ pub(super) fn difference(key: &str, current: Option<&SettingsDocument>, next: Op
         None => "(no document)".to_owned(),
     };
     format!("--- {old}\n+++ {new}\n{}", line_diff(&before, &after))
-}
-
-/// Writes a line to stderr.
-pub(super) fn eprintln_line(line: &str) {
-    use std::io::Write as _;
-    // A closed stderr is ignored: there is no other place for it.
-    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,9 +1,11 @@
 //! A lock that is asked for, and why it is not had.
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use outrigger_locks::LockName;
 use tokio::time::Instant;
+
+use crate::cmd::report::print_to_stderr;
 
 /// The exit code where others hold the lock, and the wait is over.
 pub(super) const NOT_ACQUIRED: u8 = 3;
@@ -37,5 +39,5 @@ impl NotHeld {
 
 /// Writes a line to stderr, which the command may use too.
 pub(super) fn say(what: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "outrigger: {what}");
+    print_to_stderr(format_args!("outrigger: {what}"));
 }

@@ -136,13 +136,13 @@ impl SettingsFlags {
 pub(super) struct RegistryFlags {
     /// Settings file (YAML), of which the registry is used. Default: none. [env: OUTRIGGER_CONFIG]
     #[arg(short, long, value_name = "FILE", help_heading = "Registry")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// URL of the Consul agent. Default: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500. [env: OUTRIGGER_CONSUL]
     #[arg(long, value_name = "URL", help_heading = "Registry")]
-    consul: Option<String>,
+    pub(super) consul: Option<String>,
     /// File with the ACL token. Default: CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE. [env: OUTRIGGER_TOKEN_FILE]
     #[arg(long, value_name = "PATH", help_heading = "Registry")]
-    token_file: Option<String>,
+    pub(super) token_file: Option<String>,
 }
 
 impl RegistryFlags {
@@ -159,8 +159,17 @@ impl RegistryFlags {
 
     /// The checked settings, from flags, environment and file.
     pub(super) fn load(&self, environment: &Environment) -> Result<LoadedConfig, CommandError> {
+        self.as_settings().load(environment)
+    }
+
+    /// Whether a settings file is named, by flag or variable.
+    pub(super) fn has_file(&self, environment: &Environment) -> bool {
+        self.as_settings().config_path(environment).is_some()
+    }
+
+    fn as_settings(&self) -> SettingsFlags {
         let Self { config, consul, token_file } = self.clone();
-        SettingsFlags { config, consul, token_file, ..SettingsFlags::default() }.load(environment)
+        SettingsFlags { config, consul, token_file, ..SettingsFlags::default() }
     }
 }
 

@@ -4,13 +4,13 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use outrigger_config::{
-    CONFIG_VARIABLE, ConsulSettings, DynamicConfig, Environment, LoadedConfig, Origin, Overrides, Registry,
-    Token, error_chain, load, load_path,
+    ConsulSettings, DynamicConfig, Environment, LoadedConfig, Origin, Overrides, Registry, Token,
+    error_chain, load,
 };
 use outrigger_dynamic_config::DocumentVersionStore;
 use outrigger_registry::{Error, consul::Consul};
 
-use super::super::report::CommandError;
+use super::super::{report::CommandError, settings::RegistryFlags};
 
 /// The prefix without a flag and a settings file.
 const DEFAULT_PREFIX: &str = "outrigger";
@@ -48,17 +48,12 @@ pub(super) struct DocumentPlace {
 impl PlaceFlags {
     /// Reads the settings, and opens the client. Connects to nothing.
     pub(super) fn open(&self, environment: &Environment) -> Result<DocumentPlace, CommandError> {
-        let overrides = Overrides {
+        let flags = RegistryFlags {
+            config: self.config.clone(),
             consul: self.consul.clone(),
             token_file: self.token_file.clone(),
-            ..Overrides::default()
         };
-        let path = self.config.clone().or_else(|| environment.non_empty(CONFIG_VARIABLE).map(PathBuf::from));
-        let loaded = match &path {
-            Some(path) => load_path(path, environment, &overrides),
-            None => load(None, environment, &overrides),
-        };
-        let loaded = loaded.map_err(|problems| CommandError::Settings(problems.to_string()))?;
+        let loaded = flags.load(environment)?;
         let settings = consul_settings(&loaded)?;
         let mut rules = loaded.config.dynamic_config.clone();
         let prefix = match &self.prefix {
@@ -69,7 +64,7 @@ impl PlaceFlags {
         let consul = Consul::new(&settings)
             .map_err(|error| CommandError::Settings(format!("outrigger: {}", error_chain(&error))))?;
         let store = DocumentVersionStore::new(Arc::new(consul), &prefix);
-        let file = path.is_some().then_some(loaded);
+        let file = flags.has_file(environment).then_some(loaded);
         Ok(DocumentPlace { store, prefix, rules, file, has_token: settings.token.is_some() })
     }
 }

@@ -1,6 +1,9 @@
 //! Opens the registry that the `registry` settings name, and its registrar where it has one.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use outrigger_config as config;
 use outrigger_discovery::DiskCache;
@@ -114,22 +117,32 @@ pub(crate) fn open_disk_cache(
     origins: &config::Origins,
     after_another: bool,
 ) -> Option<DiskCache> {
-    let config::Registry::Consul(consul) = &config.registry else { return None };
     if let Some(reason) = missing_state_dir(config, origins) {
         warn!(
             reason,
             "learned instances will not survive a restart; if that is intended, set state_dir: off"
         );
     }
-    let folder = config.state_dir.as_deref()?;
-    let name = format!("table-{}", run_name(config)?);
+    let AnswersPlace { folder, name, source } = answers_place(config)?;
     let open = if after_another { DiskCache::open_after_another } else { DiskCache::open };
-    Some(open(folder, &name, &source(consul)))
+    Some(open(folder, &format!("table-{name}"), &source))
 }
 
-/// What an answer of this Consul is from, in the files that keep answers.
-pub(crate) fn source(consul: &config::ConsulSettings) -> String {
-    format!("consul {} {}", consul.address, consul.datacenter.as_deref().unwrap_or("-"))
+/// Where the answers of a Consul are kept across a restart. Each sidecar of a machine has its own files there.
+#[derive(Debug)]
+pub(crate) struct AnswersPlace<'a> {
+    pub(crate) folder: &'a Path,
+    /// In the names of the files: [`run_name`].
+    pub(crate) name: String,
+    /// What the answers are from, in the files.
+    pub(crate) source: String,
+}
+
+/// `None`: no answers are kept, or the registry is a file.
+pub(crate) fn answers_place(config: &config::Config) -> Option<AnswersPlace<'_>> {
+    let config::Registry::Consul(consul) = &config.registry else { return None };
+    let source = format!("consul {} {}", consul.address, consul.datacenter.as_deref().unwrap_or("-"));
+    Some(AnswersPlace { folder: config.state_dir.as_deref()?, name: run_name(config)?, source })
 }
 
 /// What the next run with the same settings is known by, in the names of files. `None`: nothing but a port that the system chooses.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outrigger_app_config::{AllowedKeys, ConfigWatch, KvReader, PrefixStore, PrefixWatches};
-use outrigger_config::{Config, ConfigContext, Registry};
+use outrigger_config::{Config, ConfigContext};
 use outrigger_discovery::unix_time;
 use outrigger_events::Events;
 
@@ -48,13 +48,9 @@ impl AppConfigParts {
     }
 }
 
-/// The files of the last good answers. Each sidecar of a machine has its own, as for the learned instances. `suffix`: of their names.
+/// The files of the last good answers. `suffix`: of their names.
 fn open_store(config: &Config, suffix: &str) -> PrefixStore {
-    let Registry::Consul(consul) = &config.registry else { return PrefixStore::none() };
-    match config.state_dir.as_deref().zip(registry::run_name(config)) {
-        Some((folder, name)) => {
-            PrefixStore::at(folder, &format!("{name}{suffix}"), &registry::source(consul), unix_time)
-        }
-        None => PrefixStore::none(),
-    }
+    registry::answers_place(config).map_or_else(PrefixStore::none, |place| {
+        PrefixStore::at(place.folder, &format!("{}{suffix}", place.name), &place.source, unix_time)
+    })
 }

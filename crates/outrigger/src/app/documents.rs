@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
-use outrigger_config::{Config, DocumentResult, DocumentState, DocumentVersions, LoadedConfig, Registry};
+use outrigger_config::{Config, DocumentResult, DocumentState, DocumentVersions, LoadedConfig};
 use outrigger_dynamic_config::{
     AppliedResults, DocumentFollower, DocumentStore, FirstAnswer, FollowedDocuments, FollowerSignals,
 };
@@ -268,11 +268,9 @@ fn event(kind: EventKind, result: &DocumentResult, reason: &str) -> Event {
     }
 }
 
-/// The file of the last good documents. Each sidecar of a machine has its own, as for the learned instances.
+/// The file of the last good documents.
 fn open_store(config: &Config, prefix: &str) -> DocumentStore {
-    let Registry::Consul(consul) = &config.registry else { return DocumentStore::none() };
-    let Some((folder, name)) = config.state_dir.as_deref().zip(registry::run_name(config)) else {
-        return DocumentStore::none();
-    };
-    DocumentStore::at(folder, &name, &format!("{} {prefix}", registry::source(consul)))
+    registry::answers_place(config).map_or_else(DocumentStore::none, |place| {
+        DocumentStore::at(place.folder, &place.name, &format!("{} {prefix}", place.source))
+    })
 }

@@ -18,7 +18,6 @@ use outrigger_tests::{
 };
 
 const ERRORS: &str = include_str!("../../docs/errors.md");
-const LOCKS: &str = include_str!("../../docs/locks.md");
 const METRICS: &str = include_str!("../../docs/metrics.md");
 const EVENTS: &str = include_str!("../../docs/events.md");
 
@@ -43,13 +42,6 @@ fn errors_md_lists_every_reason_of_the_api_with_its_status_and_no_other() {
     }
     let reasons: BTreeSet<_> = ApiReason::ALL.iter().map(|reason| reason.label()).collect();
     assert_eq!(first_cells(table), reasons);
-}
-
-#[test]
-fn locks_md_names_only_reasons_of_the_api() {
-    let reasons: BTreeSet<_> = ApiReason::ALL.iter().map(|reason| reason.label()).collect();
-    let named = first_cells(section(LOCKS, "## Errors"));
-    assert!(named.contains("lock_held") && named.is_subset(&reasons), "{named:?}");
 }
 
 #[test]

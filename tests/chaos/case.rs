@@ -14,6 +14,8 @@ pub(crate) struct Case {
     pub(crate) needs: &'static [Requirement],
     /// The longest that it may take: in full, and in its short form.
     pub(crate) limit: [Duration; 2],
+    /// It mostly waits, and promises nothing within milliseconds: in its short form it runs beside another one of these.
+    pub(crate) runs_beside: bool,
     /// Tries it. What it starts ends when it is dropped.
     pub(crate) run: Box<dyn Fn(RunLength) -> CaseRun>,
 }
@@ -37,7 +39,12 @@ impl Case {
         promise: &'static str,
     ) -> Self {
         let run = Box::new(move |form| Box::pin(run(form)) as CaseRun);
-        Self { name, promise, needs, limit: limit.map(Duration::from_secs), run }
+        Self { name, promise, needs, limit: limit.map(Duration::from_secs), runs_beside: false, run }
+    }
+
+    /// The same, for a case that mostly waits.
+    pub(crate) fn beside(self) -> Self {
+        Self { runs_beside: true, ..self }
     }
 }
 

@@ -26,7 +26,7 @@
 //! | [`kv_writer`] | writes documents of settings into the KV of a cluster |
 //! | [`fault`] | a proxy between a caller and its registry that replaces answers by wrong ones |
 //! | [`resource_use`] | a caller under measurement: its files, memory and requests in flight |
-//! | [`case_report`], [`runner`] | the result of a case; runs the cases one after the other |
+//! | [`case_report`], [`runner`] | the result of a case; runs the cases |
 //! | [`guard`] | kills every process that is left when this program ends |
 //!
 //! The results come from the client's answers, from the request logs of the instances (a POST in two logs is a

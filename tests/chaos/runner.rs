@@ -1,8 +1,10 @@
-//! Runs the cases one after the other, each within its time, and prints their rows.
+//! Runs the cases, each within its time, and prints their rows. They run one after the other; in their short form those that mostly
+//! wait run two at once.
 
 use std::{any::Any, process::ExitCode, time::Duration};
 
 use clap::Args;
+use futures_util::{StreamExt as _, stream};
 use outrigger_tests::consul::Consul;
 use tokio::{sync::watch, task::LocalSet};
 
@@ -12,6 +14,8 @@ use crate::{
     cases, guard, nginx,
 };
 
+/// How many of the cases that mostly wait run at once in their short form.
+const AT_ONCE: usize = 2;
 /// Exit code when a signal ended it, as a shell has it.
 const INTERRUPTED: u8 = 130;
 
@@ -58,7 +62,7 @@ pub(crate) fn run(asked: &RunOptions) -> ExitCode {
 }
 
 async fn run_cases(asked: &RunOptions, chosen: &[&Case]) -> u8 {
-    let mut end = guard::watch_for_end();
+    let end = guard::watch_for_end();
     let form = match asked.minutes {
         Some(minutes) => RunLength::Minutes(minutes),
         None if asked.short => RunLength::Short,
@@ -67,27 +71,42 @@ async fn run_cases(asked: &RunOptions, chosen: &[&Case]) -> u8 {
     let (mut kept, mut broken, mut skipped) = (0, 0, 0);
     case_report::print_head();
     for round in 1..=asked.rounds {
-        for case in chosen {
-            let mut row = match missing_tool(case) {
-                Some(why) => CaseReport::skipped(&why),
-                None => match run_case(case, form, &mut end).await {
-                    Some(row) => row,
-                    None => return INTERRUPTED,
-                },
-            };
-            match row.verdict() {
-                Verdict::Kept => kept += 1,
-                Verdict::Broken => broken += 1,
-                Verdict::Skipped => skipped += 1,
+        for group in chosen.chunk_by(|one, next| one.runs_beside && next.runs_beside) {
+            let at_once = if form == RunLength::Short { AT_ONCE } else { 1 };
+            let mut rows = stream::iter(group)
+                .map(async |case| (case.name, try_case(case, form, end.clone()).await))
+                .buffer_unordered(at_once);
+            // To the end, so that the children of all are gone.
+            while let Some((name, row)) = rows.next().await {
+                let Some(mut row) = row else { continue };
+                match row.verdict() {
+                    Verdict::Kept => kept += 1,
+                    Verdict::Broken => broken += 1,
+                    Verdict::Skipped => skipped += 1,
+                }
+                if asked.rounds > 1 {
+                    row.note(format!("round {round}"));
+                }
+                row.print(name);
             }
-            if asked.rounds > 1 {
-                row.note(format!("round {round}"));
+            if *end.borrow() {
+                return INTERRUPTED;
             }
-            row.print(case.name);
         }
     }
     println!("\n{kept} kept, {broken} broken, {skipped} skipped");
     u8::from(broken > 0)
+}
+
+/// The row of a case. `None`: interrupted.
+async fn try_case(case: &Case, form: RunLength, mut end: watch::Receiver<bool>) -> Option<CaseReport> {
+    if *end.borrow() {
+        return None;
+    }
+    match missing_tool(case) {
+        Some(why) => Some(CaseReport::skipped(&why)),
+        None => run_case(case, form, &mut end).await,
+    }
 }
 
 /// What this machine has not got.

@@ -26,7 +26,7 @@ mod unhealthy;
 const CONSUL: &[Requirement] = &[Consul];
 const CONSUL_AND_NGINX: &[Requirement] = &[Consul, Nginx];
 
-/// All cases, in the order in which they run.
+/// All cases, in the order in which they run. Of those that run beside each other, the longest come first.
 pub(crate) fn all() -> Vec<Case> {
     vec![
         Case::new(
@@ -134,60 +134,12 @@ pub(crate) fn all() -> Vec<Case> {
             "the same for a service of one: start new, stop old",
         ),
         Case::new(
-            "config-restart",
-            CONSUL,
-            [400, 200],
-            config_restart::all,
-            "a change in the KV restarts four instances one after the other, each `outrigger run -- app`: no request of any method \
-             fails, and never more than one is out; a content that makes the app ill stops at one instance, and the next \
-             content heals it",
-        ),
-        Case::new(
             "replace",
             CONSUL,
             [180, 90],
             replace::both,
             "`run --replace` of the caller's sidecar and of the instance's, ten times under load on keep-alive and on new \
              connections: none is refused, no request of any method fails, and the registration is never critical or absent",
-        ),
-        Case::new(
-            "leader-killed",
-            CONSUL,
-            [120, 90],
-            servers::leader,
-            "Consul's leader is killed (-9): 0 failed, nothing is registered anew",
-        ),
-        Case::new(
-            "servers-stopped",
-            CONSUL,
-            [300, 150],
-            servers::stopped,
-            "all servers stopped for 2 minutes, and a caller's sidecar restarted meanwhile: 0 failed, the table is \
-             kept, also by the restarted one",
-        ),
-        Case::new(
-            "node-reaped",
-            CONSUL,
-            [180, 90],
-            servers::reaped,
-            "the servers lose the node and all its services, while its agent still assumes that they have it: \
-             0 failed, the table is kept, all instances are listed again in less than 10 s",
-        ),
-        Case::new(
-            "agent-emptied",
-            CONSUL,
-            [240, 120],
-            agent::emptied,
-            "the agent is restarted with empty data: 0 failed, the table is kept, all instances are registered \
-             again less than 10 s after it is back",
-        ),
-        Case::new(
-            "registry-faults",
-            CONSUL,
-            [600, 300],
-            faults::all,
-            "Consul answers garbage, 500, 429, nothing, half a body, half a list, or an empty list: \
-             0 failed; it is asked less often; CPU stays under 5 % of a core",
         ),
         Case::new(
             "locks",
@@ -198,7 +150,8 @@ pub(crate) fn all() -> Vec<Case> {
              is lost with its node, all servers stop, and sidecars are killed, frozen, replaced and drained: never more holders than the limit, every \
              loss is told before the next acquisition, tokens grow, leases outlive a restart of their sidecar, every app acquires \
              again, and 0 requests fail",
-        ),
+        )
+        .beside(),
         Case::new(
             "settings",
             CONSUL,
@@ -207,7 +160,62 @@ pub(crate) fn all() -> Vec<Case> {
             "settings in the KV change a thousand times under load, good and bad ones, deleted ones and rebuilt trees, while the leader \
              is killed, the agent restarted and all servers stop: 0 failed, and every sidecar ends at the last version, or refuses it \
              with the reason and keeps the last good one",
-        ),
+        )
+        .beside(),
+        Case::new(
+            "registry-faults",
+            CONSUL,
+            [600, 300],
+            faults::all,
+            "Consul answers garbage, 500, 429, nothing, half a body, half a list, or an empty list: \
+             0 failed; it is asked less often; CPU stays under 5 % of a core",
+        )
+        .beside(),
+        Case::new(
+            "config-restart",
+            CONSUL,
+            [400, 200],
+            config_restart::all,
+            "a change in the KV restarts four instances one after the other, each `outrigger run -- app`: no request of any method \
+             fails, and never more than one is out; a content that makes the app ill stops at one instance, and the next \
+             content heals it",
+        )
+        .beside(),
+        Case::new(
+            "servers-stopped",
+            CONSUL,
+            [300, 150],
+            servers::stopped,
+            "all servers stopped for 2 minutes, and a caller's sidecar restarted meanwhile: 0 failed, the table is \
+             kept, also by the restarted one",
+        )
+        .beside(),
+        Case::new(
+            "agent-emptied",
+            CONSUL,
+            [240, 120],
+            agent::emptied,
+            "the agent is restarted with empty data: 0 failed, the table is kept, all instances are registered \
+             again less than 10 s after it is back",
+        )
+        .beside(),
+        Case::new(
+            "node-reaped",
+            CONSUL,
+            [180, 90],
+            servers::reaped,
+            "the servers lose the node and all its services, while its agent still assumes that they have it: \
+             0 failed, the table is kept, all instances are listed again in less than 10 s",
+        )
+        .beside(),
+        Case::new(
+            "leader-killed",
+            CONSUL,
+            [120, 90],
+            servers::leader,
+            "Consul's leader is killed (-9): 0 failed, nothing is registered anew",
+        )
+        .beside(),
         Case::new(
             "settings-lone",
             CONSUL,

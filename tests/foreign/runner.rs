@@ -1,4 +1,4 @@
-//! Runs the suites and prints the rows.
+//! Runs the suites, several at once, and prints the rows as they end.
 
 use std::{
     io::{self, Write as _},
@@ -7,7 +7,11 @@ use std::{
 };
 
 use clap::Args;
-use outrigger_tests::{consul::Consul, tool};
+use futures_util::{StreamExt as _, stream};
+use outrigger_tests::{
+    consul::Consul,
+    tool::{self, ToolMissing},
+};
 use tokio::{process::Command, time::Instant};
 
 use crate::{
@@ -17,6 +21,9 @@ use crate::{
     suite::{Side, Suite, file},
     suites,
 };
+
+/// How many rows run at once. They have a registry each, and mostly wait.
+const AT_ONCE: usize = 3;
 
 /// Which suites, and where.
 #[derive(Debug, Args)]
@@ -35,6 +42,14 @@ pub(crate) struct RunOptions {
     suites: Vec<String>,
 }
 
+/// The end of a row.
+enum RowEnd {
+    /// This machine cannot run it.
+    Skipped(ToolMissing),
+    /// What the program reported, the file with its whole output, and the seconds that it took.
+    Ran(Observed, PathBuf, u64),
+}
+
 /// What all rows have counted.
 #[derive(Debug, Default)]
 struct Counts {
@@ -43,7 +58,7 @@ struct Counts {
     skipped: usize,
 }
 
-/// Runs the chosen suites one after the other.
+/// Runs the chosen suites.
 ///
 /// # Errors
 /// There is no such suite, or a list cannot be read or written.
@@ -54,20 +69,31 @@ pub(crate) async fn run(options: &RunOptions) -> Result<ExitCode, String> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut counts = Counts::default();
+    let (mut lists, mut rows) = (Vec::new(), Vec::new());
     for suite in chosen(&options.suites)? {
         let list = file(&format!("expected/{}.txt", suite.name));
         let text = std::fs::read_to_string(&list).map_err(|error| format!("{}: {error}", list.display()))?;
-        let mut expected = ExpectedList::parse(&text).map_err(|why| format!("{}: {why}", list.display()))?;
+        let expected = ExpectedList::parse(&text).map_err(|why| format!("{}: {why}", list.display()))?;
         for side in Side::ALL {
             let wanted = !side.is_consul() || suite.quick_on_consul || options.consul;
             if wanted && expected.has(side) {
-                run_on(&suite, side, &mut expected, options.record, &mut counts).await?;
+                rows.push((lists.len(), suite, side));
             }
         }
-        if options.record {
-            let text = expected.to_string();
-            std::fs::write(&list, text).map_err(|error| format!("{}: {error}", list.display()))?;
+        lists.push((list, expected));
+    }
+    let mut counts = Counts::default();
+    let mut running = stream::iter(rows)
+        .map(async |(at, suite, side)| (at, suite, side, run_on(&suite, side).await))
+        .buffer_unordered(AT_ONCE);
+    while let Some((at, suite, side, end)) = running.next().await {
+        let (_, expected) = &mut lists[at];
+        compare(&suite, side, end?, expected, options.record, &mut counts);
+    }
+    if options.record {
+        for (list, expected) in lists {
+            std::fs::write(&list, expected.to_string())
+                .map_err(|error| format!("{}: {error}", list.display()))?;
         }
     }
     let Counts { as_listed, not_as_listed, skipped } = counts;
@@ -88,28 +114,40 @@ fn chosen(names: &[String]) -> Result<Vec<Suite>, String> {
     names.iter().map(find).collect()
 }
 
-/// Runs a suite on one side, and compares.
-async fn run_on(
-    suite: &Suite,
-    side: Side,
-    expected: &mut ExpectedList,
-    record: bool,
-    counts: &mut Counts,
-) -> Result<(), String> {
-    let row = format!("{} on {}", suite.name, side.as_str());
-    let program = tool::find("foreign.sh", &[suite.tool]);
+/// Runs a suite on one side.
+async fn run_on(suite: &Suite, side: Side) -> Result<RowEnd, String> {
+    // It may install the program, which takes a minute.
+    let tool = suite.tool;
+    let program = tokio::task::spawn_blocking(move || tool::find("foreign.sh", &[tool])).await;
+    let program = program.map_err(|error| error.to_string())?;
     let consul = if side.is_consul() { Consul::find().map(Some) } else { Ok(None) };
     let program = match (program, consul) {
         (Ok(program), Ok(_)) => program,
-        (Err(why), _) | (_, Err(why)) => {
-            print_line(&format!("skipped: {row}: {why}"));
-            counts.skipped += expected.count(side);
-            return Ok(());
-        }
+        (Err(why), _) | (_, Err(why)) => return Ok(RowEnd::Skipped(why)),
     };
     let begun = Instant::now();
     let (observed, log) = observe(suite, side, &program).await?;
-    let took = begun.elapsed().as_secs();
+    Ok(RowEnd::Ran(observed, log, begun.elapsed().as_secs()))
+}
+
+/// Compares a row with its list, and prints it.
+fn compare(
+    suite: &Suite,
+    side: Side,
+    end: RowEnd,
+    expected: &mut ExpectedList,
+    record: bool,
+    counts: &mut Counts,
+) {
+    let row = format!("{} on {}", suite.name, side.as_str());
+    let (observed, log, took) = match end {
+        RowEnd::Ran(observed, log, took) => (observed, log, took),
+        RowEnd::Skipped(why) => {
+            print_line(&format!("skipped: {row}: {why}"));
+            counts.skipped += expected.count(side);
+            return;
+        }
+    };
     if record {
         expected.record(side, &observed);
     }
@@ -130,7 +168,6 @@ async fn run_on(
     for difference in compared.differences {
         print_line(&format!("  {difference}"));
     }
-    Ok(())
 }
 
 /// What the program reports, and the file with its whole output. A program that does not end in time, or that reports nothing,

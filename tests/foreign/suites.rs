@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::suite::{Suite, file};
 
-/// All, in the order in which they run.
+/// All, in the order in which they begin: the longest first, and those that wait for the same installation apart.
 pub(crate) const ALL: [Suite; 7] = [
     Suite {
         name: "py-consul",
@@ -14,27 +14,6 @@ pub(crate) const ALL: [Suite; 7] = [
         starts_registries: true,
         quick_on_consul: false,
         limit: Duration::from_secs(600),
-    },
-    Suite {
-        name: "py-consul-use",
-        about: "each call of py-consul 1.8.0 that an app makes",
-        tool: "py-consul",
-        arguments: python_client,
-        ..SHORT
-    },
-    Suite {
-        name: "python-consul-use",
-        about: "the same calls of python-consul 1.1.0",
-        tool: "python-consul",
-        arguments: python_client,
-        ..SHORT
-    },
-    Suite {
-        name: "python-consul2-use",
-        about: "the same calls of python-consul2 0.1.5",
-        tool: "python-consul2",
-        arguments: python_client,
-        ..SHORT
     },
     Suite {
         name: "node-consul-use",
@@ -55,6 +34,27 @@ pub(crate) const ALL: [Suite; 7] = [
         about: "the commands of the consul binary, 1.8.7",
         tool: "consul-commands",
         arguments: || vec![file("programs/consul_commands.sh")],
+        ..SHORT
+    },
+    Suite {
+        name: "python-consul-use",
+        about: "the same calls of python-consul 1.1.0",
+        tool: "python-consul",
+        arguments: python_client,
+        ..SHORT
+    },
+    Suite {
+        name: "python-consul2-use",
+        about: "the same calls of python-consul2 0.1.5",
+        tool: "python-consul2",
+        arguments: python_client,
+        ..SHORT
+    },
+    Suite {
+        name: "py-consul-use",
+        about: "each call of py-consul 1.8.0 that an app makes",
+        tool: "py-consul",
+        arguments: python_client,
         ..SHORT
     },
 ];

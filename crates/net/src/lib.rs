@@ -20,7 +20,7 @@ mod interfaces;
 mod lookup;
 #[cfg(feature = "testing")]
 mod memory;
-#[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
+#[cfg(target_os = "linux")]
 mod reserved;
 mod stream;
 pub mod tls;
@@ -37,7 +37,7 @@ pub use files::{hold_back_files, is_held_back, leave_held_back};
 pub use inherited::{Inherited, InheritedSocket, ListeningSocket};
 pub use interfaces::{InterfaceAddress, has_interface, own_addresses};
 pub use lookup::{Addresses, Lookups};
-#[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub use reserved::reserve_addr;
 pub use stream::{ByteCounts, Stream};
 pub use unix::{BoundUnixSocket, SocketFile, bind_unix};

@@ -1,5 +1,5 @@
-//! Port numbers for tests (feature `testing`): a number that no other test gets, for a listener that starts later or
-//! never.
+//! Port numbers for tests: a number that no other test gets, for a listener that starts later or never. Not behind the
+//! feature `testing`: the programs of the tests then take the same build of every crate as the binary under test.
 //!
 //! A test that binds port 0, notes the number and closes the listener gives the number back to the kernel. The kernel may
 //! then give it to any connection or listener before the test uses it. These numbers lie outside the range that the

@@ -44,6 +44,7 @@ mod lock_command;
 mod locks;
 mod loops;
 mod lost_instance;
+mod lost_node;
 mod metrics;
 mod names;
 mod outage;

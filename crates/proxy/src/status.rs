@@ -12,11 +12,11 @@ use outrigger_policy::{
     circuit_breaker::BreakerState,
     outlier_detection::{EjectionDetails, EjectionReason, EjectionState},
 };
-use outrigger_registry::{Instance, InstanceId};
+use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::time::Instant;
 
 use crate::upstream::{
-    cluster::{Cluster, ClusterSettings},
+    cluster::{Cluster, ClusterSettings, last_resort_label},
     endpoint::Endpoint,
 };
 
@@ -68,7 +68,7 @@ pub struct EndpointStatus {
     pub status: &'static str,
     /// The id of the instance by which its endpoint is called, when both have one address. The counts are there.
     pub same_as: Option<String>,
-    /// Whether it may be picked: the registry lists it as usable, and it is not ejected; or it drains, and no other may be picked.
+    /// Whether it may be picked: the registry lists it as usable, and it is not ejected; or it is a last resort, and no other may be picked.
     pub usable: bool,
     /// Why it is not picked, or is picked only because no other is better.
     pub why_not: Option<String>,
@@ -146,12 +146,24 @@ fn describe_ejection(
     Some(format!("ejected {ago} ago ({}), {next}", describe_reason(ejected.reason, settings)))
 }
 
-/// Why an instance that leaves is used or not. `last_resort`: it is used.
-fn describe_draining(last_resort: bool, endpoint: Option<&&Arc<Endpoint>>) -> &'static str {
-    match endpoint {
-        _ if last_resort => "draining: in use, because no other instance is usable",
-        Some(one) if one.is_last_resort() => "draining: used only while no other instance is usable",
-        _ => "draining, and it refuses connections",
+/// Why a last resort is used or not. `is_used`: it is. `ejection`: why it is ejected.
+fn describe_last_resort(
+    kind: LastResort,
+    is_used: bool,
+    endpoint: Option<&&Arc<Endpoint>>,
+    ejection: Option<String>,
+) -> String {
+    let why = last_resort_label(kind);
+    match (endpoint, ejection) {
+        (_, ejection) if is_used => {
+            let ejection = ejection.map(|ejection| format!("; {ejection}")).unwrap_or_default();
+            format!("{why}: in use, because no other instance is usable{ejection}")
+        }
+        (_, Some(ejection)) => format!("{why}; {ejection}"),
+        (Some(one), None) if one.is_usable_as_last_resort(true) => {
+            format!("{why}: used only while no other instance is usable")
+        }
+        _ => format!("{why}, and it refuses connections"),
     }
 }
 
@@ -177,7 +189,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let (requests, retries, failures) = view.settings.series.totals();
     let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
     let suspects = cluster.follower.status().suspects;
-    let has_healthy = view.has_healthy_endpoint();
+    let in_use = view.last_resort_in_use();
     let aliases: HashMap<_, &Arc<Endpoint>> = view.aliases.iter().map(|(id, one)| (id, one)).collect();
     let not_serving: HashMap<_, &Arc<Endpoint>> = view.not_serving.iter().map(|one| (&one.id, one)).collect();
     let endpoints = view
@@ -189,9 +201,12 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             let id = shared.map_or(&instance.id, |one| &one.id);
             let usable = live.get(id);
             let endpoint = usable.or_else(|| not_serving.get(id));
-            let ejected = usable.and_then(|one| cluster.ejector.ejection_of(one));
-            let last_resort = !has_healthy
-                && endpoint.is_some_and(|one| one.is_last_resort() && one.is_usable(true));
+            let last_resort = instance.last_resort().map(|(kind, _)| kind).filter(|_| usable.is_none());
+            let is_eligible = usable.is_some() || last_resort == Some(LastResort::NodeLost);
+            let ejected = endpoint.filter(|_| is_eligible).and_then(|one| cluster.ejector.ejection_of(one));
+            let is_used = last_resort.is_some()
+                && last_resort == in_use
+                && endpoint.is_some_and(|one| one.is_usable_as_last_resort(true));
             let suspect = suspects.binary_search(&instance.id).is_ok();
             let state = match (&instance.addr, usable) {
                 (_, Some(one)) => {
@@ -214,7 +229,13 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
                 }
                 (Ok(_), None) if !cluster.matches(instance) => vec!["lacks a tag that is asked for".to_owned()],
                 (Ok(_), None) if instance.weight() > 0 => vec!["joins".to_owned()],
-                (Ok(_), None) if instance.draining => vec![describe_draining(last_resort, endpoint).to_owned()],
+                (Ok(_), None) if last_resort.is_some() => {
+                    let ejection = endpoint.zip(ejected.as_ref());
+                    let ejection = ejection
+                        .and_then(|(one, ejected)| describe_ejection(one, ejected, &view.settings, now));
+                    let describe = |kind| describe_last_resort(kind, is_used, endpoint, ejection);
+                    last_resort.map(describe).into_iter().collect()
+                }
                 (Ok(_), None) => vec![format!("{} in the registry", instance.status.label())],
             };
             let sharing = describe_sharing(instance, shared, usable.is_some());
@@ -227,7 +248,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
                 same_as: shared.map(|one| one.id.id.to_string()),
                 address: instance.addr.as_ref().map_or_else(|_| "-".to_owned(), ToString::to_string),
                 status: instance.status.label(),
-                usable: last_resort
+                usable: is_used
                     || usable.is_some_and(|one| one.stats.ejection_state() != EjectionState::Ejected),
                 why_not: (!why_not.is_empty()).then(|| why_not.join("; ")),
                 suspect,

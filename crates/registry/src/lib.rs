@@ -28,7 +28,7 @@ pub use locks::{
     KnownLock, LockAnswer, LockAttempt, LockHolder, LockKind, LockPlace, Locks, NewSession, SessionId,
     SessionInfo,
 };
-pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, NamedHost, Unusable};
+pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, LastResort, NamedHost, Unusable};
 pub use registrar::{Claim, Drift, Registrar, Registration, Report, ReportedHealth, Rival, Seen};
 pub use registry::{AnswerFuture, Consistency, Cursor, LookupFuture, Query, Registry, WatchAnswer};
 pub use self_lookup::{CatalogPresence, SelfLookup};

@@ -27,7 +27,7 @@ pub struct Instance {
     /// The worst status of all its checks, the node's checks included.
     pub status: HealthStatus,
     /// True: the instance is critical only because the registry has lost contact with its node (Consul:
-    /// `serfHealth`); its own checks are passing or warning. False with any other status.
+    /// `serfHealth`); by its own checks it would get traffic. False with any other status.
     pub node_lost: bool,
     /// True: the instance is critical only because it leaves, and still takes requests: each of its critical checks has the
     /// [`DRAINING_MARK`]. False with any other status.
@@ -47,16 +47,31 @@ impl Instance {
         }
     }
 
-    /// The share of traffic that the instance gets where no instance has a [`weight`](Self::weight): the one that it had before
-    /// it drained. 0: it is not draining, or has no usable address.
-    pub fn last_resort_weight(&self) -> u32 {
-        if self.draining && self.addr.is_ok() { u32::from(self.weights.passing) } else { 0 }
+    /// Why the instance may be used where none with a [`weight`](Self::weight) can be, with its share of traffic then. `None`: it
+    /// may not.
+    pub fn last_resort(&self) -> Option<(LastResort, u32)> {
+        let kind = match self {
+            Self { addr: Err(_), .. } => return None,
+            Self { draining: true, .. } => LastResort::Draining,
+            Self { node_lost: true, .. } => LastResort::NodeLost,
+            _ => return None,
+        };
+        Some((kind, u32::from(self.weights.passing)))
     }
 
     /// Whether the instance has every one of `tags`. Consul compares tags without case.
     pub fn has_tags<T: AsRef<str>>(&self, tags: &[T]) -> bool {
         tags.iter().all(|wanted| self.tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted.as_ref())))
     }
+}
+
+/// Why a critical instance may be used while no other can be. In the order of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LastResort {
+    /// It is [`draining`](Instance::draining): its sidecar says that it works, and that it ends soon.
+    Draining,
+    /// It is [`node_lost`](Instance::node_lost): it may have ended together with its node.
+    NodeLost,
 }
 
 /// A host name that a registry lists as the address of an instance. Each address of the name is an [`Instance`] of its own.

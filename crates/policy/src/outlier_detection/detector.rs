@@ -17,6 +17,8 @@ use super::{
 
 /// Pause between two probes of an endpoint in panic mode, or with the breaker open.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+/// The longest pause between two probes of a last resort: its node may be gone for days.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// Most probes of a cluster in flight at once.
 const MAX_PROBES: usize = 8;
 /// A probe without a result after this long is lost: a connect has its own, shorter time-out.
@@ -27,9 +29,23 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Detector<T> {
     members: Vec<Tracked<T>>,
+    /// [`Eligibility::InService`] while a member is, then [`Eligibility::LastResort`]: the members that count.
+    counted: Eligibility,
     panic: bool,
     /// The View may still be the one from before the last [`set_members`](Self::set_members).
     view_pending: bool,
+}
+
+/// Whether an endpoint may be chosen, apart from its ejection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Eligibility {
+    /// Its health check is passing or warning.
+    InService,
+    /// It may be chosen only while no endpoint in service is healthy. It is ejected, probed and brought back as those in
+    /// service are. It counts (for panic mode, for the cap, as a sibling) only while none is in service.
+    LastResort,
+    /// It is not chosen. It keeps its state until it is eligible again, counts for nothing, and is neither probed nor brought back.
+    OutOfService,
 }
 
 /// A change, for log and metrics.
@@ -64,7 +80,7 @@ pub enum EjectionEvent<T> {
         /// The evidence.
         by: ReturnedBy,
     },
-    /// Panic mode has begun (true: no endpoint is healthy, so all may be chosen) or ended (false).
+    /// Panic mode has begun (true: no endpoint is healthy, so ejected ones may be chosen) or ended (false).
     Panic(bool),
 }
 
@@ -89,7 +105,7 @@ pub struct DueActions<T> {
     pub next: Option<Instant>,
 }
 
-/// Counts of the eligible endpoints, by state.
+/// Counts of the endpoints in service, or of the last resorts where there is none, by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EjectionCounts {
     /// They may be chosen.
@@ -98,29 +114,27 @@ pub struct EjectionCounts {
     pub ejected: usize,
     /// A request decides.
     pub probation: usize,
-    /// Panic mode: no endpoint is healthy, and all may be chosen.
+    /// Panic mode: no endpoint is healthy, and all may be chosen, except last resorts that accept no connections.
     pub panic: bool,
 }
 
 impl<T> Default for Detector<T> {
     fn default() -> Self {
-        Self { members: Vec::new(), panic: false, view_pending: false }
+        Self { members: Vec::new(), counted: Eligibility::InService, panic: false, view_pending: false }
     }
 }
 
 impl<T: AsRef<EndpointStats>> Detector<T> {
-    /// Sets the known endpoints, before the cluster's one writer swaps in a new View. True beside an
-    /// endpoint: it is eligible (its health check is passing or warning). The others keep their state
-    /// until they are eligible again, but count for nothing, and are neither probed nor brought back. An
-    /// endpoint that is missing is forgotten; a new one is healthy. Without settings all endpoints are
-    /// healthy, and none is known.
+    /// Sets the known endpoints, before the cluster's one writer swaps in a new View. An endpoint that is
+    /// missing is forgotten; a new one is healthy. Without settings all endpoints are healthy, and none is
+    /// known.
     ///
     /// It lets more endpoints be chosen and none fewer, so the old View also always has one to choose.
     /// [`advance`](Self::advance) does the rest: call it when the new View is there.
     pub fn set_members(
         &mut self,
         settings: Option<&OutlierDetection>,
-        members: impl IntoIterator<Item = (Arc<T>, bool)>,
+        members: impl IntoIterator<Item = (Arc<T>, Eligibility)>,
         now: Instant,
     ) -> Vec<EjectionEvent<T>> {
         let mut events = Vec::new();
@@ -135,14 +149,16 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
             return events;
         }
         let mut before: Vec<Option<Tracked<T>>> = before.map(Some).collect();
-        for (endpoint, eligible) in members {
+        for (endpoint, eligibility) in members {
             let place = before.get_mut((*endpoint).as_ref().member());
             let old = place.and_then(|one| one.take_if(|one| Arc::ptr_eq(&one.endpoint, &endpoint)));
             let mut member = old.unwrap_or_else(|| Tracked::new(endpoint, now));
-            member.eligible = eligible;
+            member.eligibility = eligibility;
             member.stats().set_member(self.members.len());
             self.members.push(member);
         }
+        let any_in_service = self.members.iter().any(|member| member.eligibility == Eligibility::InService);
+        self.counted = if any_in_service { Eligibility::InService } else { Eligibility::LastResort };
         self.view_pending = true;
         self.update_panic(&mut events);
         self.publish_matching(true);
@@ -186,8 +202,9 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
             self.update_panic(&mut due.events);
             self.publish_all();
         }
-        if !self.panic {
-            for member in self.members.iter_mut().filter(|member| member.eligible) {
+        let panics_over = self.panic.then_some(self.counted);
+        for member in &mut self.members {
+            if member.is_eligible() && panics_over != Some(member.eligibility) {
                 member.advance(now);
                 if matches!(member.ejection, Ejection::Probation { .. }) {
                     member.stats().publish(member.state(false));
@@ -213,15 +230,15 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
         let mut events = Vec::new();
         let Some(settings) = settings else { return events };
         let Some(at) = self.find(endpoint) else { return events };
-        let panic = self.panic;
+        let panic = self.panics_over(&self.members[at]);
         let member = &mut self.members[at];
         member.probing = false;
         if connected {
             // An open port says nothing about an endpoint that was ejected for its responses, except in
             // panic mode, where a request can find out.
-            if member.eligible && (member.is_hard() || panic) {
+            if member.is_eligible() && (member.is_hard() || panic) {
                 self.restore(at, ReturnedBy::Probe, now, &mut events);
-            } else if member.eligible && member.begin_probation_if_due(now) {
+            } else if member.is_eligible() && member.begin_probation_if_due(now) {
                 events.push(EjectionEvent::Probation { endpoint: endpoint.clone() });
             }
         } else if let Ejection::Ejected { hard, reason, until, .. } = member.ejection
@@ -238,10 +255,10 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
         events
     }
 
-    /// Counts of the eligible endpoints.
+    /// Counts of the endpoints in service, or of the last resorts where there is none.
     pub fn counts(&self) -> EjectionCounts {
         let mut counts = EjectionCounts { panic: self.panic, ..EjectionCounts::default() };
-        for member in self.eligible() {
+        for member in self.counted() {
             match member.ejection {
                 Ejection::Healthy { .. } => counts.healthy += 1,
                 Ejection::Ejected { .. } => counts.ejected += 1,
@@ -261,8 +278,18 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
         self.members.get(at).is_some_and(|one| Arc::ptr_eq(&one.endpoint, endpoint)).then_some(at)
     }
 
-    fn eligible(&self) -> impl Iterator<Item = &Tracked<T>> {
-        self.members.iter().filter(|member| member.eligible)
+    /// The members that count: those in service, or the last resorts where there is none.
+    fn counted(&self) -> impl Iterator<Item = &Tracked<T>> {
+        self.members.iter().filter(|member| self.is_counted(member))
+    }
+
+    fn is_counted(&self, member: &Tracked<T>) -> bool {
+        member.eligibility == self.counted
+    }
+
+    /// Whether panic mode is about the member.
+    fn panics_over(&self, member: &Tracked<T>) -> bool {
+        self.panic && self.is_counted(member)
     }
 
     fn restore(&mut self, at: usize, by: ReturnedBy, now: Instant, events: &mut Vec<EjectionEvent<T>>) {
@@ -291,7 +318,7 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
             events.push(EjectionEvent::CapReached { endpoint, reason });
             return;
         }
-        let panic = self.panic;
+        let panic = self.panics_over(&self.members[at]);
         let member = &mut self.members[at];
         match &mut member.ejection {
             // Panic mode: new hard evidence replaces the reason; the ejection time stays, because the
@@ -315,15 +342,15 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
             .members
             .iter()
             .enumerate()
-            .filter(|(other, member)| *other != at && member.eligible && member.is_healthy());
+            .filter(|(other, member)| *other != at && self.is_counted(member) && member.is_healthy());
         let mut siblings: Vec<RateSample> = siblings.filter_map(|(_, member)| sample(member)).collect();
         success_rate::is_outlier(own, least, &mut siblings)
     }
 
     /// Whether one more endpoint may be ejected for its responses.
     fn is_below_cap(&self, settings: &OutlierDetection) -> bool {
-        let accepting = self.eligible().filter(|member| !member.is_hard()).count();
-        let out = self.eligible().filter(|member| member.is_soft()).count();
+        let accepting = self.counted().filter(|member| !member.is_hard()).count();
+        let out = self.counted().filter(|member| member.is_soft()).count();
         // The tolerance is for binary fractions: 29 % of 100 may not be exactly 29.
         (out + 1) as f64 <= accepting as f64 * settings.max_ejection_percent / 100.0 + 1e-9
     }
@@ -334,13 +361,13 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
             self.publish_all();
         } else {
             let member = &self.members[at];
-            member.stats().publish(member.state(self.panic && member.eligible));
+            member.stats().publish(self.state_of(member));
         }
     }
 
     /// Whether panic mode has begun or ended.
     fn update_panic(&mut self, events: &mut Vec<EjectionEvent<T>>) -> bool {
-        let none_healthy = self.eligible().next().is_some() && !self.eligible().any(Tracked::is_healthy);
+        let none_healthy = self.counted().next().is_some() && !self.counted().any(Tracked::is_healthy);
         // The endpoint that ends it may not be in the View yet.
         let panic = none_healthy || (self.view_pending && self.panic);
         let changed = panic != self.panic;
@@ -360,20 +387,27 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
     /// Publishes the states that allow a pick, or the ones that do not.
     fn publish_matching(&self, usable: bool) {
         for member in &self.members {
-            let state = member.state(self.panic && member.eligible);
+            let state = self.state_of(member);
             if state.admits(false) == usable {
                 member.stats().publish(state);
             }
         }
     }
 
+    /// The state to publish of a member.
+    fn state_of(&self, member: &Tracked<T>) -> EndpointState {
+        // The registry has no contact with the node either: to choose the endpoint is not better than no attempt.
+        let is_gone = member.eligibility == Eligibility::LastResort && member.is_hard();
+        member.state(self.panics_over(member) && !is_gone)
+    }
+
     /// When an endpoint's next probe is due.
     fn probe_at(&self, member: &Tracked<T>, breaker_open: bool) -> Option<Instant> {
-        let often = member.last_probe + PROBE_INTERVAL;
+        let often = member.last_probe + probe_interval(member);
         match member.ejection {
-            _ if !member.eligible || member.probing => None,
+            _ if !member.is_eligible() || member.probing => None,
             Ejection::Healthy { .. } => None,
-            _ if self.panic => Some(often),
+            _ if self.panics_over(member) => Some(often),
             Ejection::Ejected { hard: true, until, .. } if breaker_open => Some(often.min(until)),
             // Also after an ejection for responses: the instance may have died before a request is spent.
             Ejection::Ejected { until, .. } => Some(until),
@@ -405,13 +439,28 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
 
     fn next_check(&self, breaker_open: bool) -> Option<Instant> {
         let full = self.members.iter().filter(|member| member.probing).count() >= MAX_PROBES;
-        let times = self.eligible().flat_map(|member| {
+        let eligible = self.members.iter().filter(|member| member.is_eligible());
+        let times = eligible.flat_map(|member| {
             // With all slots taken, the end of a probe is the next event.
             let probe = self.probe_at(member, breaker_open).filter(|_| !full);
             let lost = member.probing.then(|| member.last_probe + PROBE_TIMEOUT);
-            let next_advance = member.next_advance().filter(|_| !self.panic);
+            let next_advance = member.next_advance().filter(|_| !self.panics_over(member));
             [probe, lost, next_advance]
         });
         times.flatten().min()
+    }
+}
+
+/// The pause between two probes of an endpoint where probes are the only way back: for a last resort an eighth of the time that it
+/// is out already.
+fn probe_interval<T>(member: &Tracked<T>) -> Duration {
+    match member.ejection {
+        Ejection::Ejected { since, .. } | Ejection::Probation { since, .. }
+            if member.eligibility == Eligibility::LastResort =>
+        {
+            let out_for = member.last_probe.saturating_duration_since(since);
+            (out_for / 8).clamp(PROBE_INTERVAL, MAX_PROBE_INTERVAL)
+        }
+        _ => PROBE_INTERVAL,
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use outrigger_config::OutlierDetection;
 
-use super::{EjectionReason, EndpointStats, state::EndpointState};
+use super::{EjectionReason, Eligibility, EndpointStats, state::EndpointState};
 use crate::{backoff::Backoff, probe_slot::slot_time};
 
 /// Pause between two looks at the slot of a probation. A request takes it without a word to the detector.
@@ -71,8 +71,7 @@ pub struct EjectionDetails {
 #[derive(Debug)]
 pub(super) struct Tracked<T> {
     pub(super) endpoint: Arc<T>,
-    /// Its health check lets it be chosen.
-    pub(super) eligible: bool,
+    pub(super) eligibility: Eligibility,
     pub(super) ejection: Ejection,
     /// Doublings of the next ejection time.
     doublings: u32,
@@ -146,7 +145,7 @@ impl<T> Tracked<T> {
     pub(super) fn new(endpoint: Arc<T>, now: Instant) -> Self {
         Self {
             endpoint,
-            eligible: true,
+            eligibility: Eligibility::InService,
             ejection: Ejection::Healthy { since: now },
             doublings: 0,
             last_probe: now,
@@ -193,6 +192,11 @@ impl<T> Tracked<T> {
                 Some(EjectionDetails { reason, since, until: started })
             }
         }
+    }
+
+    /// Whether it may be chosen, at least while no other may.
+    pub(super) fn is_eligible(&self) -> bool {
+        self.eligibility != Eligibility::OutOfService
     }
 
     pub(super) fn mark_healthy(&mut self, now: Instant) {

@@ -20,7 +20,8 @@
 //!
 //! **Panic mode.** When no endpoint is healthy, all ejected ones may be chosen: a wrong choice costs less
 //! than no attempt. It ends with the first success of a request or a probe. The states are written in an
-//! order that leaves an endpoint to choose at every moment, also between two Views.
+//! order that leaves an endpoint to choose at every moment, also between two Views. A last resort
+//! ([`Eligibility`]) that accepts no connections is not chosen in panic mode either, but probed as often.
 //!
 //! **Return.** The ejection time doubles from the base to the maximum; a random part of up to a half is
 //! subtracted, so that sidecars that saw the same failure do not return together. Then a TCP connection
@@ -59,7 +60,7 @@ mod state;
 mod stats;
 mod success_rate;
 
-pub use detector::{Detector, DueActions, EjectionCounts, EjectionEvent, ReturnedBy};
+pub use detector::{Detector, DueActions, EjectionCounts, EjectionEvent, Eligibility, ReturnedBy};
 pub use ejection::EjectionDetails;
 pub use evidence::FailureAttribution;
 pub use loss::LossEvent;

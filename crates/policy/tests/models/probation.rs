@@ -8,7 +8,9 @@ use outrigger_config::OutlierDetection;
 use crate::{
     SECOND, check, origin,
     outcome::{Outcome, Sent},
-    outlier_detection::{AttemptGuard, Detector, EjectionState, EndpointStats, FailureAttribution},
+    outlier_detection::{
+        AttemptGuard, Detector, EjectionState, Eligibility, EndpointStats, FailureAttribution,
+    },
     sync::Mutex,
 };
 
@@ -36,7 +38,11 @@ impl Cluster {
     fn new(now: Instant) -> Arc<Self> {
         let stats = [(); 2].map(|()| Arc::new(EndpointStats::new(now)));
         let mut detector = Detector::default();
-        detector.set_members(Some(&SETTINGS), stats.iter().map(|one| (Arc::clone(one), true)), now);
+        detector.set_members(
+            Some(&SETTINGS),
+            stats.iter().map(|one| (Arc::clone(one), Eligibility::InService)),
+            now,
+        );
         detector.advance(now, false);
         Arc::new(Self { stats, detector: Mutex::new(detector) })
     }

@@ -1,7 +1,6 @@
 //! A service's endpoints as a pick reads them, and the state of the service as a whole.
 
 use std::{
-    collections::HashSet,
     fmt,
     sync::{
         Arc,
@@ -12,15 +11,18 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config::{self as config, count, format_coarse_duration, format_duration, tag_list};
-use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
+use outrigger_discovery::{Follower, Knowledge, WatchReason};
 use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::{
     Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, Verdict,
     circuit_breaker::{BreakerChange, BreakerOpen, BreakerState, Permit},
-    outlier_detection::{EjectionState, Report, stall::PeakLatency},
+    outlier_detection::{Report, stall::PeakLatency},
 };
-use outrigger_registry::{Instance, InstanceId, Query};
+use outrigger_registry::{Instance, Query};
 use tokio::{sync::watch, time::Instant};
+
+use view::is_healthy;
+pub(crate) use view::{LastResorts, View, last_resort_label};
 
 use crate::{
     host::ServiceName,
@@ -119,52 +121,6 @@ impl ClusterSettings {
     }
 }
 
-/// What a pick reads, replaced as a whole.
-#[derive(Debug)]
-pub(crate) struct View {
-    /// The usable endpoints, in the balancer's order.
-    pub(crate) endpoints: Box<[Arc<Endpoint>]>,
-    /// Endpoints that are not usable now: they keep their load and series, and their idle connections age.
-    pub(crate) not_serving: Box<[Arc<Endpoint>]>,
-    /// Instances at the address of another one, which gives its id to their endpoint. Sorted by identity.
-    pub(crate) aliases: Box<[(InstanceId, Arc<Endpoint>)]>,
-    /// Instances at addresses that this sidecar listens on: without an endpoint, because it would call itself.
-    pub(crate) own: Vec<InstanceId>,
-    pub(crate) balancer: LoadBalancer,
-    /// Those of `not_serving` that leave and still take requests, in the order of their balancer.
-    pub(crate) draining: Box<[Arc<Endpoint>]>,
-    pub(crate) draining_balancer: LoadBalancer,
-    pub(crate) settings: Arc<ClusterSettings>,
-    /// The snapshot that the View shows.
-    pub(crate) snapshot: Arc<Snapshot>,
-}
-
-impl View {
-    /// The endpoint of an instance.
-    pub(crate) fn endpoint_of(&self, id: &InstanceId) -> Option<&Arc<Endpoint>> {
-        // All keep the order of the snapshot, which is sorted by identity.
-        let listed = [&self.endpoints, &self.not_serving].into_iter().find_map(|sorted| {
-            let at = sorted.binary_search_by(|one| one.id.cmp(id)).ok()?;
-            sorted.get(at)
-        });
-        listed.or_else(|| {
-            let at = self.aliases.binary_search_by(|(alias, _)| alias.cmp(id)).ok()?;
-            self.aliases.get(at).map(|(_, endpoint)| endpoint)
-        })
-    }
-
-    /// Whether an endpoint is in service and not ejected, so that none that drains is picked.
-    pub(crate) fn has_healthy_endpoint(&self) -> bool {
-        self.endpoints.iter().any(|one| is_healthy(one, true))
-    }
-
-    /// Whether an endpoint is usable here that is not in `other`.
-    fn has_new_endpoint(&self, other: &Self) -> bool {
-        let before: HashSet<_> = other.endpoints.iter().map(Arc::as_ptr).collect();
-        self.endpoints.iter().any(|one| !before.contains(&Arc::as_ptr(one)))
-    }
-}
-
 /// The endpoints that a request has tried: those of earlier attempts, and others that this pick may not take.
 struct Tried<'a>(&'a [Arc<Endpoint>], &'a [Arc<Endpoint>]);
 
@@ -232,8 +188,7 @@ impl Cluster {
                 aliases: Box::default(),
                 own: Vec::new(),
                 balancer: LoadBalancer::new(policy.balance, &[]),
-                draining: Box::default(),
-                draining_balancer: LoadBalancer::new(policy.balance, &[]),
+                last_resorts: Box::default(),
                 settings: Arc::new(settings),
                 snapshot: Arc::default(),
             }),
@@ -369,23 +324,33 @@ impl Cluster {
         let passed = Tried(passed, &[]);
         let usable = |one: &Endpoint| one.is_usable(retryable) && !passed.contains(one);
         self.pick_among(&view.endpoints, &view.balancer, false, usable).or_else(|| {
-            let usable = |one: &Endpoint| is_usable_while_draining(one, retryable) && !passed.contains(one);
-            self.pick_among(&view.draining, &view.draining_balancer, false, usable)
+            let usable = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !passed.contains(one);
+            self.pick_last_resort(view, false, usable)
         })
     }
 
     fn pick_untried(&self, view: &View, tried: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {
         let is_first = tried.0.is_empty() && tried.1.is_empty();
         let usable = |one: &Endpoint| one.is_usable(retryable) && !tried.contains(one);
-        if view.draining.is_empty() {
+        if view.last_resorts.is_empty() {
             return self.pick_among(&view.endpoints, &view.balancer, is_first, usable);
         }
-        // An endpoint that leaves comes after those that are healthy, and before those that panic mode picks: it is known to work.
+        // Last resorts come after the endpoints that are healthy, and before those that panic mode picks: those are known to fail.
         let healthy = |one: &Endpoint| is_healthy(one, retryable) && !tried.contains(one);
-        let draining = |one: &Endpoint| is_usable_while_draining(one, retryable) && !tried.contains(one);
+        let last = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !tried.contains(one);
         self.pick_among(&view.endpoints, &view.balancer, is_first, healthy)
-            .or_else(|| self.pick_among(&view.draining, &view.draining_balancer, is_first, draining))
+            .or_else(|| self.pick_last_resort(view, is_first, last))
             .or_else(|| self.pick_among(&view.endpoints, &view.balancer, is_first, usable))
+    }
+
+    fn pick_last_resort(
+        &self,
+        view: &View,
+        is_first: bool,
+        is_usable: impl Fn(&Endpoint) -> bool,
+    ) -> Option<Arc<Endpoint>> {
+        let pick = |one: &LastResorts| self.pick_among(&one.endpoints, &one.balancer, is_first, &is_usable);
+        view.last_resorts.iter().find_map(pick)
     }
 
     /// A usable one of these; one that is stalled only if there is no other. `is_first`: for the first attempt of a request.
@@ -411,21 +376,21 @@ impl Cluster {
         at.and_then(|at| endpoints.get(at)).cloned()
     }
 
-    /// Whether the View lists an endpoint, and it is healthy.
+    /// Whether an endpoint stands for the service, and is healthy.
     pub(crate) fn is_in(&self, endpoint: &Arc<Endpoint>) -> bool {
-        endpoint.is_healthy() && self.view.load().endpoints.iter().any(|one| Arc::ptr_eq(one, endpoint))
+        endpoint.is_healthy() && self.view.load().standing().iter().any(|one| Arc::ptr_eq(one, endpoint))
     }
 
     /// Whether another endpoint is in.
     pub(crate) fn has_other_in(&self, endpoint: &Arc<Endpoint>) -> bool {
-        self.view.load().endpoints.iter().any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
+        self.view.load().standing().iter().any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
     }
 
     /// Whether another endpoint has answered a request lately, and is not ejected.
     pub(crate) fn serves_besides(&self, endpoint: &Arc<Endpoint>) -> bool {
         let now = Instant::now();
         let serves = |one: &Arc<Endpoint>| one.succeeded_within(RECENT_SUCCESS, now);
-        self.view.load().endpoints.iter().any(|one| !Arc::ptr_eq(one, endpoint) && serves(one))
+        self.view.load().standing().iter().any(|one| !Arc::ptr_eq(one, endpoint) && serves(one))
     }
 
     /// The breaker's state, by the settings of the current View.
@@ -555,9 +520,9 @@ impl Cluster {
                 known.push_str(&format!(", {count} {}", status.label()));
             }
         }
-        let draining = view.snapshot.instances.iter().filter(|one| one.draining).count();
-        if draining > 0 {
-            known.push_str(&format!(", {draining} draining and not accepting connections"));
+        for last in &*view.last_resorts {
+            let (number, why) = (last.endpoints.len(), last_resort_label(last.kind));
+            known.push_str(&format!(", {number} {why} and not accepting connections"));
         }
         if counts.unusable > 0 {
             known.push_str(&format!(", {} without a usable address", counts.unusable));
@@ -578,20 +543,12 @@ impl Cluster {
     }
 }
 
-/// Whether a pick may take the endpoint, and not only because panic mode lets it take any.
-fn is_healthy(one: &Endpoint, retryable: bool) -> bool {
-    one.is_usable(retryable) && one.stats.ejection_state() != EjectionState::Panic
-}
-
-/// Whether a pick may take an endpoint that leaves.
-fn is_usable_while_draining(one: &Endpoint, retryable: bool) -> bool {
-    one.is_last_resort() && one.is_usable(retryable)
-}
-
 /// Why a service is watched.
 pub(crate) fn watch_reason(declared: bool) -> WatchReason {
     if declared { WatchReason::Declared } else { WatchReason::OnDemand }
 }
+
+mod view;
 
 #[cfg(test)]
 mod tests;

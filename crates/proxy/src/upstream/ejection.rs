@@ -11,7 +11,7 @@ use std::sync::{
 use outrigger_config as config;
 use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::outlier_detection::{
-    Detector, EjectionCounts, EjectionDetails, EjectionEvent, Report, ReturnedBy,
+    Detector, EjectionCounts, EjectionDetails, EjectionEvent, Eligibility, Report, ReturnedBy,
 };
 use outrigger_registry::InstanceId;
 use parking_lot::Mutex;
@@ -69,7 +69,7 @@ impl OutlierEjector {
         false
     }
 
-    /// Counts of the eligible endpoints, by state.
+    /// Counts of the endpoints in service, or of the last resorts where there is none, by state.
     pub(crate) fn counts(&self) -> EjectionCounts {
         self.detector.lock().counts()
     }
@@ -84,11 +84,11 @@ impl OutlierEjector {
         self.totals.each_ref().map(|total| total.load(Relaxed))
     }
 
-    /// Sets the known endpoints; true beside the ones that the registry lets be chosen.
+    /// Sets the known endpoints, with what the registry lets be chosen.
     pub(crate) fn set_members(
         &self,
         settings: Option<&config::OutlierDetection>,
-        members: Vec<(Arc<Endpoint>, bool)>,
+        members: Vec<(Arc<Endpoint>, Eligibility)>,
     ) {
         let events = self.detector.lock().set_members(settings, members, Instant::now().into_std());
         self.record_events(events);
@@ -178,8 +178,12 @@ impl OutlierEjector {
                     self.record(EventKind::InstanceBack, Some(&endpoint), reason);
                 }
                 EjectionEvent::Panic(true) => {
-                    warn!(%service, "panic mode: no healthy instance, so all may be picked");
-                    self.record(EventKind::PanicBegan, None, "no healthy instance, so all may be picked");
+                    warn!(%service, "panic mode: no healthy instance, so ejected ones may be picked");
+                    self.record(
+                        EventKind::PanicBegan,
+                        None,
+                        "no healthy instance, so ejected ones may be picked",
+                    );
                 }
                 EjectionEvent::Panic(false) => {
                     info!(%service, "panic mode ends: an instance is healthy again");

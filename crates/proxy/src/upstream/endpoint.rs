@@ -188,9 +188,9 @@ impl Endpoint {
         }
     }
 
-    /// Whether it drains and has refused no connection since.
-    pub(crate) fn is_last_resort(&self) -> bool {
-        self.draining.load(Relaxed) && !self.refused.load(Relaxed)
+    /// Whether a pick may take it as a last resort, which an endpoint that drains is until it has refused a connection.
+    pub(crate) fn is_usable_as_last_resort(&self, retryable: bool) -> bool {
+        !self.refused.load(Relaxed) && self.is_usable(retryable)
     }
 
     /// Ends the picks and closes idle connections, because the instance has left the registry. Requests in

@@ -4,12 +4,19 @@
 //! connections; a new one gets a new endpoint; the endpoint of one that left is retired. Instances at one address are one
 //! endpoint. This runs on the control thread, so that no request builds a View or drops an old one.
 
-use std::{cmp::Ordering, collections::HashMap, iter::Peekable, net::SocketAddr, sync::Arc, vec};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap},
+    iter::Peekable,
+    net::SocketAddr,
+    sync::Arc,
+    vec,
+};
 
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Snapshot};
-use outrigger_policy::LoadBalancer;
-use outrigger_registry::{Instance, InstanceId};
+use outrigger_policy::{LoadBalancer, outlier_detection::Eligibility};
+use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -20,7 +27,7 @@ use crate::{
     listener::own::OwnListeners,
     metrics::Metrics,
     upstream::{
-        cluster::{Cluster, ClusterSettings, View, watch_reason},
+        cluster::{Cluster, ClusterSettings, LastResorts, View, watch_reason},
         endpoint::Endpoint,
         retired_views::RetiredViews,
     },
@@ -122,7 +129,8 @@ impl Reconciler {
         let mut not_serving = Vec::new();
         let mut weights = Vec::new();
         let own_listeners = self.own_listeners.borrow_and_update().clone();
-        let (mut draining, mut draining_weights) = (Vec::new(), Vec::new());
+        let mut last_resorts = BTreeMap::<LastResort, (Vec<Arc<Endpoint>>, Vec<u32>)>::new();
+        let mut members = Vec::new();
         let (mut own, mut aliases) = (Vec::new(), Vec::new());
         let mut addresses = Addresses::default();
         for instance in snapshot.instances.iter().filter(|one| self.cluster.matches(one)) {
@@ -133,7 +141,7 @@ impl Reconciler {
                 addresses.add(addr, instance);
             }
         }
-        for ListedAddress { addr, newest, others, weight, last_resort_weight } in addresses.into_sorted() {
+        for ListedAddress { addr, newest, others, weight, last_resort } in addresses.into_sorted() {
             let endpoint = match take_known(&mut before, &newest.id, &mut left) {
                 Some(old)
                     if old.addr == addr
@@ -157,22 +165,30 @@ impl Reconciler {
             };
             self.known.push(endpoint.clone());
             aliases.extend(others.into_iter().map(|id| (id.clone(), endpoint.clone())));
-            endpoint.set_draining(weight == 0 && last_resort_weight > 0);
+            let last_resort = last_resort.filter(|_| weight == 0);
+            let kind = last_resort.map(|(kind, _)| kind);
+            endpoint.set_draining(kind == Some(LastResort::Draining));
+            let eligibility = match kind {
+                _ if weight > 0 => Eligibility::InService,
+                Some(LastResort::NodeLost) => Eligibility::LastResort,
+                // One that drains is left at its first refused connection, for good.
+                Some(LastResort::Draining) | None => Eligibility::OutOfService,
+            };
+            members.push((endpoint.clone(), eligibility));
             if weight > 0 {
                 endpoints.push(endpoint);
                 weights.push(weight);
                 continue;
             }
-            if last_resort_weight > 0 {
-                draining.push(endpoint.clone());
-                draining_weights.push(last_resort_weight);
+            if let Some((kind, weight)) = last_resort {
+                let (endpoints, weights) = last_resorts.entry(kind).or_default();
+                endpoints.push(endpoint.clone());
+                weights.push(weight);
             }
             not_serving.push(endpoint);
         }
         aliases.sort_by(|(one, _), (other, _)| one.cmp(other));
         left.extend(before);
-        let eligible = endpoints.iter().map(|one| (one.clone(), true));
-        let members = eligible.chain(not_serving.iter().map(|one| (one.clone(), false))).collect();
         // Before the swap, so that the detector knows every endpoint that a pick may take.
         self.cluster.ejector.set_members(settings.policy.outlier.as_ref(), members);
         let usable = endpoints.len();
@@ -187,8 +203,14 @@ impl Reconciler {
             not_serving: not_serving.into(),
             aliases: aliases.into(),
             own,
-            draining_balancer: LoadBalancer::new(settings.policy.balance, &draining_weights),
-            draining: draining.into(),
+            last_resorts: last_resorts
+                .into_iter()
+                .map(|(kind, (endpoints, weights))| LastResorts {
+                    kind,
+                    endpoints: endpoints.into(),
+                    balancer: LoadBalancer::new(settings.policy.balance, &weights),
+                })
+                .collect(),
             settings,
             snapshot,
         };
@@ -233,22 +255,25 @@ struct ListedAddress<'a> {
     others: Vec<&'a InstanceId>,
     /// The greatest [`Instance::weight`].
     weight: u32,
-    /// The greatest [`Instance::last_resort_weight`].
-    last_resort_weight: u32,
+    /// The first [`Instance::last_resort`] in the order of use, with its greatest weight.
+    last_resort: Option<(LastResort, u32)>,
 }
 
 impl<'a> Addresses<'a> {
     fn add(&mut self, addr: SocketAddr, instance: &'a Instance) {
-        let (weight, last_resort_weight) = (instance.weight(), instance.last_resort_weight());
+        let (weight, last_resort) = (instance.weight(), instance.last_resort());
         let next = self.listed.len();
         let place = *self.places.entry(addr).or_insert(next);
         let Some(known) = self.listed.get_mut(place) else {
             let others = Vec::new();
-            self.listed.push(ListedAddress { addr, newest: instance, others, weight, last_resort_weight });
+            self.listed.push(ListedAddress { addr, newest: instance, others, weight, last_resort });
             return;
         };
         known.weight = known.weight.max(weight);
-        known.last_resort_weight = known.last_resort_weight.max(last_resort_weight);
+        known.last_resort = [known.last_resort, last_resort]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(kind, weight)| (*kind, std::cmp::Reverse(*weight)));
         let is_newer = instance.create_index > known.newest.create_index;
         let other = if is_newer { std::mem::replace(&mut known.newest, instance) } else { instance };
         known.others.push(&other.id);

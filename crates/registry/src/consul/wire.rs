@@ -165,9 +165,10 @@ fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D
 impl RawHealthEntry {
     fn into_unresolved(self) -> UnresolvedInstance {
         let status = worst_status(&self.checks);
-        let node_lost = is_node_lost(&self.checks);
-        let draining = status == HealthStatus::Critical && is_draining(&self.checks);
         let service = self.service;
+        let weights = service.weights.clamp_weights();
+        let node_lost = is_node_lost(&self.checks, weights);
+        let draining = status == HealthStatus::Critical && is_draining(&self.checks);
         let host = if service.address.is_empty() { self.node.address } else { service.address };
         let id = InstanceId { datacenter: self.node.datacenter, node: self.node.node, id: service.id };
         let instance = Instance {
@@ -176,7 +177,7 @@ impl RawHealthEntry {
             named: None,
             tags: service.tags.into(),
             meta: Arc::new(service.meta),
-            weights: service.weights.clamp_weights(),
+            weights,
             status,
             node_lost,
             draining,
@@ -217,12 +218,13 @@ fn worst_status(checks: &[RawCheck]) -> HealthStatus {
     checks.iter().map(RawCheck::status).max().unwrap_or(HealthStatus::Passing)
 }
 
-/// Whether only the health of the node is critical: the servers have lost contact with its agent, and no
-/// check reports that the service is unhealthy.
-fn is_node_lost(checks: &[RawCheck]) -> bool {
+/// Whether only the health of the node is critical: the servers have lost contact with its agent, and by all other checks, those
+/// of operators on the node included, the service would get traffic.
+fn is_node_lost(checks: &[RawCheck], weights: Weights) -> bool {
     let (node, others): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.id == SERF_HEALTH);
+    let worst = if weights.warning > 0 { HealthStatus::Warning } else { HealthStatus::Passing };
     node.iter().any(|check| check.status() == HealthStatus::Critical)
-        && others.iter().all(|check| check.status() <= HealthStatus::Warning)
+        && others.iter().all(|check| check.status() <= worst)
 }
 
 /// Whether each critical check says that the service leaves.

@@ -2,6 +2,7 @@
 
 mod ejection_time;
 mod evidence;
+mod last_resorts;
 mod model;
 mod probes;
 mod settings;
@@ -19,7 +20,7 @@ use outrigger_config::OutlierDetection;
 use outrigger_policy::{
     Outcome, Sent,
     outlier_detection::{
-        Detector, DueActions, EjectionEvent, EjectionReason, EjectionState, EndpointStats,
+        Detector, DueActions, EjectionEvent, EjectionReason, EjectionState, Eligibility, EndpointStats,
         FailureAttribution, ReturnedBy,
     },
 };
@@ -53,7 +54,8 @@ impl Rig {
         let settings = Some(&*Box::leak(Box::new(settings)));
         let stats: Vec<_> = (0..count).map(|_| Arc::new(EndpointStats::new(now))).collect();
         let mut detector = Detector::default();
-        let events = detector.set_members(settings, stats.iter().map(|one| (one.clone(), true)), now);
+        let members = stats.iter().map(|one| (one.clone(), Eligibility::InService));
+        let events = detector.set_members(settings, members, now);
         assert!(events.is_empty(), "{events:?}");
         let due = detector.advance(now, false);
         assert!(due.events.is_empty() && due.next.is_none(), "{due:?}");
@@ -69,7 +71,14 @@ impl Rig {
 
     /// Changes which endpoints are eligible; the old View is still there.
     fn set_members(&mut self, eligible: &[bool]) -> Vec<Event> {
-        let known = self.stats.iter().cloned().zip(eligible.iter().copied());
+        self.set_eligibility(
+            eligible.iter().map(|one| if *one { Eligibility::InService } else { Eligibility::OutOfService }),
+        )
+    }
+
+    /// The same, with last resorts.
+    fn set_eligibility(&mut self, eligible: impl IntoIterator<Item = Eligibility>) -> Vec<Event> {
+        let known = self.stats.iter().cloned().zip(eligible);
         self.detector.set_members(self.settings, known, self.now)
     }
 
@@ -159,7 +168,7 @@ fn turned_off_every_endpoint_is_healthy() {
     let now = origin();
     let stats = Arc::new(EndpointStats::new(now));
     let mut detector = Detector::default();
-    assert!(detector.set_members(None, [(stats.clone(), true)], now).is_empty());
+    assert!(detector.set_members(None, [(stats.clone(), Eligibility::InService)], now).is_empty());
     for _ in 0..100 {
         let guard = stats.begin_attempt(None, false).unwrap();
         assert_eq!(

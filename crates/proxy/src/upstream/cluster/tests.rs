@@ -1,9 +1,9 @@
 use outrigger_discovery::Discovery;
 use outrigger_policy::{
     Outcome, Sent,
-    outlier_detection::{AttemptGuard, Detector, FailureAttribution},
+    outlier_detection::{AttemptGuard, Detector, EjectionState, Eligibility, FailureAttribution},
 };
-use outrigger_registry::testing::ScriptedRegistry;
+use outrigger_registry::{InstanceId, LastResort, testing::ScriptedRegistry};
 use tokio::runtime::Handle;
 
 use super::*;
@@ -45,17 +45,23 @@ fn cluster_that_drains() -> (Cluster, [Arc<Endpoint>; 4]) {
         draining.set_draining(true);
     }
     let settings = cluster.view.load().settings.clone();
-    drop(cluster.swap_view(View {
-        endpoints: endpoints[..2].into(),
-        not_serving: endpoints[2..].into(),
-        aliases: Box::default(),
-        own: Vec::new(),
-        balancer: LoadBalancer::new(policy.balance, &[1, 1]),
-        draining: endpoints[2..].into(),
-        draining_balancer: LoadBalancer::new(policy.balance, &[1, 1]),
-        settings,
-        snapshot: Arc::default(),
-    }));
+    drop(
+        cluster.swap_view(View {
+            endpoints: endpoints[..2].into(),
+            not_serving: endpoints[2..].into(),
+            aliases: Box::default(),
+            own: Vec::new(),
+            balancer: LoadBalancer::new(policy.balance, &[1, 1]),
+            last_resorts: [LastResorts {
+                kind: LastResort::Draining,
+                endpoints: endpoints[2..].into(),
+                balancer: LoadBalancer::new(policy.balance, &[1, 1]),
+            }]
+            .into(),
+            settings,
+            snapshot: Arc::default(),
+        }),
+    );
     (cluster, endpoints)
 }
 
@@ -64,7 +70,8 @@ fn put_on_probation(endpoint: &Arc<Endpoint>, other: &Arc<Endpoint>) {
     let settings = config::OutlierDetection::default();
     let (outlier, mut now) = (Some(&settings), Instant::now().into_std());
     let mut detector = Detector::default();
-    let _ = detector.set_members(outlier, [(endpoint.clone(), true), (other.clone(), true)], now);
+    let members = [endpoint, other].map(|one| (one.clone(), Eligibility::InService));
+    let _ = detector.set_members(outlier, members, now);
     let _ = detector.advance(now, false);
     let mut reports = Vec::new();
     for _ in 0..settings.consecutive_failures.unwrap() {

@@ -4,6 +4,10 @@ use std::{
 };
 
 use outrigger_discovery::{Discovery, WatchReason};
+use outrigger_policy::{
+    Outcome, Sent,
+    outlier_detection::{AttemptGuard, FailureAttribution},
+};
 use outrigger_registry::{
     HealthStatus, Query,
     testing::{Listed, ScriptedRegistry, instance},
@@ -166,9 +170,85 @@ async fn an_address_is_usable_while_one_of_its_instances_is() {
     // One that leaves takes requests no longer where the other does.
     let leaving = Instance { draining: true, ..with(a.clone(), HealthStatus::Critical) };
     rig.list([leaving.clone(), b.clone()]).await;
-    assert!(!rig.pick(&[]).is_last_resort());
-    rig.list([leaving, with(b, HealthStatus::Critical)]).await;
-    assert!(rig.pick(&[]).is_last_resort(), "both are critical, and one of them only leaves");
+    assert_eq!(rig.cluster.view.load().last_resort_in_use(), None);
+    let b = with(b, HealthStatus::Critical);
+    rig.list([leaving.clone(), b.clone()]).await;
+    rig.pick(&[]);
+    let in_use = || rig.cluster.view.load().last_resort_in_use();
+    assert_eq!(in_use(), Some(LastResort::Draining), "both are critical, and one of them only leaves");
+    let lost = Instance { node_lost: true, ..b.clone() };
+    rig.list([leaving, lost.clone()]).await;
+    assert_eq!(in_use(), Some(LastResort::Draining));
+    rig.list([with(a, HealthStatus::Critical), lost]).await;
+    assert_eq!(in_use(), Some(LastResort::NodeLost));
+}
+
+/// Whether each instance is shown as usable, and why (not).
+fn shown(rig: &WriterRig) -> Vec<(bool, String)> {
+    rig.status().into_iter().map(|one| (one.usable, one.why_not.unwrap_or_default())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_of_a_lost_node_is_used_only_while_no_other_is_usable() {
+    let rig = WriterRig::new();
+    let critical = |one: Instance| Instance { status: HealthStatus::Critical, ..one };
+    let lost = |one: Instance| Instance { node_lost: true, ..critical(one) };
+    let draining = |one: Instance| Instance { draining: true, ..critical(one) };
+    let heavy = |one: Instance| Instance { weights: config::Weights { passing: 3, warning: 1 }, ..one };
+    let (a, b, c) = (at("n1", "a", 1, 1), at("n2", "b", 2, 2), at("n3", "c", 3, 3));
+    const WAITS: &str = "critical by its node alone: used only while no other instance is usable";
+    const IN_USE: &str = "critical by its node alone: in use, because no other instance is usable";
+
+    rig.list([lost(a.clone()), draining(b.clone()), c.clone()]).await;
+    assert_eq!(rig.shares(20), expected(&[("n3/c", 20)]));
+    assert_eq!(shown(&rig)[0], (false, WAITS.to_owned()));
+    let healthy = rig.pick(&[]);
+    let leaving = rig.pick(std::slice::from_ref(&healthy));
+    assert_eq!(&*leaving.id.id, "b", "it is known to work");
+    assert_eq!(&*rig.pick(&[healthy, leaving]).id.id, "a", "a retry goes to it after all others");
+
+    rig.list([lost(a.clone()), draining(b.clone()), critical(c.clone())]).await;
+    assert_eq!(rig.shares(20), expected(&[("n2/b", 20)]));
+    assert_eq!(shown(&rig)[0], (false, WAITS.to_owned()));
+    rig.pick(&[]).note_outcome(Outcome::ConnectRefused);
+    assert_eq!(rig.shares(20), expected(&[("n1/a", 20)]));
+    assert_eq!(shown(&rig)[0], (true, IN_USE.to_owned()));
+
+    rig.list([lost(a.clone()), lost(heavy(b.clone())), critical(c.clone())]).await;
+    assert_eq!(rig.shares(20), expected(&[("n1/a", 5), ("n2/b", 15)]), "by the weights that they had");
+    assert_eq!(shown(&rig)[2], (false, "critical in the registry".to_owned()));
+    let endpoint = rig.pick(&[]);
+    rig.list([a, heavy(b), critical(c)]).await;
+    assert_eq!(rig.shares(20), expected(&[("n1/a", 5), ("n2/b", 15)]));
+    assert!(rig.status().iter().take(2).all(|one| one.usable && one.why_not.is_none()));
+    assert!(rig.cluster.view.load().endpoints.iter().any(|one| Arc::ptr_eq(one, &endpoint)), "the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_of_a_lost_node_that_accepts_no_connections_is_ejected_and_refused() {
+    let rig = WriterRig::new();
+    let lost = |one: Instance| Instance { status: HealthStatus::Critical, node_lost: true, ..one };
+    rig.list([lost(at("n1", "a", 1, 1))]).await;
+    let endpoint = rig.pick(&[]);
+    let (outlier, now) = (config::OutlierDetection::default(), Instant::now());
+    let guard = AttemptGuard::begin(endpoint.clone(), Some(&outlier), true).unwrap();
+    let blame = &mut FailureAttribution::default();
+    let report =
+        guard.record_end(Some(&outlier), blame, Outcome::ConnectRefused, Sent::Nothing, now.into_std());
+    rig.cluster.report(&endpoint, report.unwrap(), now);
+    assert!(rig.cluster.pick(&[], &[], true).is_none(), "no panic mode for it");
+    let refusal = rig.cluster.refuse_pick(Duration::from_secs(1));
+    assert!(
+        refusal.detail.contains("1 critical, 1 critical by its node alone and not accepting connections"),
+        "{}",
+        refusal.detail
+    );
+    let (usable, why) = shown(&rig).remove(0);
+    assert!(!usable && why.starts_with("critical by its node alone; ejected 0s ago"), "{why}");
+
+    // The registry says that the node is back.
+    rig.list([at("n1", "a", 1, 1)]).await;
+    assert!(Arc::ptr_eq(&rig.pick(&[]), &endpoint), "panic mode, as for every instance in service");
 }
 
 #[tokio::test(start_paused = true)]

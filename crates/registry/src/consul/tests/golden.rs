@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{HealthStatus, Instance, Unusable};
+use crate::{HealthStatus, Instance, LastResort, Unusable};
 
 const THREE: &str = include_str!("../testdata/three_instances.json");
 const THREE_PRETTY: &str = include_str!("../testdata/three_instances_pretty.json");
@@ -75,7 +75,7 @@ async fn an_instance_drains_when_each_of_its_critical_checks_says_so() {
             format!(r#"[{{"Node":{node},"Service":{{"ID":"a","Port":80}},"Checks":[{}]}}]"#, body.join(","));
         let instance = parse_instance(&body).await;
         assert_eq!(instance.draining, draining, "{checks:?}");
-        assert_eq!(instance.last_resort_weight(), u32::from(draining), "{checks:?}");
+        assert_eq!(instance.last_resort(), draining.then_some((LastResort::Draining, 1)), "{checks:?}");
         assert!(!draining || instance.weight() == 0, "{checks:?}");
     }
 }
@@ -163,8 +163,25 @@ async fn a_lost_node_differs_from_an_unhealthy_service() {
         (&[("serfHealth", "critical")], true),
         (&[("serfHealth", "critical"), ("service:a", "critical")], false),
         (&[("serfHealth", "critical"), ("_service_maintenance:a", "critical")], false),
+        (&[("serfHealth", "critical"), ("_node_maintenance", "critical")], false),
+        // An operator's check of the node.
+        (&[("serfHealth", "critical"), ("disk", "critical")], false),
+        (&[("serfHealth", "critical"), ("disk", "warning"), ("service:a", "passing")], true),
+        (&[("disk", "critical"), ("service:a", "passing")], false),
     ] {
-        assert_eq!(instance_with("", checks).await.node_lost, lost, "{checks:?}");
+        let instance = instance_with(r#","Port":80"#, checks).await;
+        assert_eq!(instance.node_lost, lost, "{checks:?}");
+        assert_eq!(instance.last_resort(), lost.then_some((LastResort::NodeLost, 1)), "{checks:?}");
+        assert!(!lost || instance.weight() == 0, "{checks:?}");
+        assert_eq!(instance_with("", checks).await.last_resort(), None, "no address: {checks:?}");
+        let weights = r#","Port":80,"Weights":{"Passing":7,"Warning":0}"#;
+        let is_warning = checks.iter().any(|(_, status)| *status == "warning");
+        let expected = (lost && !is_warning).then_some((LastResort::NodeLost, 7));
+        assert_eq!(
+            instance_with(weights, checks).await.last_resort(),
+            expected,
+            "no traffic while warning: {checks:?}"
+        );
     }
 }
 

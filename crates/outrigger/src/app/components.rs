@@ -176,7 +176,7 @@ impl Components {
         let Some(parts) = &self.app_config else { return };
         parts.apply_settings(config);
         let settings = &config.api.config;
-        let open = |file: &ConfigFile| KvContent::open(parts.watches.clone(), file, settings.contexts());
+        let open = |file: &ConfigFile| KvContent::open(&parts.watches, parts.merged.state(), file);
         self.files.apply(&settings.files, &settings.sources, open);
     }
 

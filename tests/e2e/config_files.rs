@@ -8,7 +8,7 @@ use std::{
 };
 
 use outrigger_config as config;
-use outrigger_registry::{Kv as _, consul::Consul};
+use outrigger_registry::{Kv as _, Locks as _, NewSession, consul::Consul};
 use outrigger_tests::{
     client::Client,
     consul,
@@ -33,6 +33,7 @@ on_both_registries! {
     restart: super::a_change_restarts_the_app_as_a_deploy_does;
     ill: super::a_content_that_makes_the_app_ill_stops_at_one_instance_and_the_next_one_heals_all;
     ends: super::an_app_that_ends_after_its_restart_keeps_the_slot_and_the_sidecar;
+    operator: super::an_operator_that_holds_the_slots_is_named_soon;
     leaves: super::a_sidecar_that_leaves_in_the_middle_of_a_restart_ends_with_its_app;
     at_once: super::another_number_at_once_takes_effect;
 }
@@ -391,6 +392,41 @@ async fn a_content_that_makes_the_app_ill_stops_at_one_instance_and_the_next_one
     agent.wait_health("orders", &[("orders-1", "passing"), ("orders-2", "passing")]).await;
     assert_eq!(slots(registry).await, 0);
     assert_eq!(ill.events("restart_held").await.len(), 1);
+}
+
+async fn an_operator_that_holds_the_slots_is_named_soon(registry: SocketAddr) {
+    put(registry, "config/orders", "one").await;
+    let one = Deployed::start(registry, "orders-1", "{restart: true, min_interval: 0s}", "");
+    one.until_started_with("one").await;
+    one.process.wait_ready().await;
+    // As `consul lock locks/outrigger/restart/orders`.
+    let consul = kv_of(registry);
+    let session = NewSession {
+        name: "Consul lock by hand",
+        ttl: Duration::from_secs(60),
+        lock_delay: Duration::from_secs(1),
+        removes_keys: false,
+        ends_with_node: false,
+    };
+    let session = consul.open_session(session).await.unwrap();
+    let key =
+        format!("/v1/kv/locks/outrigger/restart/orders/.lock?acquire={session}&flags=3304740253564472344");
+    let answer = consul::http::put(registry, &key, "").await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.body().trim_ascii()), (200, b"true".as_slice()));
+    let from = tokio::time::Instant::now();
+    put(registry, "config/orders", "two").await;
+    let mut waits = Vec::new();
+    wait::until("the holder is named", LONG, async || {
+        waits = one.events("restart_waits").await;
+        !waits.is_empty()
+    })
+    .await;
+    assert!(waits[0].contains("\"Consul lock by hand\" of node "), "{waits:?}");
+    // Far below the longest wait for a slot.
+    assert!(from.elapsed() < Duration::from_secs(15), "{:?}", from.elapsed());
+    assert_eq!(one.until_app("it runs", |_| true).await["read"], "one");
+    consul.close_session(&session).await.unwrap();
+    one.until_started_with("two").await;
 }
 
 async fn an_app_that_ends_after_its_restart_keeps_the_slot_and_the_sidecar(registry: SocketAddr) {

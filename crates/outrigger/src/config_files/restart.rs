@@ -29,7 +29,11 @@ use crate::process::{AppControl, AppRequest, AppRun};
 
 /// An app that is not healthy this long after its start is held to be ill.
 const HELD_AFTER: Duration = Duration::from_secs(30);
-/// Pauses after a refused slot.
+/// The first question for a slot ends after this time, so that it is told soon why there is none.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+/// A later one: then the reason is told again where it is another one.
+const NEXT_WAIT: Duration = Duration::from_secs(30);
+/// Pauses after a slot was refused before the end of the wait.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(10) };
 
 /// How a file asks for a restart.
@@ -164,8 +168,12 @@ pub(super) trait RestartSlot: Send {
 pub(super) trait RestartTarget: Send + Sync {
     /// See [`RestartSlot`].
     type Slot: RestartSlot;
-    /// Waits a while for one of `at_once` places.
-    fn acquire(&self, at_once: u32) -> impl Future<Output = Result<Self::Slot, SlotError>> + Send;
+    /// Waits for one of `at_once` places.
+    fn acquire(
+        &self,
+        at_once: u32,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Self::Slot, SlotError>> + Send;
     /// Cancelled to skip the waits for callers.
     fn skip_token(&self) -> CancellationToken;
     /// Takes the app out of the registry. Returns when it may be stopped.
@@ -289,7 +297,8 @@ impl<T: RestartTarget> RestartCoordinator<T> {
             if failures == 0 && self.state() != RestartState::Held {
                 self.show(RestartState::Waiting, "for a slot of the service");
             }
-            match self.target.acquire(terms.at_once).await {
+            let (asked, wait) = (Instant::now(), if failures == 0 { FIRST_WAIT } else { NEXT_WAIT });
+            match self.target.acquire(terms.at_once, wait).await {
                 Ok(slot) => return Ok(slot),
                 Err(SlotError::Leaving) => return Err(()),
                 Err(SlotError::NotNow(why)) => {
@@ -303,7 +312,9 @@ impl<T: RestartTarget> RestartCoordinator<T> {
                     }
                 }
             }
-            sleep(BACKOFF.pause_of_half(failures, fastrand::u64(..))).await;
+            if asked.elapsed() < wait {
+                sleep(BACKOFF.pause_of_half(failures, fastrand::u64(..))).await;
+            }
         }
         Err(())
     }

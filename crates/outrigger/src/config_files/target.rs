@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use outrigger_config::error_chain;
-use outrigger_locks::{Acquire, AcquireError, Held, HoldState, LockManager, LockName};
+use outrigger_locks::{Acquire, AcquireError, Held, HoldState, KnownHolder, LockManager, LockName};
 use outrigger_registration::LifecycleHandle;
+use outrigger_registry::SessionInfo;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::restart::{RestartSlot, RestartTarget, SlotError};
 
-/// Longest wait of one question for a slot: then the reason of the wait is told again where it is another one.
-const ACQUIRE_WAIT: Duration = Duration::from_secs(30);
 /// The time to live of the session of a slot, the default of a lock of the app.
 const SLOT_TTL: Duration = Duration::from_secs(15);
 
@@ -38,19 +37,11 @@ impl SidecarTarget {
     async fn explain(&self, name: &LockName, error: AcquireError) -> SlotError {
         let why = match error {
             AcquireError::Draining => return SlotError::Leaving,
-            AcquireError::Held { holders } => {
-                let mut ids: Vec<_> = holders
-                    .iter()
-                    .map(|one| String::from_utf8_lossy(&one.holder.value).into_owned())
-                    .collect();
-                ids.sort();
-                let named = if ids.is_empty() { String::new() } else { format!(": {}", ids.join(", ")) };
-                format!("other instances restart, or are ill after it{named}")
-            }
+            AcquireError::Held { .. } => self.name_holders(name).await,
             AcquireError::LimitMismatch { .. } | AcquireError::KindMismatch { .. } => {
                 match self.locks.remove_unused(name).await {
                     Ok(true) => "the slots of another at_once are free, and were removed".to_owned(),
-                    Ok(false) => "instances with another at_once restart".to_owned(),
+                    Ok(false) => format!("with another at_once, {}", self.name_holders(name).await),
                     Err(error) => no_slot(&error),
                 }
             }
@@ -58,6 +49,29 @@ impl SidecarTarget {
             other => error_chain(&other),
         };
         SlotError::NotNow(why)
+    }
+
+    async fn name_holders(&self, name: &LockName) -> String {
+        let view = self.locks.view(name).await;
+        let mut holders: Vec<_> = view.iter().flat_map(|view| &view.holders).map(describe_holder).collect();
+        holders.sort();
+        match holders.as_slice() {
+            [] => "other instances restart, or are ill after it".to_owned(),
+            _ => format!("the slots are held: {}", holders.join(", ")),
+        }
+    }
+}
+
+/// An instance writes its id. Another program, as `consul lock`, is known by its session.
+fn describe_holder(holder: &KnownHolder) -> String {
+    let id = String::from_utf8_lossy(&holder.holder.value);
+    let session = match &holder.session {
+        Some(SessionInfo { name, node }) => format!("session {name:?} of node {node}"),
+        None => format!("session {}", holder.holder.session),
+    };
+    match holder.holder.value.is_empty() {
+        true => format!("another program, by {session}"),
+        false => format!("{id} restarts or is ill after it"),
     }
 }
 
@@ -68,13 +82,13 @@ fn no_slot(error: &outrigger_registry::Error) -> String {
 impl RestartTarget for SidecarTarget {
     type Slot = Held;
 
-    async fn acquire(&self, at_once: u32) -> Result<Held, SlotError> {
+    async fn acquire(&self, at_once: u32, wait: Duration) -> Result<Held, SlotError> {
         let (name, id) = self.place().map_err(SlotError::NotNow)?;
         let request = Acquire {
             name: name.clone(),
             limit: at_once,
             value: id.into_bytes(),
-            wait: ACQUIRE_WAIT,
+            wait,
             session_ttl: SLOT_TTL,
         };
         match self.locks.hold(request).await {

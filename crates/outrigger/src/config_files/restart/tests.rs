@@ -92,7 +92,7 @@ struct TestTarget {
 impl RestartTarget for TestTarget {
     type Slot = Slot;
 
-    async fn acquire(&self, at_once: u32) -> Result<Slot, SlotError> {
+    async fn acquire(&self, at_once: u32, wait: Duration) -> Result<Slot, SlotError> {
         let taken = async {
             loop {
                 self.world
@@ -114,7 +114,7 @@ impl RestartTarget for TestTarget {
             true => SlotError::NotNow("the registry does not answer".into()),
             false => SlotError::NotNow("others restart".into()),
         };
-        timeout(5 * SECOND, taken).await.map_err(|_| why())
+        timeout(wait, taken).await.map_err(|_| why())
     }
 
     fn skip_token(&self) -> CancellationToken {
@@ -378,9 +378,12 @@ async fn without_the_registry_nothing_restarts_and_the_reason_is_told_once() {
     let one = Instance::start(&world, 1, terms(1, SECOND));
     world.change(|state| state.is_registry_away = true);
     one.change();
+    sleep(3 * SECOND).await;
+    let told = ["restart_waits: /run/app.yaml: the registry does not answer"];
+    assert_eq!(one.events(), told, "it is told soon");
     sleep(10 * MINUTE).await;
     assert_eq!((one.state(), one.replaced()), (RestartState::Waiting, 0));
-    assert_eq!(one.events(), ["restart_waits: /run/app.yaml: the registry does not answer"]);
+    assert_eq!(one.events(), told);
     world.change(|state| state.is_registry_away = false);
     in_time("it restarts", one.until(RestartState::Starting)).await;
 }

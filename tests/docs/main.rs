@@ -124,7 +124,7 @@ async fn scraped() -> BTreeSet<String> {
 }
 
 /// Created by events that this test cannot cause without a race, or only with many requests.
-const ONLY_AFTER_EVENTS: [&str; 8] = [
+const ONLY_AFTER_EVENTS: [&str; 9] = [
     "outrigger_watch_errors_total",
     "outrigger_registry_suspect_updates_total",
     "outrigger_hedges_total",
@@ -133,6 +133,8 @@ const ONLY_AFTER_EVENTS: [&str; 8] = [
     "outrigger_tolerated_total",
     "outrigger_breaker_trips_total",
     "outrigger_ejections_total",
+    // For an app that the sidecar runs.
+    "outrigger_app_restart_state",
 ];
 
 #[tokio::test]

@@ -179,6 +179,7 @@ impl AppFiles {
             let of = running.get(path).and_then(|one| one.file.on_change.as_ref());
             matches!(of, Some(OnChange::Restart { .. }))
         };
+        self.changes.metrics.show_restarts(running.keys().any(asks_restart), self.restart.borrow().state);
         self.changes.requests.retain(asks_restart);
     }
 

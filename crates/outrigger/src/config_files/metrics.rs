@@ -1,6 +1,12 @@
 //! What is counted of the files of the app.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use prometheus::{
     IntCounterVec, IntGaugeVec, register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
@@ -21,6 +27,8 @@ struct Families {
     changes: IntCounterVec,
     /// `outrigger_app_restart_state`
     restart: IntGaugeVec,
+    /// Some file asks for restarts.
+    has_restarts: AtomicBool,
 }
 
 impl FileMetrics {
@@ -43,9 +51,7 @@ impl FileMetrics {
             &["state"],
             metrics
         )?;
-        let all = Self(Arc::new(Families { writes, changes, restart }));
-        all.show_restart(RestartState::Idle);
-        Ok(all)
+        Ok(Self(Arc::new(Families { writes, changes, restart, has_restarts: AtomicBool::new(false) })))
     }
 
     pub(super) fn count_write(&self, path: &Path, is_done: bool) {
@@ -57,7 +63,17 @@ impl FileMetrics {
         self.0.changes.with_label_values(&[action, result_name(is_done)]).inc();
     }
 
+    /// `has_restarts`: whether some file asks for restarts now.
+    pub(super) fn show_restarts(&self, has_restarts: bool, now: RestartState) {
+        self.0.has_restarts.store(has_restarts, Relaxed);
+        self.show_restart(now);
+    }
+
     fn show_restart(&self, now: RestartState) {
+        // A restart under way goes on after a reload.
+        if now == RestartState::Idle && !self.0.has_restarts.load(Relaxed) {
+            return self.0.restart.reset();
+        }
         for state in RestartState::ALL {
             self.0.restart.with_label_values(&[state.label()]).set(i64::from(state == now));
         }

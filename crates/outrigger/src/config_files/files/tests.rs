@@ -170,3 +170,23 @@ async fn what_the_sidecar_cannot_do_is_refused_with_what_to_do() {
         assert!(text.as_deref().unwrap_or("").contains(expected.unwrap_or("")), "{text:?}");
     }
 }
+
+#[tokio::test]
+async fn the_state_of_restarts_is_shown_while_a_file_asks_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = prometheus::Registry::new();
+    let files = AppFiles::new(Arc::default(), Events::default(), &metrics).unwrap();
+    let series = || {
+        let families = metrics.gather();
+        families
+            .iter()
+            .filter(|one| one.name() == "outrigger_app_restart_state")
+            .flat_map(|one| one.get_metric())
+            .count()
+    };
+    let restart = OnChange::Restart { at_once: 1, min_interval: Duration::ZERO };
+    for (on_change, expected) in [(None, 0), (Some(restart), RestartState::ALL.len()), (None, 0)] {
+        files.apply(&[ConfigFile { on_change, ..file(&folder, "a", false) }], &[], |_| Fixed(known("x")));
+        assert_eq!(series(), expected);
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::{
     net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -13,11 +15,12 @@ use outrigger_devregistry::DevRegistry;
 use outrigger_net::reserve_addr;
 use rustix::process::Signal;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, BufStream},
+    net::{TcpListener, TcpStream, UnixStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
     RunningSidecar, SidecarBuilder, TAKEN, TEST_TIMEOUT, listed_instances, registry, send_request,
@@ -309,4 +312,57 @@ async fn without_a_running_sidecar_it_is_a_usual_start() {
     let running = plan.start();
     wait_until("it serves", async || send_request(running.admin, "GET /healthz", "").await.is_some()).await;
     assert!(running.log().contains("no sidecar runs whose place could be taken"), "{}", running.log());
+}
+
+/// The status line of an answer by the Unix socket.
+async fn ask_api(socket: &Path) -> Result<String, String> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| format!("connect: {error}"))?;
+    let mut stream = BufReader::new(stream);
+    let request = "GET /v1/locks/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.map_err(|error| format!("write: {error}"))?;
+    let mut line = String::new();
+    stream.read_line(&mut line).await.map_err(|error| format!("read: {error}"))?;
+    Ok(line.trim().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unix_socket_of_the_api_answers_throughout_and_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    // Only root may give a file to another group.
+    let owner = if rustix::process::geteuid().is_root() { "owner: \":1\", " } else { "" };
+    let api = format!("api: {{listen: \"unix:{}\", {owner}mode: 0660}}", socket.display());
+    let (_registry, mut running, _app) = start(&api).await;
+    let access = || {
+        let file = std::fs::metadata(&socket).unwrap();
+        (file.mode() & 0o777, file.uid(), file.gid())
+    };
+    let first = access();
+    assert_eq!(first.0, 0o660);
+    let stop = CancellationToken::new();
+    let (path, until) = (socket.clone(), stop.clone());
+    let asking = tokio::spawn(async move {
+        let mut answers = 0;
+        while !until.is_cancelled() {
+            let answer = timeout(TEST_TIMEOUT, ask_api(&path)).await.unwrap();
+            assert!(answer.as_ref().is_ok_and(|line| line.starts_with("HTTP/1.1 200")), "{answer:?}");
+            answers += 1;
+        }
+        answers
+    });
+    for _ in 0..2 {
+        let next = running.replace();
+        next.wait_for_log(TAKEN).await;
+        let mut old = std::mem::replace(&mut running, next);
+        assert_ends_well(&mut old).await;
+        // The end of the old process has left the file of the new one.
+        assert!(ask_api(&socket).await.is_ok());
+        assert_eq!(access(), first);
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1, "nothing is left beside it");
+    }
+    stop.cancel();
+    assert!(asking.await.unwrap() > 0);
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait_for_exit().await.code(), Some(0));
+    assert!(!socket.exists());
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, ffi::OsString, pin::pin, process::ExitCode};
 
 use clap::Args;
-use outrigger_config::{Config, Environment, LoadedConfig, Probe, ReachTest, Service};
+use outrigger_config::{ApiListen, Config, Environment, LoadedConfig, Probe, ReachTest, Service};
 use outrigger_events::{Event, EventKind};
 use outrigger_net::{Inherited, format_host_port};
 use tokio::signal::unix::{self, SignalKind};
@@ -313,6 +313,13 @@ fn log_start(app: &App, config: &Config) {
     }
     for addr in app.metrics_addrs() {
         info!(%addr, "metrics and health for the network");
+    }
+    let api = "API for the app: /v1/kv /v1/config /v1/locks /v1/leader";
+    for addr in app.api_addrs() {
+        info!(%addr, "{api}");
+    }
+    if let Some(ApiListen::Unix(path)) = &config.api.listen {
+        info!(path = %path.display(), "{api}");
     }
     info!(at = registry::location(&config.registry), "registry");
     if config.services.is_empty() {

@@ -13,8 +13,9 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
+    handler::{SignalDecision, await_handler},
     metrics::FileMetrics,
-    notifier::{SignalDecision, await_handler, post_until_taken},
+    notifier::post_until_taken,
     restart::{RestartRequests, RestartTerms},
     writer::{WriteResult, write_file},
 };
@@ -27,7 +28,7 @@ const LONGEST_QUIET: Duration = Duration::from_secs(1);
 /// The first content is that of an earlier run only when the registry has not answered for this long, or for `wait` if that is shorter.
 const EARLIER_AFTER: Duration = Duration::from_secs(5);
 /// Pauses before a file that cannot be written is tried again.
-const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(30) };
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(5) };
 
 /// What a file is to contain at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,6 +219,8 @@ impl ChangeTeller {
 
     async fn tell(&self, file: &ConfigFile, action: &OnChange, version: u64) {
         let path = file.path.display();
+        // Before the last failure, which may come a minute later.
+        let tell = |why: &str| warn!(%path, why, "the app could not yet be told of a changed file");
         let result = match action {
             OnChange::Restart { at_once, min_interval } => {
                 let at_once = u32::try_from(*at_once).unwrap_or(u32::MAX);
@@ -226,15 +229,15 @@ impl ChangeTeller {
                 return self.requests.add(file.path.clone(), terms, version);
             }
             OnChange::Http(url) => {
-                let taken = post_until_taken(url).await;
+                let taken = post_until_taken(url, tell).await;
                 taken.map(|tries| format!("{url} has taken it at try {tries}"))
             }
             OnChange::Signal(signal) => {
                 let signal = signal_of(*signal);
                 let name = signal_name(signal);
-                match await_handler(&self.app, signal, name).await {
-                    SignalDecision::Send => {
-                        self.app.ask(AppRequest::Signal(signal));
+                match await_handler(&self.app, signal, name, version, tell).await {
+                    SignalDecision::Send(pid) => {
+                        self.app.ask(AppRequest::Signal { signal, pid });
                         Ok(format!("sent {name} to the app"))
                     }
                     SignalDecision::NotNeeded => {

@@ -6,13 +6,15 @@
 //! | `keeper` | one file: waits for content, gathers changes, writes, tells the app |
 //! | `source` | the content of a file: a value of the KV, or a part of it as a document |
 //! | `writer` | puts a file in place |
-//! | `notifier` | tells the app by a request or a signal |
+//! | `notifier` | tells the app by a request |
+//! | `handler` | when the app gets a signal |
 //! | `restart` | restarts the app as one step of a rolling deploy; `target` is the sidecar that it acts on |
 //! | `metrics` | what is counted |
 //!
 //! docs/app-configuration.md says what users see of it.
 
 mod files;
+mod handler;
 mod keeper;
 mod metrics;
 mod notifier;

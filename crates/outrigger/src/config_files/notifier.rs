@@ -1,4 +1,4 @@
-//! Tells the app that a file has changed, by a request or by a signal.
+//! Tells the app that a file has changed, by a request.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -11,10 +11,7 @@ use http_body_util::Full;
 use outrigger_config::{LoopbackUrl, error_chain};
 use outrigger_policy::backoff::Backoff;
 use outrigger_registration::http_client;
-use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
-
-use crate::process::AppControl;
+use tokio::time::sleep;
 
 /// Longest time of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,21 +19,21 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_TRIES: u32 = 10;
 /// Pauses between two tries. At least half of each longest pause is waited.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(30) };
-/// How long an app that was started a moment ago has to install the handler of a signal.
-const HANDLER_WAIT: Duration = Duration::from_secs(10);
-/// Pause between two looks at the handlers of the app.
-const HANDLER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// `localhost`: one address after the other.
 const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// Sends `POST` to the app until it answers 2xx. Returns the number of tries.
-pub(super) async fn post_until_taken(url: &LoopbackUrl) -> Result<u32, String> {
+/// Sends `POST` to the app until it answers 2xx. Returns the number of tries. `tell`: called once, when the first try has failed.
+pub(super) async fn post_until_taken(url: &LoopbackUrl, tell: impl FnOnce(&str)) -> Result<u32, String> {
     let mut failure = String::new();
+    let mut tell = Some(tell);
     for failures in 0..MAX_TRIES {
         match post(url).await {
             Ok(()) => return Ok(failures + 1),
             Err(why) => failure = why,
+        }
+        if let Some(tell) = tell.take() {
+            tell(&format!("{failure}; it is tried again, up to {MAX_TRIES} times"));
         }
         if failures + 1 < MAX_TRIES {
             sleep(BACKOFF.pause_of_half(failures, fastrand::u64(..))).await;
@@ -47,7 +44,7 @@ pub(super) async fn post_until_taken(url: &LoopbackUrl) -> Result<u32, String> {
 
 async fn post(url: &LoopbackUrl) -> Result<(), String> {
     let addresses = url.ip.map_or_else(|| LOCALHOST.to_vec(), |ip| vec![ip]);
-    let mut failure = String::new();
+    let mut failures = Vec::new();
     for ip in addresses {
         let addr = SocketAddr::new(ip, url.port);
         let request = Request::post(&url.path)
@@ -59,11 +56,11 @@ async fn post(url: &LoopbackUrl) -> Result<(), String> {
         match http_client::exchange(addr, request, REQUEST_TIMEOUT).await {
             Ok(answer) => return judge(url, answer.status()),
             // The app may listen on the other address.
-            Err(error @ http_client::Error::Connect { .. }) => failure = error_chain(&error),
-            Err(error) => return Err(error_chain(&error)),
+            Err(error @ http_client::Error::Connect { .. }) => failures.push(error_chain(&error)),
+            Err(error) => return Err(format!("{url}: {}", error_chain(&error))),
         }
     }
-    Err(failure)
+    Err(format!("{url}: {}", failures.join("; ")))
 }
 
 fn judge(url: &LoopbackUrl, status: StatusCode) -> Result<(), String> {
@@ -74,60 +71,13 @@ fn judge(url: &LoopbackUrl, status: StatusCode) -> Result<(), String> {
     Err(format!("{url} answers {status}{hint}"))
 }
 
-/// What becomes of a signal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SignalDecision {
-    /// The running app gets it.
-    Send,
-    /// There is no app that has read the content before: it reads the content when it starts.
-    NotNeeded,
-    /// It would end the app; why.
-    Refuse(String),
-}
-
-/// Waits until the app can take the signal: an app that has not installed its handler is ended by most signals.
-pub(super) async fn await_handler(app: &AppControl, signal: Signal, name: &str) -> SignalDecision {
-    let before = app.now();
-    let until = Instant::now() + HANDLER_WAIT;
-    loop {
-        let run = app.now();
-        let Some(pid) = run.pid.filter(|_| run.starts == before.starts) else {
-            return SignalDecision::NotNeeded;
-        };
-        let status = tokio::fs::read_to_string(format!("/proc/{pid}/status")).await;
-        match status.map(|status| takes_signal(&status, signal)) {
-            // Where the system does not say it, the app is trusted.
-            Ok(Some(true) | None) | Err(_) => return SignalDecision::Send,
-            Ok(Some(false)) => {}
-        }
-        if Instant::now() >= until {
-            let why = format!("the app does not handle {name}, which would end it");
-            return SignalDecision::Refuse(why);
-        }
-        sleep(HANDLER_POLL_INTERVAL).await;
-    }
-}
-
-/// Whether a process with this `/proc/PID/status` goes on after the signal: it catches, ignores or blocks it, or the signal ends no
-/// process. `None`: the text does not say it.
-fn takes_signal(status: &str, signal: Signal) -> Option<bool> {
-    if signal == Signal::WINCH {
-        return Some(true);
-    }
-    let bit = 1_u64.checked_shl(u32::try_from(signal.as_raw()).ok()?.checked_sub(1)?)?;
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    let (caught, ignored, blocked) = (mask("SigCgt:")?, mask("SigIgn:")?, mask("SigBlk:")?);
-    Some((caught | ignored | blocked) & bit != 0)
-}
-
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
+        time::Instant,
     };
 
     use super::*;
@@ -155,7 +105,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = url(listener.local_addr().unwrap(), "/reload?all=1");
         let statuses = ["503 Service Unavailable", "302 Found", "204 No Content"];
-        let (heads, tries) = tokio::join!(serve(listener, &statuses), post_until_taken(&url));
+        let (heads, tries) = tokio::join!(serve(listener, &statuses), post_until_taken(&url, |_| ()));
         assert_eq!(tries, Ok(3));
         for head in heads {
             assert!(head.starts_with("POST /reload?all=1 HTTP/1.1\r\n"), "{head}");
@@ -168,8 +118,15 @@ mod tests {
     async fn the_tries_are_bounded_and_the_last_reason_is_told() {
         let url = url(outrigger_net::reserve_addr(), "/reload");
         let from = Instant::now();
-        let failure = post_until_taken(&url).await.unwrap_err();
+        let told = Mutex::new(Vec::new());
+        let tell = |why: &str| told.lock().push((from.elapsed(), why.to_owned()));
+        let failure = post_until_taken(&url, tell).await.unwrap_err();
         assert!(failure.contains("refused") && failure.ends_with("after 10 tries"), "{failure}");
+        // The first failure is told at once, with the address.
+        let told = told.into_inner();
+        assert!(told.len() == 1 && told[0].0 < Duration::from_secs(1), "{told:?}");
+        let expected = format!("{url}: connect to {}:{}: ", url.ip.unwrap(), url.port);
+        assert!(told[0].1.starts_with(&expected) && told[0].1.contains("refused"), "{told:?}");
         let took = from.elapsed();
         assert!(took > Duration::from_secs(50) && took < Duration::from_secs(180), "{took:?}");
     }
@@ -182,7 +139,7 @@ mod tests {
             Err(_) => TcpListener::bind("127.0.0.1:0").await.unwrap(),
         };
         let url = LoopbackUrl { ip: None, port: listener.local_addr().unwrap().port(), path: "/".into() };
-        let (heads, tries) = tokio::join!(serve(listener, &["200 OK"]), post_until_taken(&url));
+        let (heads, tries) = tokio::join!(serve(listener, &["200 OK"]), post_until_taken(&url, |_| ()));
         assert_eq!(tries, Ok(1));
         assert!(heads[0].contains(&format!("host: localhost:{}\r\n", url.port)), "{heads:?}");
     }
@@ -195,54 +152,5 @@ mod tests {
             why,
             "http://127.0.0.1:80/a answers 302 Found; redirects are not followed: name the final path"
         );
-    }
-
-    #[test]
-    fn the_handlers_of_a_process_are_read_from_its_status() {
-        let status = |caught: u64, ignored: u64, blocked: u64| {
-            format!("Name:\tapp\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n")
-        };
-        // HUP is signal 1, USR1 signal 10.
-        for (caught, ignored, blocked, signal, expected) in [
-            (0x1, 0, 0, Signal::HUP, Some(true)),
-            (0, 0x1, 0, Signal::HUP, Some(true)),
-            (0, 0, 0x1, Signal::HUP, Some(true)),
-            (0x200, 0, 0, Signal::HUP, Some(false)),
-            (0x200, 0, 0, Signal::USR1, Some(true)),
-            (0, 0, 0, Signal::WINCH, Some(true)),
-        ] {
-            assert_eq!(
-                takes_signal(&status(caught, ignored, blocked), signal),
-                expected,
-                "{caught:x} {signal:?}"
-            );
-        }
-        assert_eq!(takes_signal("Name:\tapp\n", Signal::HUP), None);
-        let own = std::fs::read_to_string("/proc/self/status").unwrap();
-        assert!(takes_signal(&own, Signal::HUP).is_some());
-    }
-
-    #[tokio::test]
-    async fn a_signal_waits_for_the_handler_of_an_app_that_has_just_started() {
-        let app = AppControl::default();
-        assert_eq!(await_handler(&app, Signal::HUP, "SIGHUP").await, SignalDecision::NotNeeded);
-        let script = "sleep 0.3; trap 'exit 3' HUP; while :; do sleep 0.05; done";
-        let mut child = tokio::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
-        app.note_start(child.id().unwrap(), app.files_version());
-        assert_eq!(await_handler(&app, Signal::HUP, "SIGHUP").await, SignalDecision::Send);
-        child.kill().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_signal_that_would_end_the_app_is_not_sent() {
-        let app = AppControl::default();
-        let mut child = tokio::process::Command::new("sleep").arg("60").spawn().unwrap();
-        app.note_start(child.id().unwrap(), app.files_version());
-        let decision = await_handler(&app, Signal::USR1, "SIGUSR1").await;
-        assert_eq!(
-            decision,
-            SignalDecision::Refuse("the app does not handle SIGUSR1, which would end it".into())
-        );
-        child.kill().await.unwrap();
     }
 }

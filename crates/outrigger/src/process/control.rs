@@ -18,8 +18,12 @@ use tokio::{
 /// What is asked of the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AppRequest {
-    /// This process gets a signal, and no other one of its process group.
-    Signal(Signal),
+    /// The process gets a signal, and no other one of its process group.
+    Signal {
+        signal: Signal,
+        /// Its id. An app that was started meanwhile gets nothing: it may have no handler yet.
+        pid: u32,
+    },
     /// It ends and is started again: no caller calls it any more.
     Replace,
 }

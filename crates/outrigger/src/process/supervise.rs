@@ -241,7 +241,11 @@ impl Supervisor<'_> {
                     return ProcessEvent::TimerExpired;
                 }
                 request = next_request(&mut self.requests) => match request {
-                    AppRequest::Signal(signal) => self.send_signal(signal),
+                    AppRequest::Signal { signal, pid } => {
+                        if self.sidecar.app_control().now().pid == Some(pid) {
+                            self.send_signal(signal);
+                        }
+                    }
                     AppRequest::Replace => return ProcessEvent::ReplaceRequested,
                 },
                 signal = self.signals.next() => match signal {

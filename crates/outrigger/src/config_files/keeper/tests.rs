@@ -102,6 +102,15 @@ impl KeeperFixture {
         assert!(reached.is_ok_and(|reached| reached.is_ok()), "{:?}", self.status.borrow());
     }
 
+    async fn until_files_version(&self, version: u64) {
+        let is = async {
+            while self.app.files_version() < version {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(LONG, is).await.is_ok());
+    }
+
     /// The app is asked for a restart by this version, and by none after it.
     async fn until_version(&self, version: u64) {
         let is = async {
@@ -224,6 +233,16 @@ async fn a_file_that_cannot_be_written_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_folder_that_comes_late_has_its_file_within_seconds() {
+    let file = KeeperFixture::start_in("conf", known("a: 1\n"), None);
+    sleep(Duration::from_secs(600)).await;
+    std::fs::create_dir(file.folder.path().join("conf")).unwrap();
+    let from = Instant::now();
+    file.until_status(|status| status.is_written).await;
+    assert!(from.elapsed() <= BACKOFF.max, "{:?}", from.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_content_of_an_earlier_run_is_taken_when_the_registry_is_silent() {
     let earlier = FileContent::Known { bytes: b"old".as_slice().into(), is_of_earlier_run: true };
     let from = Instant::now();
@@ -275,12 +294,16 @@ async fn a_signal_goes_to_the_app_that_runs() {
     file.until_status(|status| status.is_written).await;
     // No app runs yet: it reads the file when it starts.
     file.content.send_replace(known("2"));
-    let line = file.until_event(EventKind::OnChangeDone).await;
-    assert!(line.contains("not needed"), "{line}");
+    file.until_content("2").await;
+    file.until_files_version(1).await;
     let script = "trap : USR1; while :; do sleep 0.05; done";
     let mut child = tokio::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
-    file.app.note_start(child.id().unwrap(), file.app.files_version());
+    let pid = child.id().unwrap();
+    file.app.note_start(pid, file.app.files_version());
+    let line = file.until_event(EventKind::OnChangeDone).await;
+    assert!(line.contains("not needed"), "{line}");
     file.content.send_replace(known("3"));
-    assert_eq!(timeout(LONG, requests.recv()).await.unwrap(), Some(AppRequest::Signal(Signal::USR1)));
+    let expected = AppRequest::Signal { signal: Signal::USR1, pid };
+    assert_eq!(timeout(LONG, requests.recv()).await.unwrap(), Some(expected));
     child.kill().await.unwrap();
 }

@@ -176,7 +176,8 @@ impl<S: ContentSource> FileKeeper<S> {
                 } else {
                     debug!(%path, "a file of the app has its content already");
                 }
-                if is_new && !is_first {
+                // An app that runs has started without it, or with what stood there.
+                if is_new && (!is_first || self.changes.app.now().starts > 0) {
                     versions.send_replace(self.changes.app.note_file_change());
                 }
                 true

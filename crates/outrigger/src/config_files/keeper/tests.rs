@@ -176,6 +176,16 @@ async fn the_first_content_is_written_as_soon_as_it_is_known_and_changes_nothing
 }
 
 #[tokio::test]
+async fn the_first_content_is_a_change_for_an_app_that_was_started_without_it() {
+    let action = OnChange::Restart { at_once: 1, min_interval: Duration::ZERO };
+    let file = KeeperFixture::start(FileContent::None("no such key".into()), Some(action));
+    file.until_status(|status| status.trouble.is_some()).await;
+    file.app.note_start(1, file.app.files_version());
+    file.content.send_replace(known("a: 1\n"));
+    file.until_version(1).await;
+}
+
+#[tokio::test]
 async fn a_change_is_written_and_told_and_the_same_content_is_neither() {
     let action = OnChange::Restart { at_once: 3, min_interval: Duration::ZERO };
     let file = KeeperFixture::start(known("a: 1\n"), Some(action));

@@ -186,6 +186,10 @@ fn build_data(tree: Spanned<Tree>, source: &str) -> DataNode {
     let place = tree.defined;
     match tree.value {
         Tree::Null => DataNode::Null,
+        // A number that is too large is read as infinity: it stays as it is written.
+        Tree::Text(text) if matches!(text.as_str(), ".inf" | "-.inf" | ".nan") => {
+            DataNode::Text(source_text(&place, source).unwrap_or(text))
+        }
         Tree::Text(text) => DataNode::Text(text),
         // YAML 1.1 also reads yes, no, on and off as booleans: they are text here, as in YAML 1.2.
         Tree::Bool(value) => match source_text(&place, source) {

@@ -15,9 +15,10 @@ use std::{collections::BTreeMap, time::Duration};
 use ::http::{Method, StatusCode};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
+use outrigger_policy::backoff::Backoff;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     AGENT_CALL_TIMEOUT, Consul,
@@ -38,8 +39,11 @@ const MUTEX_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
 const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
 /// The last part of the key of both.
 const LOCK_KEY: &str = ".lock";
-/// How often one attempt reads the key again, because another client wrote it in between.
-const MAX_ROUNDS: usize = 8;
+/// How often one attempt reads the key again, because another client wrote it in between: each time another client had its way, so that
+/// many that ask at once need many rounds.
+const MAX_ROUNDS: u32 = 100;
+/// Pauses between the rounds, so that those that ask at once do not go on in step.
+const ROUNDS: Backoff = Backoff { base: Duration::from_millis(2), max: Duration::from_millis(100) };
 
 /// The list of a semaphore.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -191,7 +195,7 @@ impl Consul {
         known: &mut KnownLock,
     ) -> Result<LockAttempt, Error> {
         let key = lock_key(place);
-        for _ in 0..MAX_ROUNDS {
+        for round in 0..MAX_ROUNDS {
             let written_at = match known.written_at {
                 Some(written_at) => written_at,
                 None => {
@@ -227,11 +231,11 @@ impl Consul {
                         TransactionRefusal::SessionLost => return Ok(LockAttempt::SessionLost),
                         TransactionRefusal::Changed | TransactionRefusal::NotHeld => {}
                     }
+                    sleep(ROUNDS.pause(round, fastrand::u64(..))).await;
                 }
             }
         }
-        // Others write the key faster than it can be read: they acquire and release it.
-        Ok(LockAttempt::Held)
+        Err(too_many_rounds(&key))
     }
 
     async fn release_mutex(
@@ -265,7 +269,7 @@ impl Consul {
     ) -> Result<LockAttempt, Error> {
         let (key, contender, prefix) =
             (lock_key(place), contender_key(place, session), format!("{}/", place.path));
-        for _ in 0..MAX_ROUNDS {
+        for round in 0..MAX_ROUNDS {
             let read = self.read_place(place, KvScope::Prefix(&prefix)).await?;
             match read.kind {
                 LockKind::Unused => {}
@@ -302,15 +306,17 @@ impl Consul {
                 Transaction::Refused(TransactionRefusal::Delayed) => return Ok(LockAttempt::Delayed),
                 Transaction::Refused(_) => {}
             }
+            sleep(ROUNDS.pause(round, fastrand::u64(..))).await;
         }
-        Ok(LockAttempt::Held)
+        // There was a free place each time.
+        Err(too_many_rounds(&key))
     }
 
     async fn release_semaphore(&self, place: &LockPlace, session: &SessionId) -> Result<bool, Error> {
         let (key, contender, prefix) =
             (lock_key(place), contender_key(place, session), format!("{}/", place.path));
         let remove = json!({"KV": {"Verb": "delete", "Key": contender}});
-        for _ in 0..MAX_ROUNDS {
+        for round in 0..MAX_ROUNDS {
             let read = self.read_place(place, KvScope::Prefix(&prefix)).await?;
             let held = read.holders.iter().any(|holder| holder.session == *session);
             if !held {
@@ -324,9 +330,9 @@ impl Consul {
             if let Transaction::Done(_) = self.transact("unlock", &operations).await? {
                 return Ok(true);
             }
+            sleep(ROUNDS.pause(round, fastrand::u64(..))).await;
         }
-        let request = format!("release of {key}");
-        Err(Error::Busy { request, limit: MAX_ROUNDS, after: Duration::ZERO })
+        Err(too_many_rounds(&key))
     }
 
     /// Reads before all that can wait: a lock that is to be given back must not wait for watches.
@@ -413,6 +419,13 @@ fn judge(place: &LockPlace, entries: &[KvEntry]) -> Read {
         return Read { kind: LockKind::Semaphore { limit: list.limit }, written_at, holders, gone };
     }
     Read { kind: LockKind::Foreign, written_at, holders: Vec::new(), gone: Vec::new() }
+}
+
+fn too_many_rounds(key: &str) -> Error {
+    Error::Malformed {
+        request: format!("a change of {key}"),
+        reason: format!("other clients wrote it {MAX_ROUNDS} times since it was read"),
+    }
 }
 
 fn lock_key(place: &LockPlace) -> String {

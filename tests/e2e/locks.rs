@@ -219,9 +219,10 @@ async fn a_read_never_acquires_and_says_since_when(consul: SocketAddr) {
     assert_eq!((status, &body["reason"]), (StatusCode::BAD_REQUEST, &json!("bad_request")), "{body}");
     assert_eq!(one.get("/v1/leader/jobs").await["kind"], json!("unused"));
 
-    // The body wins over the query.
-    let (status, lease) =
-        one.post("/v1/locks/jobs?ttl=20s&value=query&owner=a", r#"{"ttl": "30s", "value": "body"}"#).await;
+    let (status, body) = one.post("/v1/locks/jobs?ttl=20s&owner=a", r#"{"ttl": "30s"}"#).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    assert_eq!(body["detail"], json!("ttl is both in the query and in the body; write it in one of them"));
+    let (status, lease) = one.post("/v1/locks/jobs?ttl=30s&owner=a", r#"{"value": "body"}"#).await;
     assert_eq!((status, &lease["ttl_ms"]), (StatusCode::CREATED, &json!(30_000)), "{lease}");
     let certain = lease["certain_ms"].as_u64().unwrap();
     assert!((10_000..=27_000).contains(&certain) && lease["draining"] == json!(false), "{lease}");

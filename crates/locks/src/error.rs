@@ -100,15 +100,21 @@ impl AcquireError {
     }
 }
 
-/// Why a lease cannot be renewed.
+/// Why a lease cannot be renewed or given back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// There is no such lease: it was given back, or lost some time ago.
-    #[error("there is no such lease; it was given back, or its loss was told before")]
+    /// There is no such lease of this lock: it was given back, or this sidecar never gave it out.
+    #[error("this sidecar has no such lease of this lock: it was given back, or never given out")]
     Unknown,
     /// It is lost.
     #[error("the lock is lost: {0}")]
     Lost(LossReason),
+    /// It may be a lease of an earlier process, which is not taken over yet.
+    #[error("the leases of the last run of this sidecar are being taken over; ask again")]
+    Restoring,
+    /// Another process of this sidecar goes on with the leases.
+    #[error("another process of this sidecar takes the leases over; ask again")]
+    HandedOver,
 }
 
 fn kind_text(kind: LockKind) -> &'static str {

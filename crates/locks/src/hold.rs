@@ -1,6 +1,13 @@
 //! One hold: its session is renewed, its lock is watched, and its loss is told before another can hold it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use outrigger_config::error_chain;
 use outrigger_policy::backoff::Backoff;
@@ -10,12 +17,17 @@ use tokio::{
     sync::{Notify, oneshot, watch},
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{BootClock, LockName, validity::Validity, view::View};
 
 /// How long the end of a session is tried: after twice its time to live, the registry has ended it.
 const CLOSE_FOR: Duration = Duration::from_secs(60);
+/// Longest wait for the reason of a loss: the loss is told then.
+const REASON_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait of the app for the release of its lock. The registry is asked on.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses between two tries of what ends a hold.
@@ -53,6 +65,18 @@ impl LossReason {
             Self::LeaseExpired => "lease_expired",
             Self::Drained => "drained",
         }
+    }
+
+    /// The reason of this name, of a record.
+    pub(crate) fn recorded(name: &str, error: Option<&str>) -> Option<Self> {
+        Some(match name {
+            "session_expired" => Self::SessionExpired { error: error.map(Arc::from) },
+            "session_invalidated" => Self::SessionInvalidated,
+            "key_freed" => Self::KeyFreed,
+            "lease_expired" => Self::LeaseExpired,
+            "drained" => Self::Drained,
+            _ => return None,
+        })
     }
 }
 
@@ -103,6 +127,10 @@ pub(crate) struct Hold {
     /// As the last renewal left it.
     validity: Mutex<Validity>,
     end: Mutex<End>,
+    /// A second request of the same owner was told of the lease. Changed under `end` alone.
+    is_adopted: AtomicBool,
+    /// Cancelled when the registry has freed the lock, or cannot be asked to.
+    pub(crate) freed: CancellationToken,
     wake: Notify,
 }
 
@@ -146,11 +174,26 @@ impl Hold {
     /// `id`: see [`Hold::id`]. `validity`: of its session.
     pub(crate) fn new(id: String, grant: Grant, lease: Option<LeaseTerms>, validity: Validity) -> Self {
         let (state, end) = (watch::Sender::new(HoldState::Held), Mutex::default());
-        Self { id, grant, lease, state, validity: Mutex::new(validity), end, wake: Notify::new() }
+        Self {
+            id,
+            grant,
+            lease,
+            state,
+            validity: Mutex::new(validity),
+            end,
+            is_adopted: AtomicBool::new(false),
+            freed: CancellationToken::new(),
+            wake: Notify::new(),
+        }
     }
 
     pub(crate) fn is_held(&self) -> bool {
         *self.state.borrow() == HoldState::Held
+    }
+
+    /// Whether it is held, and is not to end.
+    pub(crate) fn is_kept(&self) -> bool {
+        matches!(*self.end.lock(), End::No) && self.is_held()
     }
 
     /// Asks for the lock to be given back. The answer comes when it was, or cannot be now; an error where it is lost.
@@ -164,6 +207,23 @@ impl Hold {
         }
         self.wake.notify_one();
         released
+    }
+
+    /// Another request of the same owner gets the lease. `false`: it ends.
+    pub(crate) fn adopt(&self) -> bool {
+        let end = self.end.lock();
+        let is_kept = matches!(*end, End::No);
+        self.is_adopted.fetch_or(is_kept, Ordering::Relaxed);
+        is_kept
+    }
+
+    /// Gives the lock back, because the request that acquired it is gone, unless another request was told of it.
+    pub(crate) fn give_up(&self) {
+        let mut end = self.end.lock();
+        if matches!(*end, End::No) && !self.is_adopted.load(Ordering::Relaxed) {
+            *end = End::Release(Vec::new());
+            self.wake.notify_one();
+        }
     }
 
     /// Ends the hold as lost.
@@ -220,12 +280,17 @@ impl Hold {
         }
     }
 
+    /// Whether it is a lease of this owner.
+    pub(crate) fn is_of_owner(&self, owner: &str) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.owner.as_deref() == Some(owner))
+    }
+
     fn lease_until(&self) -> Duration {
         self.lease.as_ref().map_or(Duration::MAX, |lease| *lease.until.lock())
     }
 
-    /// Keeps the hold until it ends, tells the end, and then ends its session. `record_end`
-    /// is called with the end as it is told; not where another process goes on with the hold.
+    /// Keeps the hold until it ends, tells the end, and gives the lock back where that was asked for. Its session is not ended. `record_end`
+    /// is called with the end before it is told; not where another process goes on with the hold.
     pub(crate) async fn keep(
         &self,
         registry: &dyn Locks,
@@ -233,39 +298,46 @@ impl Hold {
         view: View,
         known: &mut KnownLock,
         record_end: impl FnOnce(&HoldState),
-    ) {
+    ) -> EndOfHold {
         let (ending, validity) = self.keep_alive(registry, clock, view).await;
-        let Grant { name, token, session, .. } = &self.grant;
-        let is_left = matches!(ending, Ending::Left);
-        let released = match ending {
+        let Grant { name, token, .. } = &self.grant;
+        let (end, released) = match ending {
             Ending::Left => {
                 self.state.send_replace(HoldState::Released);
-                None
+                (EndOfHold::Left, None)
             }
             Ending::Lost(reason) => {
                 warn!(lock = %name, token, %reason, "the lock is lost");
                 let lost = HoldState::Lost(reason);
                 record_end(&lost);
                 self.state.send_replace(lost);
-                None
+                (EndOfHold::Lost, None)
             }
             Ending::Released => {
                 record_end(&HoldState::Released);
                 self.state.send_replace(HoldState::Released);
-                let released = self.give_back(registry, clock, validity, known).await;
+                let mut give_back = std::pin::pin!(self.give_back(registry, clock, validity, known));
+                let released = match timeout(RELEASE_TIMEOUT, &mut give_back).await {
+                    Ok(released) => released,
+                    Err(_) => {
+                        self.answer_release_later();
+                        give_back.await
+                    }
+                };
                 info!(lock = %name, token, now = released == Released::Now, "gave the lock back");
-                Some(released)
+                (EndOfHold::Released, Some(released))
             }
         };
-        let end = std::mem::replace(&mut *self.end.lock(), End::Over);
-        if let (End::Release(waiting), Some(released)) = (end, released) {
+        if end != EndOfHold::Lost {
+            self.freed.cancel();
+        }
+        let asked = std::mem::replace(&mut *self.end.lock(), End::Over);
+        if let (End::Release(waiting), Some(released)) = (asked, released) {
             for sender in waiting {
                 let _ = sender.send(released);
             }
         }
-        if !is_left {
-            close_session(registry, session).await;
-        }
+        end
     }
 
     /// Returns when the hold ends.
@@ -288,7 +360,7 @@ impl Hold {
                 return (Ending::Lost(LossReason::SessionExpired { error: last_error }), validity);
             }
             if is_freed {
-                return (Ending::Lost(LossReason::KeyFreed), validity);
+                return (Ending::Lost(self.why_freed(registry, clock, validity).await), validity);
             }
             let lease_until = self.lease_until();
             if lease_until <= now {
@@ -330,6 +402,25 @@ impl Hold {
         }
     }
 
+    /// The app waits no longer for the registry.
+    fn answer_release_later(&self) {
+        self.freed.cancel();
+        if let End::Release(waiting) = &mut *self.end.lock() {
+            for sender in waiting.drain(..) {
+                let _ = sender.send(Released::Later);
+            }
+        }
+    }
+
+    /// Why the session no longer holds the key: the end of a session frees its keys.
+    async fn why_freed(&self, registry: &dyn Locks, clock: BootClock, validity: Validity) -> LossReason {
+        let within = REASON_TIMEOUT.min(validity.ends_at().saturating_sub(clock.now()));
+        match timeout(within, registry.renew_session(&self.grant.session)).await {
+            Ok(Ok(false)) => LossReason::SessionInvalidated,
+            Ok(Ok(true) | Err(_)) | Err(_) => LossReason::KeyFreed,
+        }
+    }
+
     /// Frees the lock at the registry, without a lock-delay.
     async fn give_back(
         &self,
@@ -345,18 +436,19 @@ impl Hold {
                 Ok(Ok(_)) => return Released::Now,
                 Ok(Err(_)) | Err(_) => failures += 1,
             }
-            if failures == 2 {
-                // Not longer: the app waits for the answer.
-                if let End::Release(waiting) = &mut *self.end.lock() {
-                    for sender in waiting.drain(..) {
-                        let _ = sender.send(Released::Later);
-                    }
-                }
-            }
             sleep(BACKOFF.pause(failures, fastrand::u64(..))).await;
         }
         Released::Later
     }
+}
+
+/// How a hold has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndOfHold {
+    Lost,
+    Released,
+    /// Another process goes on with it.
+    Left,
 }
 
 /// How a hold ends.

@@ -1,33 +1,39 @@
 //! The locks of one sidecar: what its callers ask for, and what is held.
 
 mod acquire;
+mod attempt;
+mod ending;
+mod leases;
 mod overview;
 mod restore;
 mod waiters;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::Path,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use outrigger_config::LockSettings;
 use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::backoff::Backoff;
-use outrigger_registry::{Error as RegistryError, KnownLock, LockPlace, Locks, SessionId};
+use outrigger_registry::{Error as RegistryError, KnownLock, LockPlace, Locks, SessionId, SessionInfo};
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
-    time::{sleep, timeout},
+    sync::{OwnedSemaphorePermit, RwLock, Semaphore, oneshot, watch},
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    AcquireError, BootClock, HoldState, LeaseError, LockName, LossReason, Released,
-    hold::Hold,
+    AcquireError, BootClock, HoldState, LockName, Released,
+    hold::{EndOfHold, Hold, close_session},
     metrics::Metrics,
     record::{Record, RecordedHold},
     sightings::Sightings,
@@ -42,8 +48,8 @@ pub use waiters::Waiting;
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pauses after an error of the registry.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(2) };
-/// How long a lost hold can still be asked for by its id.
-const REMEMBER_LOSS: Duration = Duration::from_secs(600);
+/// How much later than the end of its wait a request is answered at most, whatever the registry does.
+const ANSWER_MARGIN: Duration = Duration::from_secs(2);
 /// Most locks that a next attempt needs one round trip for.
 const MAX_KNOWN: usize = 1024;
 
@@ -123,26 +129,47 @@ struct Shared {
     sightings: Arc<Sightings>,
     metrics: Metrics,
     record: Record,
-    /// By their ids: held ones, and lost ones for [`REMEMBER_LOSS`].
+    /// By their ids: held ones, and those of which the session is being ended.
     holds: Mutex<HashMap<String, Arc<Hold>>>,
+    /// Changes when a lease begins.
+    leases_begun: watch::Sender<()>,
+    /// Leases that are asked for, by their ids: the record has them before the registry is asked, so that a next process knows of one that was
+    /// acquired in the moment in which this process was killed.
+    asked_for: Mutex<HashMap<String, RecordedHold>>,
     queues: Mutex<HashMap<LockPlace, Weak<Queue>>>,
     /// What the last attempt or release of this process saw, so that the next attempt needs one round trip.
     known: Mutex<HashMap<LockPlace, KnownLock>>,
-    /// One for each hold, until its session is ended.
+    /// The names of sessions, which do not change.
+    session_infos: Mutex<HashMap<SessionId, SessionInfo>>,
+    /// One for each hold, until its end is told.
     slots: Arc<Semaphore>,
     waiters: Waiters,
-    /// Requests, and sessions that no hold uses and that are being ended.
+    /// A lock was asked for, or taken over.
+    is_used: AtomicBool,
+    /// Requests, and sessions that are being ended.
     tasks: TaskTracker,
-    /// Replaced when a drain is taken back.
-    draining: Mutex<CancellationToken>,
-    /// Leases of an earlier process that are not taken over yet. Absent: its record was not read yet.
-    restoring: Mutex<Option<Vec<RecordedHold>>>,
+    phase: Mutex<Phase>,
+    /// Read while a hold begins and is written to the record. Who has it to write knows that no hold begins, once this process drains.
+    begins: Arc<RwLock<()>>,
+    /// What an earlier process left and is not taken over yet. Absent: its record was not read yet.
+    restoring: watch::Sender<Option<Vec<RecordedHold>>>,
 }
 
-/// The requests of this process for one lock: one at a time asks the registry, in their order.
+/// How far this process is with its end. Replaced when another process has not taken its place.
+#[derive(Debug, Clone, Default)]
+struct Phase {
+    draining: CancellationToken,
+    /// Another process goes on with the leases.
+    handed_over: CancellationToken,
+}
+
+/// The requests of this process for one lock.
 #[derive(Debug, Default)]
 struct Queue {
+    /// One at a time waits for the lock, in their order. The others wait for their turn.
     turn: tokio::sync::Mutex<()>,
+    /// One at a time asks the registry. When the last attempt began that found the lock held.
+    attempt: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl LockManager {
@@ -178,10 +205,15 @@ impl LockManager {
             clock,
             record: Record::new(folder),
             holds: Mutex::default(),
+            leases_begun: watch::Sender::default(),
+            asked_for: Mutex::default(),
             queues: Mutex::default(),
             known: Mutex::default(),
-            draining: Mutex::default(),
-            restoring: Mutex::default(),
+            session_infos: Mutex::default(),
+            is_used: AtomicBool::new(false),
+            phase: Mutex::default(),
+            begins: Arc::default(),
+            restoring: watch::Sender::default(),
         })))
     }
 
@@ -194,25 +226,6 @@ impl LockManager {
         self.0.metrics.register(registry, move || shared.upgrade()?.load())
     }
 
-    /// Reads what an earlier process left: takes over its leases, and ends the sessions of its connections. Returns when that is done,
-    /// or after a minute.
-    pub async fn restore(&self) {
-        let shared = self.0.clone();
-        let read = tokio::task::spawn_blocking(move || shared.record.read());
-        // A panic of the reader was reported.
-        let left = read.await.unwrap_or_default();
-        *self.0.restoring.lock() = Some(left.clone());
-        let each = left.into_iter().map(|recorded| {
-            let manager = self.clone();
-            // Contained: one hold of an earlier process.
-            self.0.runtime.spawn(async move { manager.0.restore(recorded).await })
-        });
-        let tasks: Vec<_> = each.collect();
-        for task in tasks {
-            let _ = task.await;
-        }
-    }
-
     /// Acquires a lock that is held until the returned value is dropped. Dropping the future gives up, and gives back what was acquired
     /// meanwhile.
     ///
@@ -220,59 +233,6 @@ impl LockManager {
     /// When it was not acquired within the wait.
     pub async fn hold(&self, request: Acquire) -> Result<Held, AcquireError> {
         self.acquire(request, None).await.map(|hold| Held { hold, clock: self.0.clock })
-    }
-
-    /// Acquires a lock for a lease of `ttl`. The same owner gets the lease that it has.
-    ///
-    /// # Errors
-    /// When it was not acquired within the wait.
-    pub async fn lease(
-        &self,
-        request: Acquire,
-        owner: Option<String>,
-        ttl: Duration,
-    ) -> Result<Lease, AcquireError> {
-        let request = Acquire { session_ttl: request.session_ttl.max(ttl), ..request };
-        let hold = self.acquire(request, Some((owner, ttl))).await?;
-        Ok(self.0.lease_now(&hold))
-    }
-
-    /// Lets a lease begin again.
-    ///
-    /// # Errors
-    /// When it is lost or unknown.
-    pub fn renew(&self, id: &str) -> Result<Lease, LeaseError> {
-        let hold = self.0.find_lease(id).ok_or(LeaseError::Unknown)?;
-        if let Some(reason) = hold.loss_at(self.0.clock.now()) {
-            // What was told stays true.
-            hold.lose(reason.clone());
-            return Err(LeaseError::Lost(reason));
-        }
-        if !hold.is_held() {
-            return Err(LeaseError::Unknown);
-        }
-        hold.extend(self.0.clock.now());
-        Ok(self.0.lease_now(&hold))
-    }
-
-    /// Gives a lease back.
-    ///
-    /// # Errors
-    /// When it is lost or unknown.
-    pub async fn release(&self, id: &str) -> Result<Released, LeaseError> {
-        let hold = self.0.find_lease(id).ok_or(LeaseError::Unknown)?;
-        if let HoldState::Lost(reason) = &*hold.state.borrow() {
-            return Err(LeaseError::Lost(reason.clone()));
-        }
-        Ok(hold.release().await.unwrap_or(Released::Later))
-    }
-
-    /// Whether a lease of an earlier process is not taken over yet: a request about it should be repeated soon.
-    pub fn is_restoring(&self, id: &str) -> bool {
-        match &*self.0.restoring.lock() {
-            Some(left) => left.iter().any(|recorded| recorded.id == id && recorded.lease.is_some()),
-            None => self.0.record.is_on_disk(),
-        }
     }
 
     /// Removes the key of a lock or semaphore that no session holds, so that another kind or limit can take its place. `false`: one
@@ -284,63 +244,6 @@ impl LockManager {
         // A place of a semaphore shows both kinds.
         let place = self.0.place(name, 2);
         bounded("the removal of a lock", self.0.registry.remove_unused_lock(&place)).await
-    }
-
-    /// How many locks are held.
-    pub fn held(&self) -> usize {
-        self.0.held_ones().len()
-    }
-
-    /// Resolves when no lock is held by a connection or a lease. Dropping the future loses nothing.
-    pub async fn wait_until_free(&self) {
-        for hold in self.0.held_ones() {
-            let _ = hold.state.subscribe().wait_for(|state| *state != HoldState::Held).await;
-        }
-    }
-
-    /// Cancelled when the sidecar drains: holders should give their locks back.
-    pub fn draining(&self) -> CancellationToken {
-        self.0.draining()
-    }
-
-    /// Acquires no more locks from now on, and tells the holders.
-    pub fn drain(&self) {
-        self.0.draining().cancel();
-    }
-
-    /// Leaves the leases to another process of this sidecar, which reads them from the record: from now on this process writes nothing
-    /// there. What connections hold stays until they end.
-    pub async fn hand_over(&self) {
-        self.drain();
-        self.0.save().await;
-        self.0.record.freeze(true).await;
-        let leases: Vec<_> = self.0.held_ones().into_iter().filter(|hold| hold.lease.is_some()).collect();
-        leases.iter().for_each(|hold| hold.leave());
-    }
-
-    /// The other process has ended: acquires locks again, and takes the leases back.
-    pub async fn take_back(&self) {
-        self.0.record.freeze(false).await;
-        *self.0.draining.lock() = CancellationToken::new();
-        self.restore().await;
-    }
-
-    /// Ends what is still held: each loss is told first, then its session is ended, so that the registry keeps the lock closed for its
-    /// delay. Returns when it is done, or after `grace`.
-    pub async fn shutdown(&self, grace: Duration) {
-        self.drain();
-        for hold in self.0.held_ones() {
-            hold.lose(LossReason::Drained);
-        }
-        let all_told = async {
-            self.wait_until_free().await;
-            self.0.tasks.close();
-            self.0.tasks.wait().await;
-            // Each keeps its slot until its session is ended.
-            let all = u32::try_from(self.0.settings.max_held).unwrap_or(u32::MAX);
-            let _ = self.0.slots.acquire_many(all).await;
-        };
-        let _ = timeout(grace, all_told).await;
     }
 
     /// In a task of its own, which a caller that gives up does not cut off in the middle of an attempt.
@@ -355,21 +258,39 @@ impl LockManager {
         let shared = self.0.clone();
         let task = async move {
             let result = shared.acquire(request, lease, &given_up).await;
-            if let Err(Ok(unwanted)) = sender.send(result) {
-                unwanted.release();
-            }
+            // Where nothing takes it, it is given back.
+            let _ = sender.send(result.map(|hold| Undelivered(Some(hold))));
         };
         // Contained: one request.
         self.0.tasks.spawn_on(task, &self.0.runtime);
-        match acquired.await {
-            Ok(Ok(hold)) if hold.loss_at(self.0.clock.now()).is_some() => {
+        let acquired = acquired.await.map(|result| result.map(Undelivered::deliver));
+        match acquired {
+            Ok(Ok(Some(hold))) if hold.loss_at(self.0.clock.now()).is_some() => {
                 hold.release();
                 // The process did not run for some time after the registry had answered.
-                Err(AcquireError::Registry(late("a lock, until it was told")))
+                Err(AcquireError::Registry(late("a lock, until it was told", ANSWER_MARGIN)))
             }
-            Ok(result) => result,
+            Ok(Ok(Some(hold))) => Ok(hold),
+            Ok(Err(error)) => Err(error),
             // The task has panicked, which was reported.
-            Err(_) => Err(AcquireError::Draining),
+            Ok(Ok(None)) | Err(_) => Err(AcquireError::Draining),
+        }
+    }
+}
+
+/// A hold on its way to the request that asked for it. Dropped on the way, it is given back.
+struct Undelivered(Option<Arc<Hold>>);
+
+impl Undelivered {
+    fn deliver(mut self) -> Option<Arc<Hold>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        if let Some(hold) = &self.0 {
+            hold.give_up();
         }
     }
 }
@@ -404,7 +325,11 @@ impl Drop for Held {
 
 impl Shared {
     fn draining(&self) -> CancellationToken {
-        self.draining.lock().clone()
+        self.phase.lock().draining.clone()
+    }
+
+    fn handed_over(&self) -> CancellationToken {
+        self.phase.lock().handed_over.clone()
     }
 
     fn held_ones(&self) -> Vec<Arc<Hold>> {
@@ -422,74 +347,58 @@ impl Shared {
         Some(self.clock.now().saturating_sub(hold.grant.acquired_at))
     }
 
-    fn find_lease(&self, id: &str) -> Option<Arc<Hold>> {
-        self.holds.lock().get(id).filter(|hold| hold.lease.is_some()).cloned()
-    }
-
-    fn lease_now(&self, hold: &Hold) -> Lease {
-        let now = self.clock.now();
-        Lease {
-            id: hold.id.clone(),
-            token: hold.grant.token,
-            ttl: hold.promised(now),
-            certain_for: hold.certain_until().saturating_sub(now),
-        }
-    }
-
-    /// Whether `owner` may have a lease of an earlier process there, which is not taken over yet.
-    fn is_restoring_of(&self, place: &LockPlace, owner: Option<&str>) -> bool {
-        let Some(owner) = owner else { return false };
-        match &*self.restoring.lock() {
-            Some(left) => left.iter().any(|recorded| {
-                recorded.path == place.path
-                    && recorded.lease.as_ref().is_some_and(|lease| lease.owner.as_deref() == Some(owner))
-            }),
-            None => self.record.is_on_disk(),
-        }
-    }
-
-    /// The lease that `owner` has there.
-    fn lease_of(&self, place: &LockPlace, owner: Option<&str>) -> Option<Arc<Hold>> {
-        let owner = owner?;
-        let is_of_owner = |hold: &&Arc<Hold>| {
-            hold.grant.place == *place
-                && hold.is_held()
-                && hold.loss_at(self.clock.now()).is_none()
-                && hold.lease.as_ref().is_some_and(|lease| lease.owner.as_deref() == Some(owner))
-        };
-        self.holds.lock().values().find(is_of_owner).cloned()
-    }
-
-    /// Starts to keep a hold that was acquired.
+    /// Starts to keep a hold that was acquired. `slot` absent: a lease of an earlier process beyond the limit.
     fn keep(
         self: &Arc<Self>,
         hold: Hold,
         view: View,
-        slot: OwnedSemaphorePermit,
+        slot: Option<OwnedSemaphorePermit>,
         mut known: KnownLock,
     ) -> Arc<Hold> {
         let hold = Arc::new(hold);
+        self.is_used.store(true, Ordering::Relaxed);
         self.holds.lock().insert(hold.id.clone(), hold.clone());
+        self.asked_for.lock().remove(&hold.id);
+        if hold.lease.is_some() {
+            self.leases_begun.send_replace(());
+        }
         let (shared, kept) = (self.clone(), hold.clone());
         let name = format!("the hold of the lock {}", hold.grant.name);
-        self.runtime.spawn(essential(name, async move {
-            let record_end = |end: &HoldState| match end {
-                HoldState::Lost(reason) => {
-                    shared.metrics.count_lost(reason);
-                    shared.record_event(EventKind::LockLost, &kept, &format!(": {reason}"));
-                }
-                HoldState::Released | HoldState::Held => shared.metrics.count_released(),
+        let task = essential(name, async move {
+            let record_end = |end: &HoldState| {
+                drop(slot);
+                shared.record_end(end, &kept);
             };
-            kept.keep(&*shared.registry, shared.clock, view, &mut known, record_end).await;
-            drop(slot);
+            let end = kept.keep(&*shared.registry, shared.clock, view, &mut known, record_end).await;
             shared.remember(&kept.grant.place, known);
-            shared.save().await;
-            if matches!(*kept.state.borrow(), HoldState::Lost(_)) {
-                sleep(REMEMBER_LOSS).await;
+            match end {
+                EndOfHold::Left => {}
+                EndOfHold::Released | EndOfHold::Lost => {
+                    let close = close_session(&*shared.registry, &kept.grant.session);
+                    tokio::join!(shared.save(), close);
+                }
             }
-            shared.holds.lock().remove(&kept.id);
-        }));
+            kept.freed.cancel();
+            let mut holds = shared.holds.lock();
+            if holds.get(&kept.id).is_some_and(|same| Arc::ptr_eq(same, &kept)) {
+                holds.remove(&kept.id);
+            }
+        });
+        self.tasks.spawn_on(task, &self.runtime);
         hold
+    }
+
+    fn record_end(&self, end: &HoldState, hold: &Hold) {
+        match end {
+            HoldState::Lost(reason) => {
+                self.metrics.count_lost(reason);
+                self.record_event(EventKind::LockLost, hold, &format!(": {reason}"));
+                if hold.lease.is_some() {
+                    self.record.note_loss(&hold.id, hold.grant.name.as_str(), reason, self.clock.now());
+                }
+            }
+            HoldState::Released | HoldState::Held => self.metrics.count_released(),
+        }
     }
 
     fn record_event(&self, kind: EventKind, hold: &Hold, what: &str) {
@@ -515,7 +424,16 @@ impl Shared {
         let holds = || {
             let holds = self.holds.lock();
             let held = holds.values().filter(|hold| hold.is_held()).map(|hold| RecordedHold::of(hold));
-            held.chain(self.restoring.lock().iter().flatten().cloned()).collect()
+            let mut all: Vec<_> = held.collect();
+            all.extend(self.asked_for.lock().values().cloned());
+            all.extend(self.restoring.borrow().iter().flatten().cloned());
+            if self.handed_over().is_cancelled() {
+                // What connections hold stays with this process, which lives, and what was asked for is given back by it.
+                all.retain(|recorded| recorded.lease.is_some() && recorded.token.is_some());
+            }
+            let mut ids = HashSet::new();
+            all.retain(|recorded| ids.insert(recorded.id.clone()));
+            all
         };
         self.record.save_holds(holds).await;
     }
@@ -526,11 +444,11 @@ async fn bounded<T>(
     what: &str,
     call: impl Future<Output = Result<T, RegistryError>>,
 ) -> Result<T, RegistryError> {
-    timeout(CALL_TIMEOUT, call).await.map_err(|_| late(what))?
+    timeout(CALL_TIMEOUT, call).await.map_err(|_| late(what, CALL_TIMEOUT))?
 }
 
-fn late(what: &str) -> RegistryError {
-    RegistryError::Timeout { request: what.to_owned(), after: CALL_TIMEOUT }
+fn late(what: &str, after: Duration) -> RegistryError {
+    RegistryError::Timeout { request: what.to_owned(), after }
 }
 
 /// 128 random bits, because the id of a lease is all that it takes to give it back.

@@ -6,7 +6,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
-    clock,
+    LossReason, clock,
     hold::{Grant, Hold},
 };
 
@@ -25,6 +28,10 @@ use crate::{
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Most names with a token. Beyond it, those that were used least lately are forgotten.
 const MAX_NAMES: usize = 4096;
+/// Most losses of leases. Beyond it the oldest are forgotten.
+const MAX_LOSSES: usize = 1024;
+/// How long the loss of a lease is known.
+const REMEMBER_LOSS: Duration = Duration::from_secs(3600);
 /// The name of the file in the folder.
 const FILE_NAME: &str = "locks.json";
 
@@ -38,6 +45,21 @@ pub(crate) struct Recorded {
     tokens: BTreeMap<String, (u64, u64)>,
     #[serde(default)]
     holds: Vec<RecordedHold>,
+    /// The leases that were lost, in the order of their losses.
+    #[serde(default)]
+    losses: Vec<RecordedLoss>,
+}
+
+/// A lease that was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct RecordedLoss {
+    id: String,
+    name: String,
+    /// [`LossReason::name`].
+    reason: String,
+    /// Why the session could not be renewed.
+    error: Option<String>,
+    at_ms: u64,
 }
 
 /// A hold of a process that may have ended.
@@ -49,7 +71,8 @@ pub(crate) struct RecordedHold {
     pub(crate) limit: u32,
     pub(crate) session: String,
     pub(crate) session_ttl_ms: u64,
-    pub(crate) token: u64,
+    /// Absent: it is asked for, and it is not known whether it was acquired.
+    pub(crate) token: Option<u64>,
     /// Base64.
     pub(crate) value: String,
     /// Absent: it was held by a connection, which has ended with its process.
@@ -61,7 +84,14 @@ pub(crate) struct RecordedHold {
 pub(crate) struct RecordedLease {
     pub(crate) owner: Option<String>,
     pub(crate) ttl_ms: u64,
-    pub(crate) until_ms: u64,
+}
+
+/// What an earlier process left.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) holds: Vec<RecordedHold>,
+    /// Leases of before the last start of the machine, by id and name. They are among the holds without their terms.
+    pub(crate) ended_leases: Vec<(String, String)>,
 }
 
 /// The state of the writer.
@@ -77,6 +107,8 @@ struct Writing {
 #[derive(Debug)]
 pub(crate) struct Record {
     path: Option<PathBuf>,
+    /// What the file has is in `recorded`, or is being taken over. Nothing is written before.
+    is_read: AtomicBool,
     recorded: Mutex<Recorded>,
     /// Writes one after the other, the newest content last.
     writing: Arc<tokio::sync::Mutex<Writing>>,
@@ -87,26 +119,60 @@ impl Record {
     pub(crate) fn new(folder: Option<&Path>) -> Self {
         let recorded = Mutex::new(Recorded { boot: clock::boot_id(), ..Recorded::default() });
         let path = folder.map(|folder| folder.join(FILE_NAME));
-        Self { path, recorded, writing: Arc::default() }
+        Self { path, is_read: AtomicBool::new(false), recorded, writing: Arc::default() }
     }
 
-    /// Reads what an earlier process left: its tokens, and the holds, which are returned. A file that cannot be used is an empty one,
-    /// with a warning. Blocks.
-    pub(crate) fn read(&self) -> Vec<RecordedHold> {
-        let mut recorded = self.path.as_deref().map(read_or_warn).unwrap_or_default();
+    /// Reads what an earlier process left: its tokens and losses, and the holds, which are returned. A file that cannot be used is an
+    /// empty one, with a warning. Blocks.
+    pub(crate) fn read(&self) -> Left {
+        let recorded = self.path.as_deref().map(read_or_warn).unwrap_or_default();
         let mut own = self.recorded.lock();
-        let mut left = std::mem::take(&mut recorded.holds);
-        if recorded.boot != own.boot || own.boot.is_empty() {
+        let mut left = Left { holds: recorded.holds, ended_leases: Vec::new() };
+        if recorded.boot == own.boot && !own.boot.is_empty() {
+            let known = |own: &Recorded, loss: &RecordedLoss| own.losses.iter().any(|one| one.id == loss.id);
+            let mut losses: Vec<_> = recorded.losses.into_iter().filter(|loss| !known(&own, loss)).collect();
+            losses.append(&mut own.losses);
+            own.losses = losses;
+        } else {
             // Its times say nothing.
-            for hold in &mut left {
-                hold.lease = None;
+            for hold in &mut left.holds {
+                if hold.lease.take().is_some() {
+                    left.ended_leases.push((hold.id.clone(), hold.name.clone()));
+                }
             }
         }
         for (name, (token, used)) in recorded.tokens {
             let entry = own.tokens.entry(name).or_insert((token, used));
             entry.0 = entry.0.max(token);
         }
+        self.is_read.store(true, Ordering::Release);
         left
+    }
+
+    /// Notes at `now` that a lease is lost.
+    pub(crate) fn note_loss(&self, id: &str, name: &str, reason: &LossReason, now: Duration) {
+        let error = match reason {
+            LossReason::SessionExpired { error } => error.as_deref().map(str::to_owned),
+            _ => None,
+        };
+        let (id, name, at_ms) = (id.to_owned(), name.to_owned(), millis(now));
+        let loss = RecordedLoss { id, name, reason: reason.name().to_owned(), error, at_ms };
+        let losses = &mut self.recorded.lock().losses;
+        losses.retain(|one| one.id != loss.id && one.at_ms + millis(REMEMBER_LOSS) > at_ms);
+        if losses.len() >= MAX_LOSSES {
+            losses.remove(0);
+        }
+        losses.push(loss);
+    }
+
+    /// Why the lease `id` of the lock `name` is lost, as far as that is known at `now`.
+    pub(crate) fn loss_of(&self, id: &str, name: &str, now: Duration) -> Option<LossReason> {
+        let recorded = self.recorded.lock();
+        let is_it = |loss: &&RecordedLoss| {
+            loss.id == id && loss.name == name && loss.at_ms + millis(REMEMBER_LOSS) > millis(now)
+        };
+        let loss = recorded.losses.iter().find(is_it)?;
+        LossReason::recorded(&loss.reason, loss.error.as_deref())
     }
 
     /// Whether a next process reads it.
@@ -140,9 +206,9 @@ impl Record {
         Ok(())
     }
 
-    /// Replaces the holds, and writes the file. A failure is logged, once until a write succeeds.
+    /// Replaces the holds, and writes the file, once it was read: else it would lose what an earlier process left. A failure is logged, once until a write succeeds.
     pub(crate) async fn save_holds(&self, holds: impl Fn() -> Vec<RecordedHold>) {
-        let Some(path) = self.path.clone() else { return };
+        let Some(path) = self.path.clone().filter(|_| self.is_read.load(Ordering::Acquire)) else { return };
         let mut writing = self.writing.clone().lock_owned().await;
         if writing.is_frozen {
             return;
@@ -172,7 +238,6 @@ impl RecordedHold {
     /// What is to be written of a hold.
     pub(crate) fn of(hold: &Hold) -> Self {
         let Grant { name, place, session, token, value, session_ttl, .. } = &hold.grant;
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self {
             id: hold.id.clone(),
             name: name.as_str().to_owned(),
@@ -180,13 +245,9 @@ impl RecordedHold {
             limit: place.limit,
             session: session.as_str().to_owned(),
             session_ttl_ms: millis(*session_ttl),
-            token: *token,
+            token: Some(*token),
             value: BASE64.encode(value),
-            lease: hold.lease.as_ref().map(|lease| RecordedLease {
-                owner: lease.owner.clone(),
-                ttl_ms: millis(lease.ttl),
-                until_ms: millis(*lease.until.lock()),
-            }),
+            lease: hold.lease.as_ref().map(|lease| RecordedLease::new(lease.owner.clone(), lease.ttl)),
         }
     }
 
@@ -194,6 +255,16 @@ impl RecordedHold {
     pub(crate) fn decode_value(&self) -> Vec<u8> {
         BASE64.decode(&self.value).unwrap_or_default()
     }
+}
+
+impl RecordedLease {
+    pub(crate) fn new(owner: Option<String>, ttl: Duration) -> Self {
+        Self { owner, ttl_ms: millis(ttl) }
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn read_or_warn(path: &Path) -> Recorded {
@@ -229,9 +300,9 @@ mod tests {
             limit: 1,
             session: "s".into(),
             session_ttl_ms: 15_000,
-            token: 7,
+            token: Some(7),
             value: BASE64.encode([0, 255]),
-            lease: lease.then_some(RecordedLease { owner: None, ttl_ms: 10, until_ms: 20 }),
+            lease: lease.then_some(RecordedLease { owner: None, ttl_ms: 10 }),
         }
     }
 
@@ -239,11 +310,11 @@ mod tests {
     async fn what_was_saved_is_read_by_the_next_process() {
         let folder = tempfile::tempdir().unwrap();
         let record = Record::new(Some(folder.path()));
-        assert_eq!(record.read(), []);
+        assert_eq!(record.read().holds, []);
         record.note_token("jobs", 7).unwrap();
         record.save_holds(|| vec![hold(true)]).await;
         let next = Record::new(Some(folder.path()));
-        let left = next.read();
+        let left = next.read().holds;
         assert_eq!(left, [hold(true)]);
         assert_eq!(left[0].decode_value(), [0, 255]);
         assert_eq!(next.note_token("jobs", 6), Err(7));
@@ -255,9 +326,52 @@ mod tests {
     async fn a_lease_of_before_the_last_start_of_the_machine_is_a_session_to_be_ended() {
         let folder = tempfile::tempdir().unwrap();
         let record = Record::new(Some(folder.path()));
+        record.read();
         record.recorded.lock().boot = "another start".into();
+        record.note_loss("2", "jobs", &LossReason::Drained, Duration::ZERO);
         record.save_holds(|| vec![hold(true)]).await;
-        assert_eq!(Record::new(Some(folder.path())).read(), [hold(false)]);
+        let next = Record::new(Some(folder.path()));
+        let left = next.read();
+        assert_eq!(left.holds, [hold(false)]);
+        assert_eq!(left.ended_leases, [("1".to_owned(), "jobs".to_owned())]);
+        assert_eq!(next.loss_of("2", "jobs", Duration::ZERO), None);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_before_the_file_was_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Record::new(Some(folder.path()));
+        before.read();
+        before.save_holds(|| vec![hold(true)]).await;
+        let record = Record::new(Some(folder.path()));
+        record.save_holds(Vec::new).await;
+        assert_eq!(record.read().holds, [hold(true)]);
+        record.save_holds(Vec::new).await;
+        assert_eq!(Record::new(Some(folder.path())).read().holds, []);
+    }
+
+    #[tokio::test]
+    async fn the_loss_of_a_lease_is_known_for_a_while_and_by_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::new(Some(folder.path()));
+        record.read();
+        let at = Duration::from_secs(1000);
+        let expired = LossReason::SessionExpired { error: Some("no leader".into()) };
+        record.note_loss("1", "jobs", &expired, at);
+        record.note_loss("2", "jobs", &LossReason::LeaseExpired, at);
+        record.save_holds(Vec::new).await;
+        let next = Record::new(Some(folder.path()));
+        next.read();
+        assert_eq!(next.loss_of("1", "jobs", at), Some(expired));
+        assert_eq!(next.loss_of("2", "jobs", at), Some(LossReason::LeaseExpired));
+        assert_eq!(next.loss_of("2", "other", at), None, "another lock");
+        assert_eq!(next.loss_of("3", "jobs", at), None);
+        assert_eq!(next.loss_of("1", "jobs", at + REMEMBER_LOSS), None);
+        for number in 0..MAX_LOSSES {
+            next.note_loss(&format!("n{number}"), "jobs", &LossReason::Drained, at);
+        }
+        assert_eq!(next.loss_of("1", "jobs", at), None, "the oldest");
+        assert_eq!(next.recorded.lock().losses.len(), MAX_LOSSES);
     }
 
     #[test]
@@ -266,7 +380,7 @@ mod tests {
         for content in ["", "{", "[]", r#"{"boot": 1}"#] {
             let path = folder.path().join(FILE_NAME);
             replace_own_file(&path, content.as_bytes()).unwrap();
-            assert_eq!(Record::new(Some(folder.path())).read(), [], "{content}");
+            assert_eq!(Record::new(Some(folder.path())).read().holds, [], "{content}");
         }
     }
 

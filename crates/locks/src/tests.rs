@@ -4,7 +4,9 @@
 mod limits;
 mod model;
 mod overview;
+mod record;
 mod registry;
+mod together;
 
 use std::time::Duration;
 
@@ -127,8 +129,7 @@ async fn the_end_of_a_session_and_of_a_key_is_told_with_the_next_wake_up() {
             _ => registry.delete("locks/jobs"),
         }
         let (state, told_at) = end_of(&held).await;
-        // The watch sees the free key first, where the session ended.
-        assert!([expected, "key_freed"].contains(&reason(&state)), "{what}: {state:?}");
+        assert_eq!(reason(&state), expected, "{what}");
         assert!(told_at - at < s(1), "{what}: {:?}", told_at - at);
     }
 }
@@ -162,10 +163,10 @@ async fn a_process_that_was_stopped_confirms_no_hold_before_its_loss_is_told() {
         let lease = manager.lease(request(Duration::ZERO), Some("a".into()), ttl).await.unwrap();
         pass_without_running(stopped_for);
         assert_eq!(manager.held(), 1, "no task has run");
-        assert_eq!(manager.renew(&lease.id), Err(LeaseError::Lost(expected.clone())));
+        assert_eq!(manager.renew(&name("jobs"), &lease.id).await, Err(LeaseError::Lost(expected.clone())));
         // It stays lost, and the same owner gets another lease.
         sleep(s(1)).await;
-        assert_eq!(manager.renew(&lease.id), Err(LeaseError::Lost(expected)));
+        assert_eq!(manager.renew(&name("jobs"), &lease.id).await, Err(LeaseError::Lost(expected)));
         let again = manager.lease(request(s(60)), Some("a".into()), ttl).await.unwrap();
         assert!(again.token > lease.token);
     }
@@ -186,10 +187,13 @@ async fn a_lease_promises_no_more_than_the_session_has_left_while_the_registry_i
     // Its session of 15 s is certain for 13.5 s. Its renewal is due after 5 s, and overdue after 6 s.
     for (pause, promised) in [(5, 6000), (4, 4500), (3, 1500)] {
         sleep(s(pause)).await;
-        assert_eq!(manager.renew(&lease.id).unwrap().ttl, Duration::from_millis(promised));
+        assert_eq!(
+            manager.renew(&name("jobs"), &lease.id).await.unwrap().ttl,
+            Duration::from_millis(promised)
+        );
     }
     sleep(Duration::from_millis(1500)).await;
-    assert!(manager.renew(&lease.id).is_err());
+    assert!(manager.renew(&name("jobs"), &lease.id).await.is_err());
 }
 
 /// An agent that leaves the cluster ends the sessions of its node, and its sidecars hear nothing.
@@ -202,7 +206,7 @@ async fn a_long_lease_is_told_as_lost_before_another_can_hold_the_lock_although_
         let renewing = {
             let (one, id) = (one.clone(), lease.id.clone());
             tokio::spawn(async move {
-                while one.renew(&id).is_ok() {
+                while one.renew(&name("jobs"), &id).await.is_ok() {
                     sleep(Duration::from_millis(300)).await;
                 }
                 Instant::now()
@@ -256,18 +260,25 @@ async fn the_same_owner_gets_the_same_lease_and_loses_it_when_it_does_not_renew(
     assert_eq!(lease("b").await.unwrap_err().reason(), "lock_held");
     for _ in 0..10 {
         sleep(s(4)).await;
-        assert_eq!(manager.renew(&first.id).unwrap(), first);
+        assert_eq!(manager.renew(&name("jobs"), &first.id).await.unwrap(), first);
     }
     sleep(s(6)).await;
-    assert_eq!(manager.renew(&first.id), Err(LeaseError::Lost(LossReason::LeaseExpired)));
-    assert_eq!(manager.release(&first.id).await, Err(LeaseError::Lost(LossReason::LeaseExpired)));
+    assert_eq!(
+        manager.renew(&name("jobs"), &first.id).await,
+        Err(LeaseError::Lost(LossReason::LeaseExpired))
+    );
+    assert_eq!(
+        manager.release(&name("jobs"), &first.id).await,
+        Err(LeaseError::Lost(LossReason::LeaseExpired))
+    );
     // The registry keeps it closed: the app may still work.
     assert_eq!(lease("b").await.unwrap_err().reason(), "lock_delay");
-    assert_eq!(manager.renew("unknown"), Err(LeaseError::Unknown));
+    assert_eq!(manager.renew(&name("jobs"), "unknown").await, Err(LeaseError::Unknown));
+    assert_eq!(manager.renew(&name("other"), &first.id).await, Err(LeaseError::Unknown), "of another lock");
     sleep(s(20)).await;
     let second = lease("b").await.unwrap();
     assert!(second.token > first.token && second.id != first.id);
-    assert_eq!(manager.release(&second.id).await, Ok(Released::Now));
+    assert_eq!(manager.release(&name("jobs"), &second.id).await, Ok(Released::Now));
     lease("c").await.unwrap();
 }
 
@@ -303,7 +314,7 @@ async fn the_limits_of_holds_and_waiters_are_kept() {
             manager.hold(Acquire { wait: s(60), ..request(Duration::ZERO) }).await.map(drop)
         })
     };
-    // It fails at once as well: there is no slot, but while it is asked for it is a waiter.
+    // It fails at once as well: there is no slot.
     assert_eq!(waits.await.unwrap().unwrap_err().reason(), "too_many_held");
 }
 
@@ -388,12 +399,15 @@ async fn a_restart_keeps_leases_and_ends_the_sessions_of_connections() {
     std::mem::forget(held);
     registry.cut_off();
     let after = open();
-    assert!(after.is_restoring(&lease.id));
+    assert_eq!(
+        after.renew(&name("jobs"), &lease.id).await,
+        Err(LeaseError::Restoring),
+        "its record is not read"
+    );
     after.restore().await;
-    assert!(!after.is_restoring(&lease.id));
-    assert_eq!(after.renew(&lease.id).unwrap().token, lease.token);
+    assert_eq!(after.renew(&name("jobs"), &lease.id).await.unwrap().token, lease.token);
     assert_eq!((registry.holders("locks/jobs").len(), registry.holders("locks/other").len()), (1, 0));
-    assert_eq!(after.release(&lease.id).await, Ok(Released::Now));
+    assert_eq!(after.release(&name("jobs"), &lease.id).await, Ok(Released::Now));
     let next = after.lease(request(Duration::ZERO), None, s(30)).await.unwrap();
     assert!(next.token > lease.token);
 }

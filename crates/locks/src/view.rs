@@ -152,6 +152,11 @@ impl View {
         self.seen.borrow().clone()
     }
 
+    /// What was seen until now is no change.
+    pub(crate) fn mark_seen(&mut self) {
+        self.seen.mark_unchanged();
+    }
+
     /// Resolves when something else is seen. Dropping the future loses nothing.
     pub(crate) async fn changed(&mut self) -> Option<SeenLock> {
         if self.seen.changed().await.is_err() {

@@ -1,11 +1,15 @@
 //! What an operator sees: what is held here, what waits here, and the holders elsewhere.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use outrigger_registry::{Cursor, Error as RegistryError, LockHolder};
+use outrigger_registry::{Cursor, Error as RegistryError, LockHolder, LockPlace};
+use tokio::time::{Instant, timeout_at};
 
-use super::{CALL_TIMEOUT, LockManager, LockWatch, Shared, bounded, waiters::Waiting};
+use super::{ANSWER_MARGIN, CALL_TIMEOUT, LockManager, LockWatch, Shared, bounded, waiters::Waiting};
 use crate::{HoldState, LockName, hold::Hold, holder::KnownHolder, metrics::LocksLoad, view::WatchedLock};
+
+/// Most sessions of which the names are remembered.
+const MAX_SESSION_INFOS: usize = 4096;
 
 /// A lock as an operator sees it.
 #[derive(Debug, Clone)]
@@ -79,11 +83,7 @@ impl LockManager {
     /// When it does not answer.
     pub async fn view(&self, name: &LockName) -> Result<LockView, RegistryError> {
         let (watched, mut holders) = self.0.read_holders(name).await?;
-        for known in &mut holders {
-            // Not worth a failure of the whole: the token may not read sessions.
-            let asked = self.0.registry.session_info(&known.holder.session);
-            known.session = bounded("a session", asked).await.ok().flatten();
-        }
+        self.0.name_sessions(&mut holders, Instant::now() + ANSWER_MARGIN).await;
         let waiters = self.0.waiters.all().iter().filter(|waiting| waiting.name == *name).count();
         Ok(LockView { watched, holders, waiters })
     }
@@ -146,6 +146,44 @@ impl Shared {
         Ok((WatchedLock { kind: answer.kind, holders: answer.holders }, holders))
     }
 
+    /// The holders of a lock, as [`LockManager::view`] says them, until `until` at most.
+    pub(super) async fn look_at_holders(
+        &self,
+        name: &LockName,
+        place: &LockPlace,
+        until: Instant,
+    ) -> Vec<KnownHolder> {
+        let seen = self.views.peek(place).map(|seen| seen.holders).unwrap_or_default();
+        let mut holders = self.know(&place.path, &seen);
+        if holders.is_empty() {
+            let read = timeout_at(until, self.read_holders(name)).await;
+            holders = read.ok().and_then(Result::ok).map(|(_, holders)| holders).unwrap_or_default();
+        }
+        self.name_sessions(&mut holders, until).await;
+        holders
+    }
+
+    /// Adds what the registry says of the sessions of holders, as far as it says it before `until`. Not worth a failure of the whole: the token
+    /// may not read sessions.
+    async fn name_sessions(&self, holders: &mut [KnownHolder], until: Instant) {
+        for known in holders {
+            let session = &known.holder.session;
+            known.session = self.session_infos.lock().get(session).cloned();
+            if known.session.is_some() || Instant::now() >= until {
+                continue;
+            }
+            let asked = timeout_at(until, self.registry.session_info(session)).await;
+            if let Ok(Ok(Some(info))) = asked {
+                let mut infos = self.session_infos.lock();
+                if infos.len() >= MAX_SESSION_INFOS {
+                    infos.clear();
+                }
+                infos.insert(session.clone(), info.clone());
+                known.session = Some(info);
+            }
+        }
+    }
+
     pub(super) fn know(&self, path: &str, holders: &[LockHolder]) -> Vec<KnownHolder> {
         let known = |holder: &LockHolder| KnownHolder {
             held_for: self.held_for(&holder.session),
@@ -159,7 +197,7 @@ impl Shared {
     /// What is held and what waits, for a scrape. Absent: no lock was asked for since the start.
     pub(super) fn load(&self) -> Option<LocksLoad> {
         let holds = self.holds.lock();
-        if self.waiters.total() == 0 && holds.is_empty() {
+        if !self.is_used.load(Ordering::Relaxed) {
             return None;
         }
         let held = holds.values().filter(|hold| *hold.state.borrow() == HoldState::Held);

@@ -69,11 +69,6 @@ impl Waiters {
     pub(super) fn count(&self) -> usize {
         self.list.lock().waiting.len()
     }
-
-    /// How many have waited, those that have ended included.
-    pub(super) fn total(&self) -> u64 {
-        self.list.lock().next
-    }
 }
 
 impl WaitingPlace {

@@ -1,16 +1,9 @@
-//! The limits of a sidecar, the same owner again, and the record across a restart.
+//! The limits of a sidecar, and the same owner again.
 
 use super::*;
 
 fn of(text: &str, wait: Duration) -> Acquire {
     Acquire { name: name(text), ..request(wait) }
-}
-
-/// A manager over the record in `folder`, on the kernel's clock: times of the record must mean the same to each.
-fn recorded(registry: &FakeRegistry, folder: &std::path::Path) -> LockManager {
-    let (settings, clock) = (LockSettings::default(), BootClock::Kernel);
-    LockManager::new(registry.shared(), settings, "orders-1".into(), Some(folder), clock, Default::default())
-        .unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,6 +43,9 @@ async fn only_holds_count_for_max_held_and_only_requests_that_wait_for_max_waite
     sleep(s(1)).await;
     assert_eq!(manager.overview().waiting.len(), 3, "one more than may be held");
     assert_eq!(manager.hold(of("d", s(1))).await.unwrap_err().reason(), "too_many_waiters");
+    // What does not wait is no waiter.
+    assert_eq!(manager.hold(of("a", Duration::ZERO)).await.unwrap_err().reason(), "lock_held");
+    manager.hold(of("d", Duration::ZERO)).await.unwrap().release().await;
     for held in foreign {
         held.release().await;
     }
@@ -63,36 +59,6 @@ async fn only_holds_count_for_max_held_and_only_requests_that_wait_for_max_waite
     sleep(s(5)).await;
     let held: usize = ["a", "b", "c"].iter().map(|n| registry.holders(&format!("locks/{n}")).len()).sum();
     assert_eq!((held, registry.sessions()), (2, 2), "the third was given back");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_that_is_lower_than_one_of_an_earlier_process_is_not_given() {
-    let (registry, folder) = (FakeRegistry::new(), tempfile::tempdir().unwrap());
-    let before = recorded(&registry, folder.path());
-    before.restore().await;
-    for _ in 0..3 {
-        before.hold(request(Duration::ZERO)).await.unwrap().release().await;
-    }
-    registry.wipe();
-    let after = recorded(&registry, folder.path());
-    after.restore().await;
-    assert_eq!(after.hold(request(Duration::ZERO)).await.unwrap_err().reason(), "token_regressed");
-    after.hold(of("other", Duration::ZERO)).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_owner_of_a_lease_that_is_being_taken_over_is_told_to_ask_again() {
-    let (registry, folder) = (FakeRegistry::new(), tempfile::tempdir().unwrap());
-    let before = recorded(&registry, folder.path());
-    before.restore().await;
-    let lease = before.lease(request(Duration::ZERO), Some("a".into()), s(30)).await.unwrap();
-    registry.cut_off();
-    let after = recorded(&registry, folder.path());
-    let again = |owner: &str| after.lease(request(Duration::ZERO), Some(owner.to_owned()), s(30));
-    assert_eq!(again("a").await.unwrap_err().reason(), "restoring");
-    after.restore().await;
-    assert_eq!(again("a").await.unwrap().id, lease.id);
-    assert_eq!(again("b").await.unwrap_err().reason(), "lock_held");
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,4 +94,72 @@ async fn a_token_of_the_registry_that_is_refused_again_and_again_ends_the_wait()
     let refused = manager.hold(request(s(3600))).await.unwrap_err();
     assert_eq!(refused.reason(), "registry_unavailable");
     assert!(at.elapsed() > Duration::from_millis(100) && at.elapsed() < s(20), "{:?}", at.elapsed());
+}
+
+/// The end of a session may take as long as the registry does not answer.
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_given_back_or_lost_counts_no_longer_although_its_session_lives() {
+    let registry = FakeRegistry::new();
+    let settings = LockSettings { max_held: 1, ..LockSettings::default() };
+    let manager = manager_with(&registry, settings, None);
+    registry.set_latency(Duration::from_millis(100));
+    for _ in 0..3 {
+        let held = manager.hold(of("a", Duration::ZERO)).await.unwrap();
+        held.release().await;
+        let lease = manager.lease(of("b", Duration::ZERO), None, s(5)).await.unwrap();
+        assert_eq!(manager.release(&name("b"), &lease.id).await, Ok(Released::Now));
+    }
+    let lease = manager.lease(of("c", Duration::ZERO), None, s(1)).await.unwrap();
+    sleep(s(1)).await;
+    assert!(matches!(
+        manager.renew(&name("c"), &lease.id).await,
+        Err(LeaseError::Lost(LossReason::LeaseExpired))
+    ));
+    manager.hold(of("d", Duration::ZERO)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_answered_at_the_end_of_its_wait_while_the_registry_hangs() {
+    for (wait, fault) in [(0, Fault::Hangs), (3, Fault::Hangs), (3, Fault::Refuses)] {
+        let registry = FakeRegistry::new();
+        let manager = manager(&registry);
+        registry.fail_client(0, Some(fault));
+        let at = Instant::now();
+        let asked = (0..3).map(|_| {
+            let manager = manager.clone();
+            tokio::spawn(async move { manager.hold(request(s(wait))).await.map(drop) })
+        });
+        let asked: Vec<_> = asked.collect();
+        for each in asked {
+            assert_eq!(each.await.unwrap().unwrap_err().reason(), "registry_unavailable");
+        }
+        assert!(at.elapsed() >= s(wait) && at.elapsed() <= s(wait + 2), "{wait} s: {:?}", at.elapsed());
+    }
+    // It hangs after the lock was seen as held.
+    let registry = FakeRegistry::new();
+    let (one, two) = (manager(&registry), manager(&registry));
+    let _held = one.hold(request(Duration::ZERO)).await.unwrap();
+    let waits = tokio::spawn(async move {
+        let at = Instant::now();
+        (two.hold(request(s(40))).await.unwrap_err().reason(), at.elapsed())
+    });
+    sleep(s(5)).await;
+    registry.fail_client(1, Some(Fault::Hangs));
+    let (reason, waited) = waits.await.unwrap();
+    assert!(reason == "registry_unavailable" && waited <= s(42), "{reason} after {waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_given_back_later_while_the_registry_hangs_and_the_app_is_told_so_soon() {
+    let registry = FakeRegistry::new();
+    let manager = manager(&registry);
+    let lease = manager.lease(request(Duration::ZERO), None, s(60)).await.unwrap();
+    registry.fail_client(0, Some(Fault::Hangs));
+    let at = Instant::now();
+    assert_eq!(manager.release(&name("jobs"), &lease.id).await, Ok(Released::Later));
+    assert_eq!(at.elapsed(), s(2));
+    assert_eq!(registry.holders("locks/jobs").len(), 1);
+    registry.fail_client(0, None);
+    sleep(s(10)).await;
+    assert_eq!((registry.holders("locks/jobs").len(), registry.delayed()), (0, 0));
 }

@@ -78,12 +78,15 @@ async fn a_lease_is_certain_for_as_long_as_its_session_and_no_longer_than_its_tt
     assert_eq!(lease.certain_for, s(27));
     sleep(s(12)).await;
     // It was renewed after 10 s.
-    assert_eq!(manager.renew(&lease.id).unwrap().certain_for, s(25));
+    assert_eq!(manager.renew(&name("jobs"), &lease.id).await.unwrap().certain_for, s(25));
     registry.fail_client(0, Some(Fault::Refuses));
     sleep(s(20)).await;
-    assert_eq!(manager.renew(&lease.id).unwrap().certain_for, s(5));
+    assert_eq!(manager.renew(&name("jobs"), &lease.id).await.unwrap().certain_for, s(5));
     sleep(s(6)).await;
-    assert!(matches!(manager.renew(&lease.id), Err(LeaseError::Lost(LossReason::SessionExpired { .. }))));
+    assert!(matches!(
+        manager.renew(&name("jobs"), &lease.id).await,
+        Err(LeaseError::Lost(LossReason::SessionExpired { .. }))
+    ));
 }
 
 #[tokio::test(start_paused = true)]

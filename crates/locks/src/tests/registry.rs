@@ -51,6 +51,7 @@ struct State {
     latency: Duration,
     /// Questions about locks.
     watches: usize,
+    attempts: usize,
     /// Every acquisition: its token and when it was made.
     acquired: Vec<(u64, Instant)>,
 }
@@ -163,6 +164,11 @@ impl FakeRegistry {
         self.0.state.lock().watches
     }
 
+    /// How many attempts to acquire a lock were made.
+    pub(super) fn attempts(&self) -> usize {
+        self.0.state.lock().attempts
+    }
+
     pub(super) fn sessions(&self) -> usize {
         let mut state = self.0.state.lock();
         state.expire();
@@ -251,6 +257,7 @@ impl State {
     }
 
     fn try_lock(&mut self, place: &LockPlace, id: &str, value: &[u8]) -> LockAttempt {
+        self.attempts += 1;
         if self.delays.get(&place.path).is_some_and(|until| *until > Instant::now()) {
             return LockAttempt::Delayed;
         }

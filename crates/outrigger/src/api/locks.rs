@@ -63,19 +63,15 @@ async fn answer_or_refuse(
             let lease = locks.lease(acquire, owner, ttl).await?;
             Ok((StatusCode::CREATED, lease_json(&lease, &locks)).into_response())
         }
-        Target::Renew(id) => {
-            check_restored(&locks, &id)?;
-            let lease = locks.renew(&id)?;
+        Target::Renew(name, id) => {
+            let lease = locks.renew(&name, &id).await?;
             Ok(lease_json(&lease, &locks).into_response())
         }
-        Target::Release(id) => {
-            check_restored(&locks, &id)?;
-            match locks.release(&id).await? {
-                Released::Now => Ok(StatusCode::NO_CONTENT.into_response()),
-                // The app holds it no longer, but others see it held for some time.
-                Released::Later => Ok(StatusCode::ACCEPTED.into_response()),
-            }
-        }
+        Target::Release(name, id) => match locks.release(&name, &id).await? {
+            Released::Now => Ok(StatusCode::NO_CONTENT.into_response()),
+            // The app holds it no longer, but others see it held for some time.
+            Released::Later => Ok(StatusCode::ACCEPTED.into_response()),
+        },
     }
 }
 
@@ -98,14 +94,4 @@ async fn state(name: &LockName, locks: &LockManager) -> Result<Response, ApiProb
     let mut body = state_json(name, &view.watched, &view.holders);
     body["waiters_here"] = view.waiters.into();
     Ok(Json(body).into_response())
-}
-
-/// A lease of an earlier process that is being taken over is neither lost nor there yet.
-fn check_restored(locks: &LockManager, id: &str) -> Result<(), ApiProblem> {
-    if !locks.is_restoring(id) {
-        return Ok(());
-    }
-    let detail = "the leases of the last run of this sidecar are being taken over; ask again";
-    let problem = ApiProblem::new(ApiReason::Restoring, detail);
-    Err(problem.retry_after(std::time::Duration::from_secs(1)))
 }

@@ -104,10 +104,13 @@ impl From<AcquireError> for ApiProblem {
 
 impl From<LeaseError> for ApiProblem {
     fn from(error: LeaseError) -> Self {
-        let problem = Self::new(ApiReason::LockLost, error.to_string());
-        match error {
-            LeaseError::Unknown => problem.with("loss", "unknown_lease"),
-            LeaseError::Lost(reason) => problem.with("loss", reason.name()),
+        let lost = |loss: &str| Self::new(ApiReason::LockLost, error.to_string()).with("loss", loss);
+        match &error {
+            LeaseError::Unknown => lost("unknown_lease"),
+            LeaseError::Lost(reason) => lost(reason.name()),
+            LeaseError::Restoring | LeaseError::HandedOver => {
+                Self::new(ApiReason::Restoring, error.to_string()).retry_after(Duration::from_secs(1))
+            }
         }
     }
 }

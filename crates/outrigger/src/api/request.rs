@@ -34,10 +34,10 @@ pub(super) enum Target {
     Hold(LockName),
     /// To hold it by a lease.
     Lease(LockName),
-    /// To renew a lease.
-    Renew(String),
+    /// To renew a lease of it.
+    Renew(LockName, String),
     /// To give it back.
-    Release(String),
+    Release(LockName, String),
 }
 
 impl Target {
@@ -60,12 +60,12 @@ impl Target {
             (&Method::GET | &Method::HEAD, _) => name(&path).map(Self::State),
             (&Method::POST, "hold") => name(before).map(Self::Hold),
             (&Method::POST, "renew") => match before.rsplit_once('/') {
-                Some((_, lease)) if is_lease(lease) => Ok(Self::Renew(lease.to_owned())),
+                Some((before, lease)) if is_lease(lease) => Ok(Self::Renew(name(before)?, lease.to_owned())),
                 _ => Err(ApiProblem::bad_request("a renewal is POST /v1/locks/NAME/LEASE/renew")),
             },
             (&Method::POST, _) => name(&path).map(Self::Lease),
             (&Method::DELETE, lease) if is_lease(lease) && !before.is_empty() => {
-                Ok(Self::Release(lease.to_owned()))
+                Ok(Self::Release(name(before)?, lease.to_owned()))
             }
             (&Method::DELETE, _) => {
                 Err(ApiProblem::bad_request("a lease is given back by DELETE /v1/locks/NAME/LEASE"))
@@ -96,7 +96,7 @@ pub(super) struct AcquireRequest {
 }
 
 impl AcquireRequest {
-    /// Reads query and body; the body wins. `is_lease`: it must have a `ttl`.
+    /// Reads query and body, each of which may have some of the parameters. `is_lease`: it must have a `ttl`.
     ///
     /// # Errors
     /// Names the parameter that is wrong, and what is allowed.
@@ -113,19 +113,19 @@ impl AcquireRequest {
             serde_json::from_slice(body)
                 .map_err(|error| ApiProblem::bad_request(format!("the body is no JSON of a lock: {error}")))?
         };
-        let wait = of_body.wait.or(of_query.wait);
+        let wait = either("wait", of_query.wait, of_body.wait)?;
         let wait = wait.map(|text| duration("wait", &text, Duration::ZERO, MAX_WAIT)).transpose()?;
-        let ttl = of_body.ttl.or(of_query.ttl);
+        let ttl = either("ttl", of_query.ttl, of_body.ttl)?;
         let ttl = ttl.map(|text| duration("ttl", &text, LEASE_TTL.0, LEASE_TTL.1)).transpose()?;
-        let limit = of_body.limit.or(of_query.limit).unwrap_or(1);
+        let limit = either("limit", of_query.limit, of_body.limit)?.unwrap_or(1);
         if !(1..=MAX_LIMIT).contains(&limit) {
             return Err(ApiProblem::bad_request(format!("limit must be 1 to {MAX_LIMIT}")));
         }
-        let value = of_body.value.or(of_query.value).unwrap_or_default();
+        let value = either("value", of_query.value, of_body.value)?.unwrap_or_default();
         if value.len() > MAX_VALUE {
             return Err(ApiProblem::bad_request(format!("value has at most {MAX_VALUE} bytes")));
         }
-        let owner = of_body.owner.or(of_query.owner);
+        let owner = either("owner", of_query.owner, of_body.owner)?;
         if owner.as_ref().is_some_and(|owner| owner.is_empty() || owner.len() > MAX_OWNER) {
             return Err(ApiProblem::bad_request(format!("owner has 1 to {MAX_OWNER} bytes")));
         }
@@ -153,23 +153,35 @@ fn read_query(query: &str) -> Result<Parameters, ApiProblem> {
             .decode_utf8()
             .map_err(|_| ApiProblem::bad_request(format!("the value of {name} is not UTF-8")))?
             .into_owned();
-        match name {
-            "wait" => out.wait = Some(value),
-            "ttl" => out.ttl = Some(value),
-            "owner" => out.owner = Some(value),
-            "value" => out.value = Some(value),
+        let earlier = match name {
+            "wait" => out.wait.replace(value).is_some(),
+            "ttl" => out.ttl.replace(value).is_some(),
+            "owner" => out.owner.replace(value).is_some(),
+            "value" => out.value.replace(value).is_some(),
             "limit" => {
                 let limit = value.parse().map_err(|_| ApiProblem::bad_request("limit is no whole number"))?;
-                out.limit = Some(limit);
+                out.limit.replace(limit).is_some()
             }
             other => {
                 let detail =
                     format!("there is no parameter {other:?}; there are wait, ttl, owner, value and limit");
                 return Err(ApiProblem::bad_request(detail));
             }
+        };
+        if earlier {
+            return Err(ApiProblem::bad_request(format!("{name} is in the query twice; write it once")));
         }
     }
     Ok(out)
+}
+
+/// The value of a parameter.
+fn either<T>(name: &str, of_query: Option<T>, of_body: Option<T>) -> Result<Option<T>, ApiProblem> {
+    if of_query.is_some() && of_body.is_some() {
+        let detail = format!("{name} is both in the query and in the body; write it in one of them");
+        return Err(ApiProblem::bad_request(detail));
+    }
+    Ok(of_query.or(of_body))
 }
 
 fn duration(name: &str, text: &str, least: Duration, most: Duration) -> Result<Duration, ApiProblem> {

@@ -18,10 +18,18 @@ impl App {
     /// Accepts, where nothing was accepted yet, and registers the app once it is healthy.
     pub fn take_place(&self) {
         let components = &self.running.components;
+        let was_held_back = !components.accepts.is_cancelled();
         components.proxy.start();
         components.accepts.cancel();
         components.app_started.cancel();
-        if let Some(locks) = components.locks.clone() {
+        if was_held_back {
+            self.restore_locks();
+        }
+    }
+
+    /// Takes over what an earlier process left of its locks. To be called once, when no other process has them any more.
+    pub(super) fn restore_locks(&self) {
+        if let Some(locks) = self.running.components.locks.clone() {
             // Contained: leases of an earlier run; without them their locks are free when the sessions expire.
             tokio::spawn(async move { locks.restore().await });
         }
@@ -48,10 +56,11 @@ impl App {
 
     /// Leaves the registrations to another process. Serves on.
     pub async fn leave_registrations(&self, how: HandOver) {
+        self.running.components.lifecycle.hand_over(how).await;
+        // Last: from now on no process renews the leases, until the other one has read them.
         if let Some(locks) = &self.running.components.locks {
             locks.hand_over().await;
         }
-        self.running.components.lifecycle.hand_over(how).await;
     }
 
     /// Registers the app again, because the other process has ended.

@@ -87,6 +87,10 @@ impl App {
             })
         };
         let reload_task = AbortOnDropHandle::new(tokio::spawn(essential("the reloads", reloads)));
-        Ok(Self { running, _admin_thread: admin_thread, reload_task, app_starts })
+        let app = Self { running, _admin_thread: admin_thread, reload_task, app_starts };
+        if !is_after_another {
+            app.restore_locks();
+        }
+        Ok(app)
     }
 }

@@ -211,13 +211,39 @@ fn ask(
         let mut answer = kv.watch_kv(scope, next.cursor, Consistency::Default, longest).await;
         let mut hidden = BTreeSet::new();
         if let Ok(listed) = &mut answer {
-            match find_hidden(&*kv, &known, listed, longest).await {
+            let found = match listed.entries.is_empty() && known.is_empty() {
+                true => check_rights(&*kv, &prefix, longest).await.map(|()| BTreeSet::new()),
+                false => find_hidden(&*kv, &known, listed, longest).await,
+            };
+            match found {
                 Ok(found) => hidden = found,
                 Err(error) => answer = Err(error),
             }
         }
         TimedAnswer { took: asked.elapsed(), wait, answer, hidden }
     })
+}
+
+/// Tells a prefix without keys from one that the token may not read, which Consul shows in the same way. To read a single key is
+/// refused, also where there is none.
+///
+/// # Errors
+/// When the token may read neither the key `prefix` nor those below it, or a key cannot be read.
+async fn check_rights(kv: &dyn Kv, prefix: &str, longest: Duration) -> Result<(), Error> {
+    let below = format!("{}/", prefix.trim_end_matches('/'));
+    let mut refusal = None;
+    // A rule may be about one of the two alone.
+    for key in [prefix, &below] {
+        match kv.watch_kv(KvScope::Key(key), Cursor::START, Consistency::Default, longest).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_forbidden() => refusal = Some(error),
+            Err(error) => return Err(error),
+        }
+        if key == below {
+            break;
+        }
+    }
+    refusal.map_or(Ok(()), Err)
 }
 
 /// The names of the entries that `listed` lacks because the token may not read them. To such a token Consul shows a prefix without them, as

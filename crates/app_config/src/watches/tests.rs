@@ -20,6 +20,7 @@ fn unix_time() -> Duration {
 }
 
 struct Rig {
+    kv: Arc<ScriptedKv>,
     watches: PrefixWatches,
     questions: mpsc::UnboundedReceiver<PendingKvQuestion>,
 }
@@ -27,7 +28,7 @@ struct Rig {
 impl Rig {
     fn new(store: PrefixStore) -> Self {
         let (kv, questions) = ScriptedKv::new();
-        Self { watches: PrefixWatches::new(kv, || WAIT, store), questions }
+        Self { watches: PrefixWatches::new(kv.clone(), || WAIT, store), kv, questions }
     }
 
     fn follow(&self, prefixes: &[&str], cache: bool) {
@@ -131,6 +132,31 @@ async fn an_empty_prefix_is_known_to_be_empty_and_asked_about_every_half_minute(
     let question = rig.question().await;
     assert_eq!(question.cursor, Cursor::START);
     assert!((24..=36).contains(&(question.at - at).as_secs()), "{:?}", question.at - at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prefix_that_the_token_may_not_read_is_not_an_empty_one() {
+    for prefix in ["a/", "a"] {
+        let mut rig = Rig::new(PrefixStore::none());
+        rig.kv.deny(true);
+        rig.follow(&[prefix], true);
+        rig.question().await.answer(5, &[]);
+        let view = rig.wait_for(prefix, |view| view.failure.is_some()).await;
+        assert_eq!(view.entries, None, "{prefix}");
+        assert!(view.failure.as_ref().is_some_and(|reason| reason.contains("Permission denied")), "{view:?}");
+        rig.kv.deny(false);
+        rig.question().await.answer(5, &[]);
+        let view = rig.wait_for(prefix, |view| view.entries.is_some()).await;
+        assert_eq!((text(view.entries.as_ref()).as_deref(), view.is_stale()), (Some(""), false), "{prefix}");
+    }
+    // A rule about the keys below it, or about it alone.
+    for hidden in ["a", "a/"] {
+        let mut rig = Rig::new(PrefixStore::none());
+        rig.kv.hide(&[hidden]);
+        rig.follow(&["a"], true);
+        rig.question().await.answer(5, &[]);
+        rig.wait_for("a", |view| view.entries.is_some()).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,8 @@
 //! | `store` | the last good entries, on disk |
 //! | `allowed` | which keys the app may read; pure |
 //! | `reader` | answers reads of keys as Consul does, also those that wait |
+//! | `handed_index` | the index that the clients of a text have; pure |
+//! | `silence` | whether the registry leaves questions without an answer |
 //! | `config_watch` | merges the parts again when one changes, and keeps the last good version of each document |
 //! | `config_state` | what is known of the merged configuration, and how old it is |
 //! | `merged` | keys and documents → the merged configuration → JSON, YAML, environment, properties; pure |
@@ -21,8 +23,10 @@
 mod allowed;
 mod config_state;
 mod config_watch;
+mod handed_index;
 mod merged;
 mod reader;
+mod silence;
 mod store;
 mod view;
 mod watch;

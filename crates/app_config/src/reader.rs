@@ -4,7 +4,8 @@
 //! prefix, which there is once, wakes every client of a key below it, and each then asks without waiting, together with the others
 //! that ask for the same.
 //!
-//! While the registry is away, the last good entries of the watch are the answer, with their age.
+//! While the registry is away, or leaves the question without an answer for a second, the last good entries of the watch are the answer, with
+//! their age. A read that asks for the newest entries ([`Consistency::Consistent`]) is not answered so: it fails.
 //!
 //! The index of an answer never goes back for a client, also where that of the registry does (`HandedIndex`).
 
@@ -29,18 +30,18 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use crate::{AllowedKeys, PrefixView, PrefixWatches, allowed::ReadScope};
+use crate::{
+    AllowedKeys, PrefixView, PrefixWatches, allowed::ReadScope, handed_index::HandedIndex, silence::Silences,
+};
 
 /// Longest time for a question to the registry.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
-/// The same while the watch has no answer, and there are last good entries.
-const ASK_WITHIN_WHEN_AWAY: Duration = Duration::from_secs(1);
+/// The same where the last good entries can be the answer. Least time for a read that waits.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How often a client that waits for a key of a prefix without keys makes the watch ask.
 const HURRY_INTERVAL: Duration = Duration::from_secs(2);
 /// Most texts of which the indexes are remembered.
 const MAX_TARGETS: usize = 1024;
-/// A larger index is not one that the registry gave.
-const LARGEST_INDEX: u64 = u64::MAX / 2;
 
 /// One read.
 #[derive(Debug, Clone)]
@@ -87,22 +88,28 @@ pub struct KvReader {
     kv: Arc<dyn Kv>,
     watches: Arc<PrefixWatches>,
     allowed: Mutex<Arc<AllowedKeys>>,
-    targets: Mutex<HashMap<TargetKey, Arc<ReadTarget>>>,
+    silences: Silences,
+    /// By the text that is read.
+    targets: Mutex<HashMap<String, Arc<ReadTarget>>>,
     /// The order in which reads and questions begin.
     order: AtomicU64,
 }
 
-/// Reads of the same, which may share a question. Answers of any server may be older, so they have indexes of their own.
-type TargetKey = (ReadScope, Consistency);
-
+/// Reads of one text.
 #[derive(Debug, Default)]
 struct ReadTarget {
     handed: Mutex<HandedIndex>,
-    /// The last answer, while there are reads for it.
-    answer: tokio::sync::Mutex<Option<Arc<FetchedEntries>>>,
+    /// While there are reads.
+    answers: Mutex<HashMap<AnswerKey, SharedAnswer>>,
     readers: AtomicUsize,
     used: AtomicU64,
 }
+
+/// Reads of the same, which may share a question: whether it is about all keys that begin so, and how fresh its answer must be.
+type AnswerKey = (bool, Consistency);
+
+/// The last answer, which is held while the next one is waited for.
+type SharedAnswer = Arc<tokio::sync::Mutex<Option<Arc<FetchedEntries>>>>;
 
 /// What the registry or the watch has.
 #[derive(Debug)]
@@ -118,36 +125,6 @@ struct FetchedEntries {
     stale_for: Option<Duration>,
 }
 
-/// The index that clients have. Pure.
-///
-/// It is that of the registry while that one rises. Where it does not, because tombstones were removed or the servers were restored,
-/// another content gets the next number, and an equal one keeps its number.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct HandedIndex {
-    index: u64,
-    content: Option<u64>,
-}
-
-impl HandedIndex {
-    /// The index of an answer with this index of the registry and this content, to a client that has `sent`. The second value: it is to
-    /// be answered now.
-    fn next(&mut self, index: u64, content: u64, sent: u64) -> (u64, bool) {
-        if index > self.index {
-            self.index = index;
-        } else if self.content.is_some_and(|known| known != content) {
-            self.index += 1;
-        }
-        self.content = Some(content);
-        self.index = self.index.max(1);
-        if sent > self.index && sent <= LARGEST_INDEX {
-            // From an earlier run of this sidecar: what the client has is not known.
-            self.index = sent;
-            return (sent, true);
-        }
-        (self.index, sent < self.index)
-    }
-}
-
 /// A read under way.
 struct ActiveRead<'a>(&'a ReadTarget);
 
@@ -160,11 +137,9 @@ impl<'a> ActiveRead<'a> {
 
 impl Drop for ActiveRead<'_> {
     fn drop(&mut self) {
-        // The last reader lets go of the answer, which may be large.
-        if self.0.readers.fetch_sub(1, Relaxed) == 1
-            && let Ok(mut answer) = self.0.answer.try_lock()
-        {
-            *answer = None;
+        // The last reader lets go of the answers, which may be large.
+        if self.0.readers.fetch_sub(1, Relaxed) == 1 {
+            self.0.answers.lock().clear();
         }
     }
 }
@@ -172,7 +147,14 @@ impl Drop for ActiveRead<'_> {
 impl KvReader {
     /// Serves nothing before [`KvReader::allow`].
     pub fn new(kv: Arc<dyn Kv>, watches: Arc<PrefixWatches>) -> Self {
-        Self { kv, watches, allowed: Mutex::default(), targets: Mutex::default(), order: AtomicU64::new(0) }
+        Self {
+            kv,
+            watches,
+            allowed: Mutex::default(),
+            silences: Silences::default(),
+            targets: Mutex::default(),
+            order: AtomicU64::new(0),
+        }
     }
 
     /// Serves what `allowed` names from now on. Its prefixes are to be followed ([`PrefixWatches::follow`]).
@@ -202,32 +184,31 @@ impl KvReader {
                 changes.mark_unchanged();
             }
             let fetched = self.fetch(&target, read, entry, &allowed).await?;
-            let (index, is_due) = target.handed.lock().next(fetched.index, fetched.content, read.index);
+            let (index, is_due) =
+                target.handed.lock().next(&read.scope, fetched.index, fetched.content, read.index);
             if is_due || Instant::now() >= until {
                 return Ok(fetched.reading(index));
             }
             let changed = self.wait_for_change(changes, read, entry, &allowed, &fetched);
-            let is_changed = tokio::select! {
-                changed = timeout_at(until, changed) => changed.is_ok(),
-                () = &mut ends => false,
-            };
-            if !is_changed {
-                return Ok(fetched.reading(index));
+            tokio::select! {
+                // The answer at the end of the wait is asked for, too: the registry may be away by then.
+                _ = timeout_at(until, changed) => {}
+                () = &mut ends => return Ok(fetched.reading(index)),
             }
         }
     }
 
     fn target(&self, read: &KvRead) -> Arc<ReadTarget> {
         let mut targets = self.targets.lock();
-        let key = (read.scope.clone(), read.consistency);
-        if targets.len() >= MAX_TARGETS && !targets.contains_key(&key) {
+        let text = read.scope.text();
+        if targets.len() >= MAX_TARGETS && !targets.contains_key(text) {
             let unused = targets.iter().filter(|(_, target)| target.readers.load(Relaxed) == 0);
             let oldest = unused.min_by_key(|(_, target)| target.used.load(Relaxed));
-            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+            if let Some(oldest) = oldest.map(|(text, _)| text.clone()) {
                 targets.remove(&oldest);
             }
         }
-        let target = targets.entry(key).or_default();
+        let target = targets.entry(text.to_owned()).or_default();
         target.used.store(self.next_order(), Relaxed);
         target.clone()
     }
@@ -241,7 +222,9 @@ impl KvReader {
         allowed: &AllowedKeys,
     ) -> Result<Arc<FetchedEntries>, KvReadError> {
         let begun = self.next_order();
-        let mut answer = target.answer.lock().await;
+        let key = (matches!(read.scope, ReadScope::Prefix(_)), read.consistency);
+        let shared = target.answers.lock().entry(key).or_default().clone();
+        let mut answer = shared.lock().await;
         if let Some(shared) = answer.as_ref().filter(|shared| shared.asked > begun) {
             return Ok(shared.clone());
         }
@@ -262,17 +245,20 @@ impl KvReader {
     ) -> Result<FetchedEntries, KvReadError> {
         let order = self.next_order();
         let view = self.watches.view(entry).map(|view| view.borrow().clone());
-        let known = view.filter(|view| view.entries.is_some());
+        let is_empty =
+            view.as_ref().is_some_and(|view| view.answered.as_ref().is_some_and(|all| all.is_empty()));
+        // What asks for the newest entries is answered with no older ones.
+        let may_be_older = read.consistency != Consistency::Consistent;
+        let known = view.filter(|view| view.entries.is_some() && may_be_older);
         let is_away = known.as_ref().is_some_and(|view| view.failure.is_some());
-        let within = if is_away { ASK_WITHIN_WHEN_AWAY } else { ASK_WITHIN };
-        let scope = match &read.scope {
-            ReadScope::Key(key) => KvScope::Key(key),
-            ReadScope::Prefix(prefix) => KvScope::Prefix(prefix),
+        let answered = match self.silences.lasted(read.consistency) {
+            Some(after) => Err(unanswered(&read.scope, after)),
+            None => self.ask_registry(read, known.is_some()).await,
         };
-        let asked = self.kv.watch_kv(scope, Cursor::START, read.consistency, within);
-        let answered = timeout(within, asked).await.unwrap_or_else(|_| {
-            Err(Error::Timeout { request: format!("GET /v1/kv/{}", read.scope.text()), after: within })
-        });
+        if is_empty && answered.as_ref().is_ok_and(|answer| !answer.entries.is_empty()) {
+            // The watch asks about a prefix without keys from time to time alone. What it has must not be older than what clients have.
+            self.watches.hurry(entry);
+        }
         let stale = |view: &PrefixView| FetchedEntries::of_view(view, &read.scope, allowed, order);
         match (answered, known) {
             // To a token that may not read, Consul shows no keys.
@@ -285,6 +271,25 @@ impl KvReader {
             (Err(error), Some(known)) if !is_refusal(&error) => Ok(stale(&known)),
             (Err(error), _) => Err(KvReadError::Registry(error)),
         }
+    }
+
+    /// One question. `is_known`: there are last good entries.
+    async fn ask_registry(&self, read: &KvRead, is_known: bool) -> Result<KvAnswer, Error> {
+        let within = match (is_known, read.index) {
+            (true, _) => ANSWER_WITHIN,
+            (false, 0) => ASK_WITHIN,
+            (false, _) => read.wait.clamp(ANSWER_WITHIN, ASK_WITHIN),
+        };
+        let scope = match &read.scope {
+            ReadScope::Key(key) => KvScope::Key(key),
+            ReadScope::Prefix(prefix) => KvScope::Prefix(prefix),
+        };
+        let asked = self.kv.watch_kv(scope, Cursor::START, read.consistency, within);
+        let answered = timeout(within, asked).await.unwrap_or_else(|_| Err(unanswered(&read.scope, within)));
+        if let Err(Error::Timeout { .. }) = &answered {
+            self.silences.begin(&self.kv, read.scope.text(), read.consistency, within, ASK_WITHIN);
+        }
+        answered
     }
 
     /// Returns when the watch has other entries than `fetched`.
@@ -325,6 +330,12 @@ impl KvReader {
             }
         }
     }
+}
+
+fn unanswered(scope: &ReadScope, after: Duration) -> Error {
+    // Whole seconds: a text for people.
+    let after = Duration::from_secs(after.as_secs());
+    Error::Timeout { request: format!("GET /v1/kv/{}", scope.text()), after }
 }
 
 /// The registry answers, and refuses this: an earlier answer is not shown in its place.

@@ -25,6 +25,8 @@ struct KvState {
     is_away: bool,
     /// Every question is refused.
     is_refused: bool,
+    /// No question is answered; each hangs.
+    hangs: bool,
 }
 
 impl KvState {
@@ -79,6 +81,9 @@ impl Kv for TestKv {
                 };
                 let _ = timeout(wait, state.wait_for(is_other)).await;
             }
+            // A watch ends its question itself, long after a read.
+            let mut state = self.state.subscribe();
+            let _ = state.wait_for(|state| !state.hangs).await;
             self.state.borrow().answer(scope)
         })
     }
@@ -157,9 +162,30 @@ impl ReaderRig {
     }
 
     async fn try_read(&self, scope: ReadScope, index: u64, wait: u64) -> Result<KvReading, KvReadError> {
-        let wait = Duration::from_secs(wait);
-        let read = KvRead { scope, consistency: Consistency::Default, index, wait };
+        self.read_with(Consistency::Default, scope, index, wait).await
+    }
+
+    async fn read_with(
+        &self,
+        consistency: Consistency,
+        scope: ReadScope,
+        index: u64,
+        wait: u64,
+    ) -> Result<KvReading, KvReadError> {
+        let read = KvRead { scope, consistency, index, wait: Duration::from_secs(wait) };
         self.reader.read(&read, std::future::pending()).await
+    }
+
+    /// The watch has an entry.
+    async fn wait_until_known(&self, prefix: &str) {
+        let mut view = self.watches.view(prefix).unwrap();
+        let is_known =
+            |view: &Arc<PrefixView>| view.entries.as_ref().is_some_and(|entries| !entries.is_empty());
+        view.wait_for(is_known).await.unwrap();
+    }
+
+    fn hang(&self, hangs: bool) {
+        self.kv.state.send_modify(|state| state.hangs = hangs);
     }
 }
 
@@ -290,8 +316,7 @@ async fn the_index_of_a_client_never_goes_back() {
 async fn while_the_registry_is_away_the_last_good_entries_are_answered_with_their_age() {
     let rig = ReaderRig::start("a/").await;
     let index = rig.put("a/x", "1");
-    let mut view = rig.watches.view("a/").unwrap();
-    view.wait_for(|view| view.entries.as_ref().is_some_and(|entries| !entries.is_empty())).await.unwrap();
+    rig.wait_until_known("a/").await;
     rig.read(key("a/x"), 0, 0).await;
     rig.kv.state.send_modify(|state| state.is_away = true);
     sleep(Duration::from_secs(60)).await;
@@ -341,31 +366,6 @@ async fn a_read_that_waits_ends_with_the_server_and_with_its_permission() {
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
-#[test]
-fn the_index_rises_with_the_registry_and_with_the_content_otherwise() {
-    let mut handed = HandedIndex::default();
-    for (index, content, sent, expected) in [
-        (7, 1, 0, (7, true)),
-        (7, 1, 7, (7, false)),
-        (9, 1, 7, (9, true)),
-        (3, 1, 9, (9, false)),
-        (3, 2, 9, (10, true)),
-        (4, 2, 10, (10, false)),
-        (10, 3, 10, (11, true)),
-        (20, 3, 11, (20, true)),
-        (20, 3, 30, (30, true)),
-        (20, 3, 30, (30, false)),
-        (20, 3, u64::MAX, (30, false)),
-    ] {
-        assert_eq!(handed.next(index, content, sent), expected, "{index} {content} {sent}");
-    }
-    assert_eq!(
-        HandedIndex::default().next(0, 1, 0),
-        (1, true),
-        "0 would mean that nothing is to be waited for"
-    );
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_indexes_that_are_remembered_are_bounded() {
     let rig = ReaderRig::start("a/").await;
@@ -373,4 +373,132 @@ async fn the_indexes_that_are_remembered_are_bounded() {
         rig.read(key(&format!("a/{n}")), 0, 0).await;
     }
     assert_eq!(rig.reader.targets.lock().len(), MAX_TARGETS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_registry_hangs_the_first_read_waits_for_a_second_and_the_others_not_at_all() {
+    let rig = ReaderRig::start("a/").await;
+    let index = rig.put("a/x", "1");
+    rig.wait_until_known("a/").await;
+    assert_eq!(rig.read(key("a/x"), 0, 0).await.stale_for, None);
+    rig.hang(true);
+    let begun = Instant::now();
+    let newest = rig.read_with(Consistency::Consistent, key("a/x"), 0, 0);
+    for scope in [key("a/x"), key("a/x"), prefix("a/"), key("a/none")] {
+        let reading = rig.read(scope.clone(), 0, 0).await;
+        assert!(reading.stale_for.is_some() && !reading.known_leader, "{scope:?}: {reading:?}");
+        assert_eq!(begun.elapsed(), ANSWER_WITHIN, "{scope:?}");
+    }
+    assert!(newest.await.is_err());
+    assert_eq!(begun.elapsed(), ANSWER_WITHIN, "the leader does not answer that either");
+    // A read that waits keeps its time.
+    let begun = Instant::now();
+    let reading = rig.read(key("a/x"), index, 16).await;
+    let range = Duration::from_secs(16)..Duration::from_millis(17_001);
+    assert!(range.contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert_eq!((values(&reading).as_str(), reading.index), ("1", index));
+    assert!(reading.stale_for.is_some());
+    // One question waits for the end of it, and no more.
+    let reads = rig.kv.reads.load(Relaxed);
+    for _ in 0..100 {
+        rig.read(key("a/x"), 0, 0).await;
+    }
+    assert_eq!(rig.kv.reads.load(Relaxed), reads);
+    let index = rig.put("a/x", "2");
+    rig.hang(false);
+    sleep(Duration::from_millis(1)).await;
+    let reading = rig.read(key("a/x"), 0, 0).await;
+    assert_eq!((values(&reading).as_str(), reading.index, reading.stale_for), ("2", index, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_read_is_not_missing_in_the_last_good_entries() {
+    let rig = ReaderRig::start("a/").await;
+    // The watch asks again in half a minute.
+    assert_eq!(rig.read(key("a/x"), 0, 0).await.entries.len(), 0);
+    sleep(Duration::from_secs(5)).await;
+    rig.put("a/x", "1");
+    assert_eq!(values(&rig.read(key("a/x"), 0, 0).await), "1");
+    sleep(Duration::from_secs(1)).await;
+    rig.hang(true);
+    let reading = rig.read(key("a/x"), 0, 0).await;
+    assert_eq!((values(&reading).as_str(), reading.stale_for.is_some()), ("1", true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_ends_while_the_registry_hangs_is_marked_as_stale() {
+    let rig = ReaderRig::start("a/").await;
+    let index = rig.put("a/x", "1");
+    rig.wait_until_known("a/").await;
+    let begun = Instant::now();
+    let (reading, ()) = tokio::join!(rig.read(key("a/x"), index, 2), async {
+        sleep(Duration::from_secs(1)).await;
+        rig.hang(true);
+    });
+    assert!(begun.elapsed() <= Duration::from_millis(3_126), "{:?}", begun.elapsed());
+    assert_eq!((reading.index, reading.stale_for.is_some()), (index, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_last_good_entries_a_registry_that_hangs_is_an_error_after_ten_seconds_and_then_at_once() {
+    let rig = ReaderRig::start("a/").await;
+    rig.hang(true);
+    for (index, wait, expected) in [(7, 2, 2), (0, 0, 0), (7, 2, 0)] {
+        let begun = Instant::now();
+        let error = rig.try_read(key("a/x"), index, wait).await.unwrap_err();
+        assert!(matches!(error, KvReadError::Registry(Error::Timeout { .. })), "{error:?}");
+        assert_eq!(begun.elapsed(), Duration::from_secs(expected), "{index} {wait}");
+    }
+    rig.hang(false);
+    sleep(Duration::from_millis(1)).await;
+    let rig = ReaderRig::start("a/").await;
+    rig.hang(true);
+    let begun = Instant::now();
+    assert!(rig.try_read(key("a/x"), 0, 0).await.is_err());
+    assert_eq!(begun.elapsed(), ASK_WITHIN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_asks_for_the_newest_entries_gets_no_older_ones() {
+    let rig = ReaderRig::start("a/").await;
+    rig.put("a/x", "1");
+    rig.wait_until_known("a/").await;
+    rig.kv.state.send_modify(|state| state.is_away = true);
+    let read = rig.read_with(Consistency::Consistent, key("a/x"), 0, 0).await;
+    assert!(matches!(read, Err(KvReadError::Registry(Error::Refused { status: 500, .. }))), "{read:?}");
+    assert!(rig.read_with(Consistency::Stale, key("a/x"), 0, 0).await.unwrap().stale_for.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_index_of_a_text_goes_back_in_no_form_of_the_question() {
+    let rig = ReaderRig::start("a/").await;
+    rig.put("a/x", "1");
+    rig.put("a/x2", "1");
+    let all = [Consistency::Default, Consistency::Stale, Consistency::Consistent];
+    let mut last = 0;
+    for step in 0..3 {
+        for scope in [key("a/x"), prefix("a/x"), key("a/x")] {
+            for consistency in all {
+                let reading = rig.read_with(consistency, scope.clone(), 0, 0).await.unwrap();
+                assert!(
+                    reading.index >= last,
+                    "{step} {scope:?} {consistency:?}: {} < {last}",
+                    reading.index
+                );
+                last = reading.index;
+            }
+        }
+        // A client that mixes the forms sees the next change of the key all the same.
+        let changed = async {
+            sleep(Duration::from_secs(1)).await;
+            rig.put("a/x", &format!("new {step}"));
+        };
+        let begun = Instant::now();
+        let (reading, ()) = tokio::join!(rig.read(key("a/x"), last, 60), changed);
+        assert!(reading.index > last && begun.elapsed() < Duration::from_secs(2), "{step}: {reading:?}");
+        last = reading.index;
+        // The servers were restored.
+        rig.kv.state.send_modify(|state| state.index = 3);
+        rig.put("a/x", &format!("restored {step}"));
+    }
 }

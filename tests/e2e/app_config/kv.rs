@@ -12,12 +12,20 @@ use outrigger_tests::{
         self,
         http::{exchange, get, put},
     },
+    registry_proxy::{RegistryMode, RegistryProxy},
     wait,
 };
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
-use crate::app::{router_settings, start_router};
+use crate::{
+    app::{router_settings, start_router},
+    receipts::{ACL, DENY_KEYS, create_token},
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -148,6 +156,12 @@ async fn reads_are_answered_as_by_the_agent(consul: SocketAddr) {
     assert_eq!(seen(&ask(addr, "GET", target).await), seen(&ask(consul, "GET", target).await));
     let with_query = format!("{target}?raw&stale");
     assert_eq!(seen(&ask(addr, "GET", &with_query).await), seen(&ask(consul, "GET", &with_query).await));
+    for target in
+        [format!("{target}?"), format!("{target}?raw&x='1'"), "/v1/kv?".into(), "/v1/kv?keys".into()]
+    {
+        let (agent, sidecar) = (ask(consul, "GET", &target).await, ask(addr, "GET", &target).await);
+        assert_eq!(seen(&sidecar), seen(&agent), "{target}");
+    }
     let moved = ask(addr, "GET", &format!("{target}?raw")).await;
     assert_eq!(moved.headers()["location"], "/v1/kv/config/orders/db/url?raw");
     app.shutdown().await;
@@ -296,6 +310,18 @@ async fn nothing_but_what_is_allowed_is_read(consul: SocketAddr) {
         let refused = reason(addr, method, &format!("/v1/kv/{target}")).await;
         assert_eq!(refused, (405, "method_not_allowed".to_owned()), "{method} {target}");
     }
+    for target in
+        ["/v1/kv/config/%FF", "/v1/kv/config/%zz", "/v1/locks/%FF", "/v1/locks/a%2", "/%ff", "/v1/config%"]
+    {
+        assert_eq!(reason(addr, "GET", target).await, (400, "bad_request".to_owned()), "{target}");
+    }
+    for (path, methods) in
+        [("kv/config/one", "GET"), ("config", "GET, HEAD"), ("locks/jobs", "GET, HEAD, POST, DELETE")]
+    {
+        let refused = ask(addr, "PATCH", &format!("/v1/{path}")).await;
+        assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(refused.headers()["allow"], methods, "{path}");
+    }
     // As at the agent.
     assert_eq!(
         ask(addr, "HEAD", "/v1/kv/config/orders/db/url").await.status(),
@@ -303,6 +329,111 @@ async fn nothing_but_what_is_allowed_is_read(consul: SocketAddr) {
     );
     let other = reason(addr, "GET", "/v1/kv/config/orders/db/url?dc=other").await;
     assert_eq!(other, (403, "other_datacenter".to_owned()));
+    app.shutdown().await;
+}
+
+/// The answer to a request of which the body comes as it is, and then no more.
+async fn send(addr: SocketAddr, head: &str, body: &[u8]) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let head = format!("POST /v1/locks/jobs HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The answer may come before the whole body is sent.
+    let _ = stream.write_all(body).await;
+    let mut answer = Vec::new();
+    let read = async {
+        while !String::from_utf8_lossy(&answer).contains("\"type\":") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+        }
+    };
+    timeout(LONG, read).await.expect("in time");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_or_does_not_come_is_refused_with_its_reason() {
+    let registry =
+        DevRegistry::bind(([127, 0, 0, 1], 0).into(), DevRegistryOptions::default()).await.unwrap();
+    let (app, addr) = start(registry.addr()).await;
+    let chunks = format!("{:x}\r\n{}\r\n", 70_000, "x".repeat(70_000));
+    for (head, body, expected) in [
+        ("Content-Length: 65537", &b""[..], "413 body_too_large"),
+        ("Transfer-Encoding: chunked", chunks.as_bytes(), "413 body_too_large"),
+        ("Transfer-Encoding: chunked", b"zz\r\n", "400 bad_request"),
+        ("Content-Length: 10", b"{", "408 body_timeout"),
+    ] {
+        let answer = send(addr, head, body).await;
+        let (status, reason) = expected.split_once(' ').unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
+        assert!(answer.contains(&format!("x-outrigger-error: {reason}\r\n")), "{head}: {answer}");
+        assert!(answer.contains("content-type: application/problem+json\r\n"), "{head}: {answer}");
+    }
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn while_consul_hangs_reads_are_answered_soon_and_waits_keep_their_time() {
+    let registry =
+        DevRegistry::bind(([127, 0, 0, 1], 0).into(), DevRegistryOptions::default()).await.unwrap();
+    fill(registry.addr()).await;
+    let proxy = RegistryProxy::start(registry.addr()).await;
+    let (app, addr) = start(proxy.addr()).await;
+    let target = "/v1/kv/config/orders/db/url";
+    let fresh = get(addr, target).await.unwrap();
+    assert!(!fresh.headers().contains_key("x-outrigger-stale"));
+    wait::until("the watch has an answer, too", LONG, async || {
+        get(addr, "/v1/kv/config/orders/?keys").await.is_ok_and(|answer| answer.status() == 200)
+            && proxy.requests().keys().any(|kind| kind.contains("blocking"))
+    })
+    .await;
+    proxy.set(RegistryMode::Hang);
+    let begun = Instant::now();
+    for _ in 0..30 {
+        let stale = get(addr, target).await.unwrap();
+        assert_eq!(
+            (stale.body(), &stale.headers()["x-outrigger-stale"]),
+            (fresh.body(), &"true".parse().unwrap())
+        );
+        assert!(stale.headers().contains_key("age") && index(stale.headers()) == index(fresh.headers()));
+    }
+    // A second for each of them would be 30.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    let waited = get(addr, &format!("{target}?index={}&wait=2s", index(fresh.headers()))).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(2) && begun.elapsed() < Duration::from_secs(8));
+    assert_eq!(waited.headers()["x-outrigger-stale"], "true");
+    let newest = reason(addr, "GET", &format!("{target}?consistent")).await;
+    assert_eq!(newest, (503, "registry_unavailable".to_owned()));
+    proxy.set(RegistryMode::Pass);
+    wait::until("it answers again", LONG, async || {
+        !get(addr, target).await.unwrap().headers().contains_key("x-outrigger-stale")
+    })
+    .await;
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_token_without_rights_is_told_and_not_an_empty_configuration() {
+    if !consul::available("a token without rights is told") {
+        return;
+    }
+    let consul = consul::Consul::server_with(ACL).await.expect("a server");
+    let token = create_token(&consul, "none", DENY_KEYS).await;
+    let more = "api: {listen: \"127.0.0.1:0\", config: {sources: [{prefix: config/orders/}]}}";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, token).unwrap();
+    let registry = format!("address: \"http://{}\", token_file: {}", consul.http_addr(), file.display());
+    let settings = router_settings(&registry, more);
+    let app = App::start(settings, Workers::CurrentRuntime).await.expect("start the app");
+    let addr = app.api_addrs()[0];
+    wait::until("the refusal is known", LONG, async || {
+        let answer = get(addr, "/v1/config").await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+        let body: Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(body["reason"], "config_unknown");
+        body["missing"][0]["reason"].as_str().is_some_and(|reason| reason.contains("Permission denied"))
+    })
+    .await;
     app.shutdown().await;
 }
 
@@ -323,7 +454,9 @@ async fn while_consul_is_away_the_last_good_answers_are_served_also_after_a_rest
     };
     let files = || {
         let all = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name());
-        all.filter(|name| name.to_string_lossy().starts_with("kv-")).count()
+        // Not one that is being written.
+        let is_file = |name: &str| name.starts_with("kv-") && name.ends_with(".json");
+        all.filter(|name| is_file(&name.to_string_lossy())).count()
     };
     let (app, addr) = begin(consul, &settings("on")).await;
     let fresh = get(addr, "/v1/kv/config/orders/db/url?raw").await.unwrap();

@@ -108,6 +108,9 @@ async fn the_api_is_served_on_a_unix_socket(consul: SocketAddr) {
     assert_eq!((mode(), app.api_addrs()), (0o660, Vec::new()));
     let answer = get_by_socket(&path, "/v1/kv/config/a?raw", "Host: any.example\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n1"), "{answer}");
+    // As Go's clients send it.
+    let answer = get_by_socket(&path, "/v1/kv/config/a?raw", "Host:\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     for (more, reason) in
         [("", "foreign_host"), ("Host: localhost\r\nOrigin: http://localhost\r\n", "foreign_origin")]
     {

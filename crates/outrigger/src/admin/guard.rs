@@ -5,15 +5,17 @@
 //!
 //! The listener for metrics and health does not check this: it serves the network, and changes nothing.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use outrigger_config::ListenHost;
+
+use super::host_field::{HostField, RequestHost};
 
 /// The header that every change needs, and its value.
 pub(crate) const CHANGE_HEADER: (&str, &str) = ("x-outrigger-admin", "1");
@@ -32,19 +34,25 @@ pub(crate) struct AllowedHosts {
 
 impl AllowedHosts {
     /// The only names are `localhost` and those of the settings, because DNS can make any other name point here.
-    pub(crate) fn allows(&self, host: &str) -> bool {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
+    pub(crate) fn allows(&self, host: &RequestHost) -> bool {
         let is_named = |is: &dyn Fn(&str) -> bool| self.names.iter().any(|name| is(name));
-        match (bare.parse::<IpAddr>(), &self.listen) {
-            (Ok(ip), _) if ip.is_loopback() || is_named(&|name| name.parse() == Ok(ip)) => true,
-            (Ok(ip), ListenHost::Ip(own)) => *own == ip || own.is_unspecified(),
-            (Ok(ip), ListenHost::LinkLocal { ip: own, .. }) => ip == *own,
-            (Ok(_), ListenHost::Localhost) => false,
-            (Err(_), _) => {
-                let name = host.strip_suffix('.').unwrap_or(host);
+        match (host, &self.listen) {
+            (RequestHost::Ip(ip), _) if ip.is_loopback() || is_named(&|name| name.parse() == Ok(*ip)) => true,
+            (RequestHost::Ip(ip), ListenHost::Ip(own)) => own == ip || own.is_unspecified(),
+            (RequestHost::Ip(ip), ListenHost::LinkLocal { ip: own, .. }) => ip == own,
+            (RequestHost::Ip(_), ListenHost::Localhost) => false,
+            (RequestHost::Name(name), _) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
                 name.eq_ignore_ascii_case("localhost") || is_named(&|own| name.eq_ignore_ascii_case(own))
             }
         }
+    }
+
+    /// The host of a request, where it is an allowed one. A target that names a host, as for a proxy, must name an allowed one, too.
+    pub(crate) fn host_of(&self, uri: &Uri, headers: &HeaderMap) -> Option<HostField> {
+        let host = HostField::of(headers).filter(|field| self.allows(&field.host))?;
+        let is_own = |text: &str| HostField::parse(text).is_some_and(|field| self.allows(&field.host));
+        uri.authority().is_none_or(|authority| is_own(authority.as_str())).then_some(host)
     }
 }
 
@@ -86,11 +94,7 @@ fn validate_request(
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<(), AdminRefusal> {
-    let host =
-        single_host(headers).filter(|host| allowed.allows(host.host())).ok_or(AdminRefusal::ForeignHost)?;
-    if uri.authority().is_some_and(|authority| !allowed.allows(authority.host())) {
-        return Err(AdminRefusal::ForeignHost);
-    }
+    let host = allowed.host_of(uri, headers).ok_or(AdminRefusal::ForeignHost)?;
     if headers.get_all(header::ORIGIN).iter().any(|origin| !same_origin(origin.as_bytes(), &host)) {
         return Err(AdminRefusal::ForeignOrigin);
     }
@@ -103,15 +107,8 @@ fn validate_request(
     if reads || has_header { Ok(()) } else { Err(AdminRefusal::MissingHeader) }
 }
 
-/// The host of a request with one `Host` header.
-pub(crate) fn single_host(headers: &HeaderMap) -> Option<Authority> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next()?.to_str().ok()?.parse().ok()?;
-    hosts.next().is_none().then_some(host)
-}
-
-fn same_origin(origin: &[u8], host: &Authority) -> bool {
-    origin.strip_prefix(b"http://").is_some_and(|rest| rest.eq_ignore_ascii_case(host.as_str().as_bytes()))
+fn same_origin(origin: &[u8], host: &HostField) -> bool {
+    origin.strip_prefix(b"http://").is_some_and(|rest| rest.eq_ignore_ascii_case(host.text.as_bytes()))
 }
 
 #[cfg(test)]
@@ -141,13 +138,25 @@ mod tests {
             ("rebound.example:7079", false),
             ("localhost.example", false),
             ("127.0.0.1.example", false),
-            ("user@localhost", true),
+            ("user@localhost", false),
+            ("[::1].evil.example", false),
+            ("[::1]evil.example:7079", false),
+            ("[[::1]]", false),
             ("", false),
         ] {
             let expected = if expected { Ok(()) } else { Err(AdminRefusal::ForeignHost) };
             assert_eq!(validate(LOCAL, "GET", &[("host", host)]), expected, "{host:?}");
         }
         assert_eq!(validate(LOCAL, "GET", &[]), Err(AdminRefusal::ForeignHost));
+        for (target, expected) in [
+            ("http://localhost:7079/services", true),
+            ("http://evil.example/services", false),
+            ("http://user@localhost/services", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("localhost"))]);
+            let result = validate_request(LOCAL, &Method::GET, &Uri::from_static(target), &headers);
+            assert_eq!(result.is_ok(), expected, "{target}");
+        }
         let two = [("host", "localhost"), ("host", "localhost")];
         assert_eq!(validate(LOCAL, "GET", &two), Err(AdminRefusal::ForeignHost));
     }

@@ -7,7 +7,7 @@ use std::{io, path::Path, path::PathBuf, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -53,7 +53,7 @@ pub(super) async fn check_request(
     next: Next,
 ) -> Response {
     let hosts = guard.listen.clone().map(|listen| AllowedHosts { listen, names: (guard.own_names)() });
-    if let Err(problem) = check_origin(hosts.as_ref(), request.headers()) {
+    if let Err(problem) = check_origin(hosts.as_ref(), request.uri(), request.headers()) {
         return problem.into_response();
     }
     if let Some(path) = (guard.token_file)() {
@@ -76,9 +76,12 @@ pub(super) async fn check_request(
     next.run(request).await
 }
 
-fn check_origin(hosts: Option<&AllowedHosts>, headers: &HeaderMap) -> Result<(), ApiProblem> {
-    let is_own = |host: http::uri::Authority| hosts.is_none_or(|hosts| hosts.allows(host.host()));
-    if !single_host(headers).is_some_and(is_own) {
+fn check_origin(hosts: Option<&AllowedHosts>, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiProblem> {
+    let is_own = match hosts {
+        Some(hosts) => hosts.host_of(uri, headers).is_some(),
+        None => single_host(headers).is_some(),
+    };
+    if !is_own {
         let detail =
             "the Host header must be localhost, the address of api.listen or a name of outbound.names";
         return Err(ApiProblem::new(ApiReason::ForeignHost, detail));
@@ -95,4 +98,65 @@ fn check_origin(hosts: Option<&AllowedHosts>, headers: &HeaderMap) -> Result<(),
 fn is_same(given: &[u8], token: &[u8]) -> bool {
     let differing = given.iter().zip(token).fold(0, |differing, (a, b)| differing | (a ^ b));
     given.len() == token.len() && differing == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+    use outrigger_config::ListenHost;
+
+    use super::*;
+
+    fn reason(
+        hosts: Option<&AllowedHosts>,
+        target: &'static str,
+        fields: &[(&'static str, &'static str)],
+    ) -> String {
+        let fields = fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        match check_origin(hosts, &Uri::from_static(target), &fields.collect()) {
+            Ok(()) => "passes".to_owned(),
+            Err(problem) => {
+                problem.into_response().headers()["x-outrigger-error"].to_str().unwrap().to_owned()
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_hosts_of_the_listener_pass_and_no_page_of_a_browser() {
+        let names = vec!["sidecar".to_owned()];
+        let own = AllowedHosts { listen: ListenHost::Localhost, names };
+        for (target, host, expected) in [
+            ("/v1/config", "localhost:7077", "passes"),
+            ("/v1/config", "127.0.0.1", "passes"),
+            ("/v1/config", "[::1]:7077", "passes"),
+            ("/v1/config", "sidecar:7077", "passes"),
+            ("http://localhost/v1/config", "localhost", "passes"),
+            ("http://evil.example/v1/config", "localhost", "foreign_host"),
+            ("/v1/config", "evil.example", "foreign_host"),
+            ("/v1/config", "[::1].evil.example", "foreign_host"),
+            ("/v1/config", "[::1]evil.example", "foreign_host"),
+            ("/v1/config", "user@localhost", "foreign_host"),
+            ("/v1/config", "localhost:80@evil.example", "foreign_host"),
+            ("/v1/config", "", "foreign_host"),
+        ] {
+            assert_eq!(reason(Some(&own), target, &[("host", host)]), expected, "{target} {host:?}");
+        }
+        assert_eq!(reason(Some(&own), "/v1/config", &[]), "foreign_host");
+        for (name, value, expected) in [
+            ("origin", "http://localhost:7077", "foreign_origin"),
+            ("sec-fetch-site", "same-origin", "foreign_origin"),
+            ("sec-fetch-site", "none", "passes"),
+        ] {
+            let fields = [("host", "localhost"), (name, value)];
+            assert_eq!(reason(Some(&own), "/v1/config", &fields), expected, "{name}: {value}");
+            assert_eq!(reason(None, "/v1/config", &fields), expected, "{name}: {value}");
+        }
+        // On a Unix socket: any, as the path of the socket, or the empty one of Go's clients.
+        for host in ["", "evil.example", "%2Frun%2Fapi.sock", "/run/api.sock"] {
+            assert_eq!(reason(None, "/v1/config", &[("host", host)]), "passes", "{host:?}");
+        }
+        assert_eq!(reason(None, "/v1/config", &[]), "foreign_host");
+    }
 }

@@ -13,9 +13,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use outrigger_app_config::{KvRead, KvReadError, KvReader, KvReading, ReadScope};
 use outrigger_config::error_chain;
 use outrigger_registry::{Consistency, Error, KvEntry};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{json, problem::ApiProblem, query::GoQuery, reason::ApiReason, stale::mark_stale};
+use super::{
+    intake::decode_path, json, problem::ApiProblem, query::GoQuery, reason::ApiReason, stale::mark_stale,
+};
 use crate::admin::ConnectionControl;
 
 const ROOT: &str = "/v1/kv/";
@@ -52,7 +54,7 @@ pub(super) async fn answer(
     control: Option<Extension<ConnectionControl>>,
 ) -> Response {
     let ends = control.map(|Extension(control)| control).unwrap_or_default();
-    match answer_or_refuse(reader, &method, uri.path(), uri.query().unwrap_or_default(), &ends).await {
+    match answer_or_refuse(reader, &method, uri.path(), uri.query(), &ends).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     }
@@ -87,11 +89,10 @@ impl IntoResponse for KvRefusal {
             }
             Self::Moved(location) => {
                 // As Go's net/http writes it.
-                let page =
-                    format!("<a href=\"{}\">Moved Permanently</a>.\n\n", location.replace('&', "&amp;"));
+                let page = format!("<a href=\"{}\">Moved Permanently</a>.\n\n", escape_html(&location));
                 let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
                 let mut response = (StatusCode::MOVED_PERMANENTLY, [kind], page).into_response();
-                if let Ok(location) = HeaderValue::try_from(location) {
+                if let Ok(location) = HeaderValue::try_from(escape_non_ascii(&location)) {
                     response.headers_mut().insert(header::LOCATION, location);
                 }
                 response
@@ -105,7 +106,7 @@ async fn answer_or_refuse(
     reader: Option<Arc<KvReader>>,
     method: &Method,
     path: &str,
-    query: &str,
+    query: Option<&str>,
     control: &ConnectionControl,
 ) -> Result<Response, KvRefusal> {
     // Consul refuses HEAD, too.
@@ -115,7 +116,7 @@ async fn answer_or_refuse(
         return Err(KvRefusal::own(problem.allow("GET")));
     }
     let key = key_of(path, query)?;
-    let query = GoQuery::read(query);
+    let query = GoQuery::read(query.unwrap_or_default());
     let form = AnswerForm::of(&query);
     let (index, wait) = wait_of(&query)?;
     let consistency = consistency_of(&query)?;
@@ -142,22 +143,37 @@ async fn answer_or_refuse(
 
 /// The key that a path names. A path that Go's `ServeMux` would clean is answered with the clean one, as Consul does; so `..` and `//` never
 /// reach a key.
-fn key_of(path: &str, query: &str) -> Result<String, KvRefusal> {
-    let is_escape = |at: usize| {
-        path.as_bytes().get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
-    };
-    if path.bytes().enumerate().any(|(at, byte)| byte == b'%' && !is_escape(at)) {
-        return Err(KvRefusal::bad_request("400 Bad Request"));
-    }
-    let decoded = percent_decode_str(path).decode_utf8().map_err(|_| {
-        KvRefusal::own(ApiProblem::bad_request("the key is not UTF-8, and so no entry of api.config.allow"))
-    })?;
-    let clean = if decoded == "/v1/kv" { ROOT.to_owned() } else { clean_path(&decoded) };
+fn key_of(path: &str, query: Option<&str>) -> Result<String, KvRefusal> {
+    let decoded = decode_path(path).map_err(KvRefusal::own)?;
+    let is_without_slash = decoded == "/v1/kv";
+    let clean = if is_without_slash { ROOT.to_owned() } else { clean_path(&decoded) };
     if clean != decoded {
-        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        // Go of the time of Consul 1.8 keeps a `?` without a query, but not where a slash alone is missing.
+        let query = match query {
+            Some("") if is_without_slash => None,
+            query => query,
+        };
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
         return Err(KvRefusal::Moved(format!("{}{query}", utf8_percent_encode(&clean, ESCAPED_IN_PATH))));
     }
     Ok(decoded.strip_prefix(ROOT).unwrap_or_default().to_owned())
+}
+
+/// As Go's `http.Redirect` writes a location in a page.
+fn escape_html(text: &str) -> String {
+    let escapes = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&#34;"), ("'", "&#39;")];
+    escapes.into_iter().fold(text.to_owned(), |text, (sign, escape)| text.replace(sign, escape))
+}
+
+/// As Go's `http.Redirect` writes a location in a field.
+fn escape_non_ascii(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        match byte.is_ascii() {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:x}")),
+        }
+        out
+    })
 }
 
 /// As Go's `ServeMux` cleans it: without empty segments, `.` and `..`, and with the slash at its end.

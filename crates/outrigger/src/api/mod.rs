@@ -4,6 +4,7 @@
 //! | module | its job |
 //! |---|---|
 //! | `guard` | refuses browsers, foreign hosts and requests without the token |
+//! | `intake` | what every request must be: path and body |
 //! | `locks` | the requests about locks |
 //! | `request` | reads their paths, queries and bodies |
 //! | `config` | the merged configuration, and its stream |
@@ -16,6 +17,7 @@
 
 mod config;
 mod guard;
+mod intake;
 mod json;
 mod kv;
 mod locks;
@@ -31,14 +33,11 @@ use std::sync::Arc;
 use axum::{Router, extract::FromRef, middleware, routing::any};
 use outrigger_app_config::KvReader;
 use outrigger_locks::LockManager;
-use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
+use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use config::ConfigBackend;
 pub(crate) use guard::{ApiGuard, read_token};
 pub use reason::ApiReason;
-
-/// Largest request body, bytes.
-const MAX_BODY: usize = 64 * 1024;
 
 /// What the API answers from. Settings change what is in it, and leave the listener and its connections.
 #[derive(Debug, Clone)]
@@ -79,8 +78,8 @@ pub(crate) fn api_router(backends: ApiBackends, guard: ApiGuard) -> Router {
         .route("/v1/locks/{*path}", any(locks::answer))
         .route("/v1/leader/{*path}", any(locks::answer))
         .fallback(problem::not_found)
+        .layer(middleware::from_fn(intake::check_request))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check_request))
-        .layer(RequestBodyLimitLayer::new(MAX_BODY))
         .layer(CatchPanicLayer::new())
         .with_state(backends)
 }

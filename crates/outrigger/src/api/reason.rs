@@ -36,6 +36,10 @@ reasons! {
     NotFound: NOT_FOUND, "not_found";
     /// The path does not take this method.
     MethodNotAllowed: METHOD_NOT_ALLOWED, "method_not_allowed";
+    /// The body is larger than the API takes.
+    BodyTooLarge: PAYLOAD_TOO_LARGE, "body_too_large";
+    /// The body does not come.
+    BodyTimeout: REQUEST_TIMEOUT, "body_timeout";
     /// `Host` is not this listener's.
     ForeignHost: FORBIDDEN, "foreign_host";
     /// A browser sent the request.

@@ -70,7 +70,11 @@ impl Target {
             (&Method::DELETE, _) => {
                 Err(ApiProblem::bad_request("a lease is given back by DELETE /v1/locks/NAME/LEASE"))
             }
-            _ => Err(ApiProblem::new(ApiReason::MethodNotAllowed, "a lock takes GET, POST and DELETE")),
+            _ => {
+                let problem =
+                    ApiProblem::new(ApiReason::MethodNotAllowed, "a lock takes GET, POST and DELETE");
+                Err(problem.allow("GET, HEAD, POST, DELETE"))
+            }
         }
     }
 }

@@ -135,6 +135,64 @@ async fn the_last_good_documents_are_there_at_a_start_without_the_registry() {
 }
 
 #[tokio::test]
+async fn what_is_in_effect_stays_whatever_other_keys_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_registry, ConsulAgent(addr)) = dev_registry().await;
+    let (kv, port) = (client_of(addr), outrigger_net::reserve_addr().port());
+    let start = async || {
+        let settings = load_text(&format!(
+            "registry: {{consul: {{address: \"http://{addr}\"}}}}\noutbound: {{listen: \"127.0.0.1:{port}\"}}\n\
+             admin: {{listen: \"127.0.0.1:0\"}}\nstate_dir: {}\ndynamic_config: {{prefix: team}}\n",
+            folder.path().display()
+        ));
+        App::start(settings, outrigger_proxy::Workers::CurrentRuntime).await.expect("start the app")
+    };
+    put(&kv, "defaults", "timeout: 7s\n").await;
+    put(&kv, "services/orders", "timeout: 3s\n").await;
+    let timeout_of_orders = |app: &App| {
+        let orders = app.config().tuned.iter().find(|tuned| tuned.service == "orders").cloned();
+        orders.map(|orders| orders.policy.timeout.as_secs())
+    };
+    let app = start().await;
+    wait::until_true("they apply", || timeout_of_orders(&app) == Some(3)).await;
+    // Keys that are no documents, more documents than there is room for, and a twin of a name.
+    let large = "x".repeat(400_000);
+    for n in 0..4 {
+        put(&kv, &format!("junk/{n}"), &large).await;
+    }
+    let padding = format!("max_pending: 3 # {}\n", "x".repeat(60_000));
+    for n in 0..18 {
+        put(&kv, &format!("services/s{n:02}"), &padding).await;
+    }
+    put(&kv, "services/Orders", "timeout: 4s\n").await;
+    put(&kv, "services/last", "timeout: 8s\n").await;
+    let is_applied = |app: &App, name: &str| app.config().tuned.iter().any(|tuned| tuned.service == name);
+    wait::until_true("the last one applies", || is_applied(&app, "last")).await;
+    assert!(is_applied(&app, "s16") && !is_applied(&app, "s17"));
+    assert_eq!((timeout_of_defaults(&app).as_secs(), timeout_of_orders(&app)), (7, Some(3)));
+    let page =
+        client::get(app.admin_addr().unwrap(), "localhost", "/events?kind=document_refused").await.text();
+    for text in ["services/Orders@", "names have no case", "services/s17@", "all documents together"] {
+        assert!(page.contains(text), "no {text} in {page}");
+    }
+    let file = folder.path().join(format!("documents-{port}.json"));
+    let is_saved = || std::fs::read_to_string(&file).is_ok_and(|text| text.contains("timeout: 8s"));
+    wait::until_true("it is saved", is_saved).await;
+    app.shutdown().await;
+    // The same after a restart, before and after the registry has answered.
+    let app = start().await;
+    put(&kv, "services/last", "timeout: 9s\n").await;
+    let timeout_of_last = || app.config().tuned.iter().find(|one| one.service == "last").cloned();
+    wait::until_true("the registry has answered", || {
+        timeout_of_last().is_some_and(|last| last.policy.timeout.as_secs() == 9)
+    })
+    .await;
+    assert!(is_applied(&app, "s16") && !is_applied(&app, "s17"));
+    assert_eq!((timeout_of_defaults(&app).as_secs(), timeout_of_orders(&app)), (7, Some(3)));
+    app.shutdown().await;
+}
+
+#[tokio::test]
 async fn other_settings_of_the_file_keep_the_documents_over_them() {
     let (_registry, agent) = dev_registry().await;
     let kv = client_of(agent.0);

@@ -239,7 +239,7 @@ mod tests {
     fn a_change_by_a_document_has_the_name_of_its_service() {
         let file = loaded("dynamic_config: {prefix: a}\nupstreams: [{service: orders, timeout: 2s}]");
         let document = |name: &str, text: &str| crate::DocumentVersions {
-            current: crate::SettingsDocument { name: name.into(), index: 1, value: text.into() },
+            current: crate::SettingsDocument { name: name.into(), index: 1, created: 1, value: text.into() },
             last_good: None,
         };
         let documents =

@@ -14,11 +14,13 @@
 //! |---|---|
 //! | `scope` | the key of a document → what it is about |
 //! | `allow` | what a document may set |
+//! | `seats` | which documents count where not all of them can: two about one service, and too many bytes |
 //! | `layers` | accepts documents one at a time, and puts the accepted ones over the settings of the file |
 
 mod allow;
 mod layers;
 mod scope;
+mod seats;
 
 pub use layers::check_document;
 
@@ -28,7 +30,7 @@ use crate::{LoadedConfig, Problem};
 /// Largest document.
 pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
-/// Most bytes of all documents below one prefix, those for other apps included.
+/// Most bytes of all documents of one sidecar.
 pub const MAX_DOCUMENTS_BYTES: usize = 1024 * 1024;
 
 /// The part of a key between the prefix and the name of a document.
@@ -56,6 +58,8 @@ pub struct SettingsDocument {
     pub name: String,
     /// The index of the write that made this version.
     pub index: u64,
+    /// The index of the write that made the key, which other versions of the document have too. 0: not known.
+    pub created: u64,
     /// The text, which may be wrong.
     pub value: Vec<u8>,
 }

@@ -20,7 +20,7 @@ fn load_file(text: &str) -> LoadedConfig {
 }
 
 fn document(name: &str, index: u64, value: impl Into<Vec<u8>>) -> SettingsDocument {
-    SettingsDocument { name: name.to_owned(), index, value: value.into() }
+    SettingsDocument { name: name.to_owned(), index, created: index, value: value.into() }
 }
 
 fn version(current: SettingsDocument) -> DocumentVersions {
@@ -189,25 +189,57 @@ fn variables_anchors_and_large_documents_are_refused() {
     );
 }
 
+/// A comment that makes a document of this size.
+fn padding(bytes: usize) -> String {
+    format!("# {}", "x".repeat(bytes - 2))
+}
+
 #[test]
-fn documents_that_are_too_large_together_keep_their_last_good_versions() {
+fn new_versions_have_the_bytes_that_the_documents_in_effect_leave() {
     let file = load_file("dynamic_config: {prefix: outrigger}");
-    let padding = "x".repeat(MAX_DOCUMENT_BYTES - 100);
-    let mut all: Vec<_> = (0..17)
-        .map(|n| version(document(&format!("apps/other/services/s{n}"), 1, format!("# {padding}"))))
-        .collect();
-    all.push(DocumentVersions {
-        current: document("services/orders", 7, "timeout: 7s"),
-        last_good: Some(document("services/orders", 5, "timeout: 5s")),
-    });
+    let own = |index, text: &str| document("services/orders", index, text);
+    let own = |index, text: &str, last: &SettingsDocument| DocumentVersions {
+        current: SettingsDocument { created: 3, ..own(index, text) },
+        last_good: Some(last.clone()),
+    };
+    let (five, large) = (document("services/orders", 5, "timeout: 5s"), MAX_DOCUMENT_BYTES - 100);
+    // What concerns other apps, what is no document, and what cannot be read leave room.
+    for name in ["apps/other/services/s", "junk/s", "services/broken"] {
+        let text = if name == "services/broken" { "a: [ # " } else { "# " }.to_owned() + &padding(large);
+        let mut all: Vec<_> =
+            (0..40).map(|n| version(document(&format!("{name}{n}"), 1, text.clone()))).collect();
+        all.push(own(7, "timeout: 7s", &five));
+        let applied = file.with_documents(&all, "shop-1");
+        assert_eq!(result(&applied, "services/orders"), (DocumentState::Applied, Some(7)), "{name}");
+    }
+    let mut all: Vec<_> =
+        (0..20).map(|n| version(document(&format!("services/s{n:02}"), 100 - n, padding(large)))).collect();
+    // A version that is in effect stays, whatever comes beside it, also when it was written later than that.
+    all.push(own(200, "timeout: 7s", &document("services/orders", 200, "timeout: 7s")));
     let applied = file.with_documents(&all, "shop-1");
-    let [result] = applied.documents.as_slice() else { panic!("one document is ours") };
-    assert_eq!((result.state, result.in_effect), (DocumentState::Refused, Some(5)));
-    assert!(result.problems[0].what.starts_with("all documents together have 11"), "{:?}", result.problems);
-    assert_eq!(applied.loaded.config.tuned[0].policy.timeout.as_secs(), 5);
-    all.truncate(10);
-    all.push(version(document("services/orders", 7, "timeout: 7s")));
-    assert_eq!(file.with_documents(&all, "shop-1").loaded.config.tuned[0].policy.timeout.as_secs(), 7);
+    assert_eq!(result(&applied, "services/orders"), (DocumentState::Applied, Some(200)));
+    // The others: those that were created first.
+    let refused: Vec<_> =
+        applied.documents.iter().filter(|one| one.state == DocumentState::Refused).collect();
+    let names: Vec<_> = refused.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["services/s00", "services/s01", "services/s02", "services/s03"]);
+    let text = refused[0].problems[0].to_string();
+    assert!(
+        text.starts_with("kv:outrigger/settings/services/s00@100: all documents together would have 11"),
+        "{text}"
+    );
+    // A larger version has no room, and the one before it stays; a smaller one has.
+    let good =
+        |one: &DocumentVersions| DocumentVersions { last_good: Some(one.current.clone()), ..one.clone() };
+    let mut all: Vec<_> = all.iter().skip(4).map(good).collect();
+    let grown = format!("timeout: 8s\n{}", padding(large));
+    *all.last_mut().unwrap() = own(300, &grown, &five);
+    let applied = file.with_documents(&all, "shop-1");
+    assert_eq!(result(&applied, "services/orders"), (DocumentState::Refused, Some(5)));
+    assert!(applied.loaded.config.tuned.iter().any(|one| one.policy.timeout.as_secs() == 5));
+    *all.last_mut().unwrap() = own(301, "timeout: 9s", &document("services/orders", 300, grown));
+    let applied = file.with_documents(&all, "shop-1");
+    assert_eq!(result(&applied, "services/orders"), (DocumentState::Applied, Some(301)));
 }
 
 #[test]
@@ -366,15 +398,40 @@ fn a_document_that_contradicts_what_is_below_it_is_refused_and_names_it() {
 }
 
 #[test]
-fn two_documents_about_one_service_are_one_too_many() {
+fn of_two_documents_about_one_service_the_one_in_effect_counts_and_then_the_older_key() {
     let file = load_file("dynamic_config: {prefix: outrigger}");
-    let both = [
-        version(document("services/Orders", 1, "timeout: 1s")),
-        version(document("services/orders", 2, "timeout: 2s")),
-    ];
-    let applied = file.with_documents(&both, "shop-1");
-    assert_eq!(result(&applied, "services/Orders"), (DocumentState::Applied, Some(1)));
-    assert_eq!(result(&applied, "services/orders"), (DocumentState::Refused, None));
+    for (first, second) in [
+        ("services/orders", "services/Orders"),
+        ("services/Orders", "services/orders"),
+        ("apps/shop/defaults", "apps/SHOP/defaults"),
+        ("apps/SHOP/services/a", "apps/shop/services/A"),
+    ] {
+        let at = |name: &str, index, created| {
+            version(SettingsDocument { created, ..document(name, index, format!("timeout: {created}s")) })
+        };
+        // The older key, also where it was written later.
+        let applied = file.with_documents(&[at(second, 8, 4), at(first, 9, 2)], "shop-1");
+        assert_eq!(result(&applied, first), (DocumentState::Applied, Some(9)));
+        assert_eq!(result(&applied, second), (DocumentState::Refused, None));
+        let refused = applied.documents.iter().find(|one| one.name == second).unwrap();
+        let expected = format!(
+            "kv:outrigger/settings/{second}@8: names have no case, and {first} is about the same services and was \
+             there before: that one counts; remove one of the two"
+        );
+        assert_eq!(lines(&refused.problems), [expected]);
+        // The one in effect, also where its present version is wrong, and never both.
+        let mut wrong = at(first, 20, 20);
+        wrong.current.value = b"timeout: soon".to_vec();
+        wrong.last_good = Some(at(first, 7, 7).current);
+        let mut other = at(second, 8, 4);
+        let applied = file.with_documents(&[other.clone(), wrong.clone()], "shop-1");
+        assert_eq!(result(&applied, first), (DocumentState::Refused, Some(7)));
+        assert_eq!(result(&applied, second), (DocumentState::Refused, None));
+        other.last_good = Some(at(second, 3, 3).current);
+        wrong.current.created = 2;
+        let applied = file.with_documents(&[other, wrong], "shop-1");
+        assert_eq!(result(&applied, second), (DocumentState::Refused, None));
+    }
 }
 
 #[test]

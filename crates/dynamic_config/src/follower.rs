@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use outrigger_config::{
-    DocumentResult, DocumentState, DocumentVersions, SettingsDocument, error_chain, settings_prefix,
+    DocumentResult, DocumentState, DocumentVersions, SettingsDocument, error_chain, is_document,
+    settings_prefix,
 };
 use outrigger_kv_watch::{KvFollower, KvNews};
 use outrigger_registry::{Kv, KvEntry};
@@ -221,9 +222,12 @@ impl DocumentFollower {
 fn read_document(prefix: &str, entry: KvEntry) -> Option<(String, SettingsDocument)> {
     let name = entry.key.strip_prefix(prefix)?.to_owned();
     // `settings/` itself, or a folder that Consul's pages made.
-    let is_document = !name.is_empty() && !name.ends_with('/');
-    let document = SettingsDocument { name: name.clone(), index: entry.modify_index, value: entry.value };
-    is_document.then_some((name, document))
+    let is_key = !name.is_empty() && !name.ends_with('/');
+    // The value of a key that is no document is of no use, and may be large.
+    let value = if is_document(&name) { entry.value } else { Vec::new() };
+    let (index, created) = (entry.modify_index, entry.create_index);
+    let document = SettingsDocument { name: name.clone(), index, created, value };
+    is_key.then_some((name, document))
 }
 
 fn set_if_other(first: &watch::Sender<FirstAnswer>, state: FirstAnswer) {

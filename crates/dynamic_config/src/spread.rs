@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn document(name: &str, index: u64) -> SettingsDocument {
-        SettingsDocument { name: name.into(), index, value: Vec::new() }
+        SettingsDocument { name: name.into(), index, created: 0, value: Vec::new() }
     }
 
     fn states(one: &DocumentSpread) -> Vec<(&str, &str)> {

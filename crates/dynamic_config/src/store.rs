@@ -17,8 +17,8 @@ use tracing::warn;
 /// Documents by their names.
 pub(crate) type Documents = Entries<SettingsDocument>;
 
-/// Largest file that is read. Documents have 1 MiB at most, and JSON writes a character as six bytes at most.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Largest file that is read. Documents have 1 MiB, somewhat more while versions change, and JSON writes a character as six bytes at most.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The file. Clones write to the same one.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +40,9 @@ struct StoredDocuments {
 #[derive(Serialize, Deserialize)]
 struct StoredDocument {
     index: u64,
+    /// Files of earlier versions have none.
+    #[serde(default)]
+    created: u64,
     text: String,
 }
 
@@ -90,8 +93,8 @@ impl StoredPlace {
         if stored.source != self.source {
             return Ok(Documents::new());
         }
-        let document = |(name, StoredDocument { index, text }): (String, StoredDocument)| {
-            (name.clone(), SettingsDocument { name, index, value: text.into_bytes() })
+        let document = |(name, StoredDocument { index, created, text }): (String, StoredDocument)| {
+            (name.clone(), SettingsDocument { name, index, created, value: text.into_bytes() })
         };
         Ok(stored.documents.into_iter().map(document).collect())
     }
@@ -100,7 +103,7 @@ impl StoredPlace {
         // A good document is text.
         let document = |one: &SettingsDocument| {
             let text = String::from_utf8(one.value.clone()).ok()?;
-            Some((one.name.clone(), StoredDocument { index: one.index, text }))
+            Some((one.name.clone(), StoredDocument { index: one.index, created: one.created, text }))
         };
         let documents = documents.values().filter_map(document).collect();
         let bytes = serde_json::to_vec(&StoredDocuments { source: self.source.clone(), documents })?;
@@ -116,7 +119,8 @@ mod tests {
 
     fn documents(text: &str) -> Documents {
         let name = "services/orders".to_owned();
-        [(name.clone(), SettingsDocument { name, index: 7, value: text.as_bytes().to_vec() })].into()
+        [(name.clone(), SettingsDocument { name, index: 7, created: 5, value: text.as_bytes().to_vec() })]
+            .into()
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl DocumentVersionStore {
         let answer = self.read(KvScope::Prefix(&prefix)).await?;
         let document = |entry: KvEntry| {
             let name = entry.key.strip_prefix(&prefix)?.to_owned();
-            Some(SettingsDocument { name, index: entry.modify_index, value: entry.value })
+            Some(document_of(name, entry))
         };
         Ok(answer.entries.into_iter().filter_map(document).collect())
     }
@@ -109,12 +109,7 @@ impl DocumentVersionStore {
     /// When the registry cannot be asked.
     pub async fn document(&self, name: &str) -> Result<Option<SettingsDocument>, Error> {
         let answer = self.read(KvScope::Key(&self.key_of(name))).await?;
-        let document = |KvEntry { modify_index: index, value, .. }| SettingsDocument {
-            name: name.to_owned(),
-            index,
-            value,
-        };
-        Ok(answer.entries.into_iter().next().map(document))
+        Ok(answer.entries.into_iter().next().map(|entry| document_of(name.to_owned(), entry)))
     }
 
     /// The earlier versions of a document, the newest first.
@@ -208,4 +203,8 @@ impl DocumentVersionStore {
     fn history_key(&self, name: &str, index: u64) -> String {
         format!("{}{index}", self.history_prefix(name))
     }
+}
+
+fn document_of(name: String, entry: KvEntry) -> SettingsDocument {
+    SettingsDocument { name, index: entry.modify_index, created: entry.create_index, value: entry.value }
 }

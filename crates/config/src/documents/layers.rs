@@ -1,13 +1,13 @@
 //! Accepts documents one at a time, and puts the accepted ones over the settings of the file.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    AppliedDocuments, DocumentResult, DocumentState, DocumentVersions, MAX_DOCUMENT_BYTES,
-    MAX_DOCUMENTS_BYTES, SettingsDocument, allow::take_forbidden, scope::DocumentScope, settings_prefix,
+    AppliedDocuments, DocumentResult, DocumentState, DocumentVersions, MAX_DOCUMENT_BYTES, SettingsDocument,
+    allow::take_forbidden,
+    scope::DocumentScope,
+    seats::{Candidate, give_seats},
+    settings_prefix,
 };
 use crate::{
     DynamicConfig, LoadedConfig, Origin, Origins, Policy, Problem, Problems, TunedService, UnknownKeys,
@@ -39,31 +39,16 @@ impl LoadedConfig {
             defaults: Vec::new(),
             services: BTreeMap::new(),
         };
-        let total: usize = documents.iter().map(|versions| versions.current.value.len()).sum();
         let app = self.config.services.first().map(|service| service.name.as_str());
         let is_ours = |scope: &DocumentScope<'_>| {
             scope.app().is_none_or(|of| app.is_some_and(|app| app.eq_ignore_ascii_case(of)))
         };
-        let scoped = documents.iter().filter_map(|one| Some((DocumentScope::of(&one.current.name)?, one)));
-        let mut ours: Vec<_> = scoped.filter(|(scope, _)| is_ours(scope)).collect();
-        ours.sort_by_key(|(scope, versions)| (rank(scope), versions.current.name.as_str()));
-        let mut seen = BTreeSet::new();
-        let mut results = Vec::new();
-        for (scope, versions) in &ours {
-            let mut current = Parsed::new(&versions.current, prefix, rules);
-            if total > MAX_DOCUMENTS_BYTES {
-                let what = format!(
-                    "all documents together have {total} bytes, more than {}",
-                    format_size(MAX_DOCUMENTS_BYTES)
-                );
-                current.refuse(what, "no new version is used before they are smaller");
-            }
-            if !seen.insert((rank(scope), scope.service().map(str::to_ascii_lowercase))) {
-                let what = "is another document about the same service: names of services have no case";
-                current.refuse(what.to_owned(), "remove one of them");
-            }
-            results.push(layers.accept(scope, versions, current, instance));
-        }
+        let mut ours: Vec<_> =
+            documents.iter().filter_map(|one| Candidate::new(one, (prefix, rules), instance)).collect();
+        ours.retain(|one| is_ours(&one.scope));
+        ours.sort_by_key(|one| (rank(&one.scope), one.versions.current.name.as_str()));
+        give_seats(&mut ours);
+        let mut results: Vec<_> = ours.into_iter().map(|one| layers.accept(one)).collect();
         results.sort_by(|a, b| a.name.cmp(&b.name));
         AppliedDocuments { loaded: layers.apply(), documents: results }
     }
@@ -97,7 +82,7 @@ pub fn check_document(
 }
 
 /// The more general documents first, because each is read over those before it.
-fn rank(scope: &DocumentScope<'_>) -> u8 {
+pub(super) fn rank(scope: &DocumentScope<'_>) -> u8 {
     match scope {
         DocumentScope::Defaults => 0,
         DocumentScope::AppDefaults { .. } => 1,
@@ -108,15 +93,15 @@ fn rank(scope: &DocumentScope<'_>) -> u8 {
 
 /// A version of a document.
 #[derive(Debug)]
-struct Parsed {
-    tree: DocumentTree,
+pub(super) struct Parsed {
+    pub(super) tree: DocumentTree,
     /// The percentage of instances that it is for.
     rollout: Option<f64>,
-    problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
 }
 
 impl Parsed {
-    fn new(document: &SettingsDocument, prefix: &str, rules: &DynamicConfig) -> Self {
+    pub(super) fn new(document: &SettingsDocument, prefix: &str, rules: &DynamicConfig) -> Self {
         let key = Arc::from(settings_prefix(prefix) + &document.name);
         let nothing = Node { at: Position { line: 0, col: 0 }, value: NodeValue::Null };
         let tree = DocumentTree { key, index: document.index, root: nothing };
@@ -157,7 +142,7 @@ impl Parsed {
     }
 
     /// A problem of the whole document.
-    fn refuse(&mut self, what: String, hint: &str) {
+    pub(super) fn refuse(&mut self, what: String, hint: &str) {
         self.report(Position { line: 0, col: 0 }, "", what, hint);
     }
 
@@ -185,7 +170,7 @@ impl Parsed {
         }
     }
 
-    fn selects(&self, instance: &str) -> bool {
+    pub(super) fn selects(&self, instance: &str) -> bool {
         self.rollout.is_none_or(|percent| is_selected(instance, percent))
     }
 }
@@ -216,15 +201,10 @@ struct Layers<'a> {
 }
 
 impl Layers<'_> {
-    /// Uses the current version; where that cannot be, the last good one.
-    fn accept(
-        &mut self,
-        scope: &DocumentScope<'_>,
-        versions: &DocumentVersions,
-        current: Parsed,
-        instance: &str,
-    ) -> DocumentResult {
-        let DocumentVersions { current: SettingsDocument { name, index, value }, last_good } = versions;
+    /// Uses the current version; where that cannot be, the last good one, unless another document is about the same service.
+    fn accept(&mut self, candidate: Candidate<'_>) -> DocumentResult {
+        let Candidate { scope, versions, current, is_selected, twin } = candidate;
+        let DocumentVersions { current: SettingsDocument { name, index, value, .. }, last_good } = versions;
         let mut result = DocumentResult {
             name: name.clone(),
             index: *index,
@@ -236,25 +216,25 @@ impl Layers<'_> {
         };
         if !current.problems.is_empty() {
             result.problems = current.problems;
-        } else if !current.selects(instance) {
+        } else if !is_selected {
             result.state = DocumentState::NotSelected;
         } else {
-            let (problems, warnings) = self.try_layer(scope, &current.tree);
+            let (problems, warnings) = self.try_layer(&scope, &current.tree);
             (result.problems, result.warnings) = (problems, warnings);
             if result.problems.is_empty() {
                 result.state = DocumentState::Applied;
                 result.in_effect = Some(*index);
-                self.push(scope, current.tree);
+                self.push(&scope, current.tree);
             }
         }
-        if let (None, Some(last)) = (result.in_effect, last_good)
+        if let (None, None, Some(last)) = (result.in_effect, twin, last_good)
             && (last.value != *value || result.state == DocumentState::NotSelected)
         {
             let rules = &self.base.config.dynamic_config;
             let last = Parsed::new(last, rules.prefix.as_deref().unwrap_or_default(), rules);
-            if last.problems.is_empty() && self.try_layer(scope, &last.tree).0.is_empty() {
+            if last.problems.is_empty() && self.try_layer(&scope, &last.tree).0.is_empty() {
                 result.in_effect = Some(last.tree.index);
-                self.push(scope, last.tree);
+                self.push(&scope, last.tree);
             }
         }
         result

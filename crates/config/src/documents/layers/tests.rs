@@ -15,7 +15,8 @@ fn load_file(text: &str) -> LoadedConfig {
 }
 
 fn version(name: &str, index: u64, text: &str) -> DocumentVersions {
-    let current = SettingsDocument { name: name.to_owned(), index, value: text.as_bytes().to_vec() };
+    let current =
+        SettingsDocument { name: name.to_owned(), index, created: index, value: text.as_bytes().to_vec() };
     DocumentVersions { current, last_good: None }
 }
 

@@ -73,7 +73,9 @@ pub(super) fn check(
         TextSource::File(_) => 0,
         TextSource::Version(index) => index,
     };
-    let document = SettingsDocument { name: name.to_owned(), index, value: text.value.clone() };
+    // A new key is the last one.
+    let created = others.iter().find(|other| other.name == name).map_or(u64::MAX, |other| other.created);
+    let document = SettingsDocument { name: name.to_owned(), index, created, value: text.value.clone() };
     let is_twin = |other: &&SettingsDocument| other.name != name && other.name.eq_ignore_ascii_case(name);
     if let Some(twin) = others.iter().find(is_twin) {
         let twin = place.store.key_of(&twin.name);
@@ -88,9 +90,8 @@ pub(super) fn check(
         Err(problems) => return Err(refusal(problems.iter().map(shown))),
     };
     let Some(base) = base_settings(place, name) else { return Ok(warnings) };
-    let before = results_over(&base, others.to_vec());
-    let kept = others.iter().filter(|other| other.name != name).cloned();
-    let after = results_over(&base, kept.chain([document]).collect());
+    let before = results_over(&base, others, None);
+    let after = results_over(&base, others, Some(&document));
     if let Some(own) = after.iter().find(|result| result.name == name && !result.problems.is_empty()) {
         return Err(refusal(own.problems.iter().map(shown)));
     }
@@ -138,11 +139,21 @@ fn base_settings(place: &DocumentPlace, name: &str) -> Option<LoadedConfig> {
     Some(base)
 }
 
-/// What a sidecar would say of these documents. Where a `rollout` leaves it out, nothing.
-fn results_over(base: &LoadedConfig, documents: Vec<SettingsDocument>) -> Vec<DocumentResult> {
-    let versions: Vec<_> =
-        documents.into_iter().map(|current| DocumentVersions { current, last_good: None }).collect();
-    base.with_documents(&versions, "").documents
+/// What a sidecar that has the documents `known` would say with `next` in the place of its earlier version. Where a `rollout` leaves
+/// it out, nothing.
+fn results_over(
+    base: &LoadedConfig,
+    known: &[SettingsDocument],
+    next: Option<&SettingsDocument>,
+) -> Vec<DocumentResult> {
+    let is_next = |known: &SettingsDocument| next.is_some_and(|next| next.name == known.name);
+    let kept = known.iter().filter(|one| !is_next(one));
+    let kept = kept.map(|one| DocumentVersions { current: one.clone(), last_good: Some(one.clone()) });
+    let next = next.map(|next| DocumentVersions {
+        current: next.clone(),
+        last_good: known.iter().find(|one| is_next(one)).cloned(),
+    });
+    base.with_documents(&kept.chain(next).collect::<Vec<_>>(), "").documents
 }
 
 /// A path of the command line, as it is written.

@@ -77,6 +77,7 @@ fn checked(name: &str, value: &str, others: &[(&str, &str)]) -> Result<Vec<Strin
     let other = |(name, value): &(&str, &str)| SettingsDocument {
         name: (*name).to_owned(),
         index: 5,
+        created: 5,
         value: value.as_bytes().to_vec(),
     };
     let others: Vec<_> = others.iter().map(other).collect();

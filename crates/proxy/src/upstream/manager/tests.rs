@@ -295,6 +295,7 @@ fn an_undeclared_service_has_the_policy_of_its_document() {
         current: config::SettingsDocument {
             name: name.to_owned(),
             index: 1,
+            created: 1,
             value: text.as_bytes().to_vec(),
         },
         last_good: None,

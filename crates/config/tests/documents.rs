@@ -285,48 +285,6 @@ fn the_key_of_a_document_must_be_one_for_its_writer() {
 }
 
 #[test]
-fn a_value_outside_of_the_bounds_is_refused_with_both_ends() {
-    let bounds = ", bounds: {timeout: 100ms..60s, max_in_flight: 10..500, retry.max_retries: 1..3, \
-                  retry.budget.ratio: 10%..0.5, retry.max_body: 0..64KiB, hedge.percentile: 90%..99%, \
-                  outlier.max_ejection_percent: 10..50%}";
-    let good = "timeout: 60s\nmax_in_flight: 10\nretry: {max_retries: 3, max_body: 65536, budget: {ratio: 50%}}\n\
-                hedge: {percentile: 0.95}\noutlier: {max_ejection_percent: 50}\nbody_idle: 5m\n";
-    assert_eq!(problems_with(bounds, good), [""; 0]);
-    for (text, at, key, shown, ends) in [
-        ("timeout: 99ms", "1:10", "timeout", "\"99ms\"", "100ms to 60s"),
-        ("timeout: 61s", "1:10", "timeout", "\"61s\"", "100ms to 60s"),
-        ("max_in_flight: off", "1:16", "max_in_flight", "\"off\"", "10 to 500"),
-        ("max_in_flight: 501", "1:16", "max_in_flight", "\"501\"", "10 to 500"),
-        ("retry: off", "1:8", "retry", "retry.max_retries", "1 to 3"),
-        ("retry: {max_retries: 0}", "1:22", "retry.max_retries", "\"0\"", "1 to 3"),
-        ("retry: {budget: {ratio: 9%}}", "1:25", "retry.budget.ratio", "\"9%\"", "10% to 0.5"),
-        ("retry: {max_body: 65KiB}", "1:19", "retry.max_body", "\"65KiB\"", "0 to 64KiB"),
-        ("hedge: {percentile: 0.5}", "1:21", "hedge.percentile", "\"0.5\"", "90% to 99%"),
-        (
-            "outlier: {max_ejection_percent: 51}",
-            "1:33",
-            "outlier.max_ejection_percent",
-            "\"51\"",
-            "10 to 50%",
-        ),
-    ] {
-        let place = format!("kv:outrigger/settings/services/orders@7:{at}");
-        let expected = format!("{place} {key}: {shown} is outside of dynamic_config.bounds; allowed: {ends}");
-        assert_eq!(problems_with(bounds, text), [expected], "{text}");
-    }
-    // The file itself is not bounded.
-    load_file("defaults: {timeout: 5m}\ndynamic_config: {prefix: a, bounds: {timeout: 1s..2s}}");
-    let mut rules = DynamicConfig::default();
-    rules.bounds.insert("timeout".into(), Bounds { low: "1s".into(), high: "2s".into() });
-    let put = document("defaults", 0, "timeout: 3s");
-    let problems = check_document(&put, "outrigger", &rules, UnknownKeys::Refuse).unwrap_err();
-    assert!(
-        problems.to_string().ends_with("outside of dynamic_config.bounds; allowed: 1s to 2s"),
-        "{problems}"
-    );
-}
-
-#[test]
 fn a_group_that_is_not_allowed_is_refused() {
     let expected = "kv:outrigger/settings/services/orders@7:1:1 timeout: is of the group tuning, which \
                     dynamic_config.allow does not have; add the group in the settings file";

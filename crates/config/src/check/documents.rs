@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    policy::read_policy,
+    policy::{bounded_values, read_policy},
     prune::prune_layers,
     reader::{Reader, Source},
 };
@@ -12,7 +12,8 @@ use crate::{
     error::InvalidValue,
     keys::{self, KeySpec},
     policy_source::FilePolicies,
-    raw::Node,
+    raw::{Node, NodeValue, Position},
+    units,
 };
 
 /// A document of the registry's KV that can be read.
@@ -30,6 +31,9 @@ pub(crate) struct PolicyReader<'a> {
     file: &'a FilePolicies,
     unknown: UnknownKeys,
 }
+
+/// A section of the file, and the keys that it may have.
+type FileSection<'n> = (Option<&'n Node>, &'static [KeySpec]);
 
 /// What the policies were read with.
 #[derive(Debug)]
@@ -53,12 +57,55 @@ impl<'a> PolicyReader<'a> {
         Self { reader, file, unknown }
     }
 
-    /// `base`, overridden by the file's section, which may have `keys`, and then by each of `documents`.
+    /// `base`, overridden by the file's section, which may have `keys`, and then by each of `documents`. The last of them is checked
+    /// against `dynamic_config.bounds`: those before it were the last one when they were accepted.
     pub(crate) fn read(
         &mut self,
         path: &str,
         base: &Policy,
-        (section, keys): (Option<&Node>, &'static [KeySpec]),
+        section: FileSection<'_>,
+        documents: &[&DocumentTree],
+    ) -> Policy {
+        let policy = self.read_layers(path, base, section, documents);
+        if let Some((last, below)) = documents.split_last()
+            && !self.reader.bounds.is_empty()
+        {
+            let origins = std::mem::take(&mut self.reader.origins);
+            let known = (self.reader.problems.len(), self.reader.warnings.len());
+            let before = self.read_layers(path, base, section, below);
+            self.reader.problems.truncate(known.0);
+            self.reader.warnings.truncate(known.1);
+            self.reader.origins = origins;
+            self.check_bounds(last, &before, &policy);
+        }
+        policy
+    }
+
+    /// Reports what the document takes out of its bounds without a value that says so: by `off` or `on` of a section, by `null`, and by a
+    /// value that limits another one.
+    fn check_bounds(&mut self, document: &DocumentTree, before: &Policy, after: &Policy) {
+        let before = bounded_values(&mut self.reader, before);
+        for (key, after) in bounded_values(&mut self.reader, after) {
+            let mention = Mention::of(&document.root, &key);
+            let is_same = before.get(&key) == Some(&after);
+            let Some(wrong) = after.within.err().filter(|_| mention.is_off || !is_same) else { continue };
+            let origin = Origin::Kv {
+                key: Arc::clone(&document.key),
+                index: document.index,
+                line: mention.at.line,
+                col: mention.at.col,
+            };
+            let subject = if mention.key == key { "what null leaves" } else { &key };
+            let wrong = InvalidValue { what: format!("{subject} {}", wrong.what), ..wrong };
+            self.reader.report(&origin, &mention.key, wrong);
+        }
+    }
+
+    fn read_layers(
+        &mut self,
+        path: &str,
+        base: &Policy,
+        (section, keys): FileSection<'_>,
         documents: &[&DocumentTree],
     ) -> Policy {
         let mut sources = Vec::new();
@@ -95,6 +142,30 @@ impl<'a> PolicyReader<'a> {
         remove_repeated(&mut problems);
         remove_repeated(&mut warnings);
         PolicyReading { origins, problems, warnings }
+    }
+}
+
+/// The part of a document that says most of a key: the key itself, or a section that it is in.
+struct Mention {
+    at: Position,
+    key: String,
+    /// It is a section that is `off`.
+    is_off: bool,
+}
+
+impl Mention {
+    fn of(root: &Node, key: &str) -> Self {
+        let mut out = Self { at: Position { line: 0, col: 0 }, key: String::new(), is_off: false };
+        let mut node = root;
+        for part in key.split('.') {
+            let NodeValue::Map(entries) = &node.value else { break };
+            let Some((_, inside)) = entries.iter().find(|(key, _)| key.name == part) else { break };
+            node = inside;
+            (out.at, out.key) = (node.at, keys::join(&out.key, part));
+        }
+        out.is_off = out.key != key
+            && matches!(&node.value, NodeValue::Scalar(text) if units::switch(text) == Ok(false));
+        out
     }
 }
 

@@ -1,8 +1,12 @@
 //! The policy of a service: the same keys in `defaults` and in every upstream.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use super::{reader::Reader, section::Section, service::check_not_above};
+use super::{
+    reader::{BoundedValue, Reader},
+    section::Section,
+    service::check_not_above,
+};
 use crate::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, keys,
     raw::{KeyNode, Node, NodeValue, Position},
@@ -12,11 +16,33 @@ use crate::{
     },
 };
 
-/// The range of `retry.max_retries`.
-const MAX_RETRIES: RangeInclusive<u32> = 0..=10;
-
 /// Reads the bounds of every setting that has a range, as values of that setting.
 pub(super) fn read_bounds(r: &mut Reader<'_>) {
+    visit_settings(r, &Policy::default());
+}
+
+/// The settings of the policy that have bounds. Those of a section that is `off` are `off`.
+pub(super) fn bounded_values(r: &mut Reader<'_>, policy: &Policy) -> BTreeMap<String, BoundedValue> {
+    r.bounded = Some(BTreeMap::new());
+    let known = (r.problems.len(), r.warnings.len());
+    visit_settings(r, policy);
+    r.problems.truncate(known.0);
+    r.warnings.truncate(known.1);
+    let mut values = r.bounded.take().unwrap_or_default();
+    let sections = [
+        ("hedge.", policy.hedge.is_none()),
+        ("circuit_breaker.", policy.circuit_breaker.is_none()),
+        ("outlier.", policy.outlier.is_none()),
+    ];
+    let is_off = |key: &str| sections.iter().any(|(section, is_off)| *is_off && key.starts_with(section));
+    for (key, value) in values.iter_mut().filter(|(key, _)| is_off(key)) {
+        *value = r.bounded_off(key);
+    }
+    values
+}
+
+/// Reads a policy over which nothing is set, with every section.
+fn visit_settings(r: &mut Reader<'_>, policy: &Policy) {
     let at = Position { line: 1, col: 1 };
     let section = |name: &str, inside| {
         let key = KeyNode { at, name: name.to_owned() };
@@ -28,7 +54,7 @@ pub(super) fn read_bounds(r: &mut Reader<'_>) {
     let every_section = Node { at, value: NodeValue::Map(sections) };
     let origins = std::mem::take(&mut r.origins);
     let s = r.open_section("defaults".to_owned(), keys::POLICY, Some(&every_section));
-    read_policy(r, &s, &Policy::default());
+    read_policy(r, &s, policy);
     r.origins = origins;
 }
 
@@ -61,7 +87,6 @@ pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) ->
 fn read_retry(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut RetryPolicy) {
     match r.read_switch(parent, "retry") {
         Some(false) => {
-            r.check_bounds(&parent.key("retry"), "retry.max_retries", &0, integer(MAX_RETRIES));
             out.max_retries = 0;
             r.origins.copy(&parent.key("retry"), parent.key("retry.max_retries"));
         }
@@ -78,7 +103,7 @@ fn read_retry(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut RetryPolicy) {
 }
 
 fn read_retry_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryPolicy) {
-    r.tune(s, "max_retries", &mut out.max_retries, integer(MAX_RETRIES));
+    r.tune(s, "max_retries", &mut out.max_retries, integer(0..=10));
     r.tune(s, "backoff_base", &mut out.backoff_base, duration_in(Duration::ZERO..=10 * SECOND));
     r.tune(s, "backoff_max", &mut out.backoff_max, duration_in(Duration::ZERO..=MINUTE));
     // A limit that is not set does not exceed the one that is set.

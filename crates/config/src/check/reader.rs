@@ -1,6 +1,6 @@
 //! Reads one key at a time: precedence, variables, origin, problems.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use super::{
     quote::{quote, sanitize},
@@ -44,13 +44,23 @@ fn check_within<T: PartialOrd>(
     value: Option<&T>,
     parse: &impl Fn(&str) -> Result<T, InvalidValue>,
 ) -> Result<(), InvalidValue> {
-    let Some(Bounds { low, high }) = bounds else { return Ok(()) };
-    match (value, parse(low), parse(high)) {
+    let Some(bounds) = bounds else { return Ok(()) };
+    match (value, parse(&bounds.low), parse(&bounds.high)) {
         (Some(value), Ok(low), Ok(high)) if low <= *value && *value <= high => Ok(()),
-        _ => {
-            Err(InvalidValue::new("is outside of dynamic_config.bounds", format!("allowed: {low} to {high}")))
-        }
+        _ => Err(outside(bounds)),
     }
+}
+
+fn outside(Bounds { low, high }: &Bounds) -> InvalidValue {
+    InvalidValue::new("is outside of dynamic_config.bounds", format!("allowed: {low} to {high}"))
+}
+
+/// A setting with bounds, as a policy has it.
+#[derive(Debug, PartialEq)]
+pub(super) struct BoundedValue {
+    /// Equal for equal values.
+    shown: String,
+    pub(super) within: Result<(), InvalidValue>,
 }
 
 /// The state of one check.
@@ -60,6 +70,8 @@ pub(super) struct Reader<'a> {
     policy_path: String,
     /// `dynamic_config.bounds`.
     pub(super) bounds: BTreeMap<String, Bounds>,
+    /// Collects the settings with bounds of the policy that is read.
+    pub(super) bounded: Option<BTreeMap<String, BoundedValue>>,
     /// The places of the bounds that were not read yet.
     pub(super) unread_bounds: BTreeMap<String, Origin>,
     pub(super) renamed: RenamedKeys,
@@ -90,6 +102,7 @@ impl<'a> Reader<'a> {
             source: Source::File(Arc::clone(file)),
             policy_path: String::new(),
             bounds: BTreeMap::new(),
+            bounded: None,
             unread_bounds: BTreeMap::new(),
             renamed,
             env,
@@ -157,7 +170,7 @@ impl<'a> Reader<'a> {
 
     /// As [`Reader::set`], for a setting of a policy that has a range: a value of a document keeps to
     /// `dynamic_config.bounds`.
-    pub(super) fn tune<T: PartialOrd>(
+    pub(super) fn tune<T: PartialOrd + Debug>(
         &mut self,
         section: &Section<'_>,
         name: &str,
@@ -169,10 +182,11 @@ impl<'a> Reader<'a> {
         if let Some(value) = self.get_bounded(section, name, &parse, within) {
             *target = value;
         }
+        self.collect_bounded(section, name, bounds.as_ref(), Some(&*target), &parse);
     }
 
     /// As [`Reader::tune`], for a setting that inherits a value: `off` removes it, and is outside of every bounds.
-    pub(super) fn tune_or_off<T: PartialOrd>(
+    pub(super) fn tune_or_off<T: PartialOrd + Debug>(
         &mut self,
         section: &Section<'_>,
         name: &str,
@@ -184,21 +198,30 @@ impl<'a> Reader<'a> {
         if let Some(value) = self.get_bounded(section, name, or_off(&parse), within) {
             *target = value;
         }
+        self.collect_bounded(section, name, bounds.as_ref(), target.as_ref(), &parse);
     }
 
-    /// Reports a value of a document that another text stands for, such as the `max_retries` of `retry: off`.
-    pub(super) fn check_bounds<T: PartialOrd>(
+    fn collect_bounded<T: PartialOrd + Debug>(
         &mut self,
-        key: &str,
-        bounded: &str,
-        value: &T,
-        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+        section: &Section<'_>,
+        name: &str,
+        bounds: Option<&Bounds>,
+        value: Option<&T>,
+        parse: &impl Fn(&str) -> Result<T, InvalidValue>,
     ) {
-        let origin = self.origins.get(key).clone();
-        let within = check_within(self.bounds.get(bounded), Some(value), &parse);
-        if let (Origin::Kv { .. }, Err(wrong)) = (&origin, within) {
-            self.report(&origin, key, InvalidValue { what: format!("{bounded} {}", wrong.what), ..wrong });
-        }
+        let (Some(all), Some(bounds)) = (&mut self.bounded, bounds) else { return };
+        let path = section.key(name);
+        let Some(key) = path.strip_prefix(&self.policy_path).and_then(|key| key.strip_prefix('.')) else {
+            return;
+        };
+        let within = check_within(Some(bounds), value, parse);
+        all.insert(key.to_owned(), BoundedValue { shown: format!("{value:?}"), within });
+    }
+
+    /// `off` of a setting with bounds: it is outside of all.
+    pub(super) fn bounded_off(&self, key: &str) -> BoundedValue {
+        let within = self.bounds.get(key).map_or(Ok(()), |bounds| Err(outside(bounds)));
+        BoundedValue { shown: "None".to_owned(), within }
     }
 
     /// The bounds of a setting of the policy. Reads them for the first time.

@@ -49,14 +49,20 @@ pub(crate) fn datacenter(text: &str) -> Result<String, InvalidValue> {
     }
 }
 
-/// The first part of keys of the registry's KV, without a slash at its end.
+/// Whether these are words with slashes between them that every program on the way to the registry reads as the same key: none is empty,
+/// `.` or `..`, and none has spaces, control characters, or what a URL gives a meaning.
+fn are_key_words(text: &str) -> bool {
+    let is_letter = |c: char| !c.is_control() && !c.is_whitespace() && !"?#%\\".contains(c);
+    text.split('/').all(|word| !matches!(word, "" | "." | "..") && word.chars().all(is_letter))
+}
+
+/// The first part of keys of the registry's KV. One slash at its end is left out.
 pub(crate) fn kv_prefix(text: &str) -> Result<String, InvalidValue> {
     let prefix = text.strip_suffix('/').unwrap_or(text);
-    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic());
-    if prefix.len() <= MAX_KV_PREFIX && prefix.split('/').all(is_part) {
+    if prefix.len() <= MAX_KV_PREFIX && prefix.is_ascii() && are_key_words(prefix) {
         return Ok(prefix.to_owned());
     }
-    let hint = "write words with slashes between them, as outrigger or team/outrigger; 1 to 200 visible ASCII letters";
+    let hint = "write words with slashes between them, as outrigger or team/outrigger: up to 200 visible ASCII letters without ? # % \\, and no word . or ..";
     Err(InvalidValue::new("is not a prefix of keys", hint))
 }
 
@@ -67,8 +73,10 @@ pub(crate) fn kv_key_prefix(text: &str) -> Result<String, InvalidValue> {
     if text.len() > MAX_KV_PREFIX || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return wrong("is not a prefix of keys", "1 to 200 bytes without spaces and control characters");
     }
-    if words.split('/').any(|word| matches!(word, "" | "." | "..")) {
-        return wrong("is not a prefix of keys", "write words with slashes between them, as config/orders/");
+    if !are_key_words(words) {
+        let hint =
+            "write words with slashes between them, as config/orders/: without ? # % \\, and no word . or ..";
+        return wrong("is not a prefix of keys", hint);
     }
     Ok(text.to_owned())
 }

@@ -103,11 +103,11 @@ fn what_is_wrong_with_a_source_is_named() {
         ("{sources: [{as: yaml}]}", "o.yaml:4:22 api.config.sources[0].prefix: is missing; add it"),
         (
             "{sources: [{prefix: /config}]}",
-            "o.yaml:4:31 api.config.sources[0].prefix: \"/config\" is not a prefix of keys; write words with slashes between them, as config/orders/",
+            "o.yaml:4:31 api.config.sources[0].prefix: \"/config\" is not a prefix of keys; write words with slashes between them, as config/orders/: without ? # % \\, and no word . or ..",
         ),
         (
             "{sources: [{prefix: a/../b}]}",
-            "o.yaml:4:31 api.config.sources[0].prefix: \"a/../b\" is not a prefix of keys; write words with slashes between them, as config/orders/",
+            "o.yaml:4:31 api.config.sources[0].prefix: \"a/../b\" is not a prefix of keys; write words with slashes between them, as config/orders/: without ? # % \\, and no word . or ..",
         ),
         (
             "{sources: [{prefix: a, as: yml}]}",

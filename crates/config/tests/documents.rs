@@ -426,8 +426,23 @@ fn the_section_dynamic_config_says_what_is_wrong_with_it() {
     assert_eq!(dynamic.allow, [SettingGroup::Tuning, SettingGroup::Routing]);
     assert_eq!(dynamic.bounds["timeout"], Bounds { low: "1s".into(), high: "2s".into() });
     assert_eq!(load_file("dynamic_config: {prefix: off}").config.dynamic_config, DynamicConfig::default());
-    let hint = "write words with slashes between them, as outrigger or team/outrigger; 1 to 200 visible ASCII letters";
-    for prefix in ["/outrigger", "a//b", "a b", "", "/"] {
+    let hint = "write words with slashes between them, as outrigger or team/outrigger: up to 200 visible ASCII letters without ? # % \\, and no word . or ..";
+    for prefix in [
+        "/outrigger",
+        "a//b",
+        "a b",
+        "",
+        "/",
+        "../x",
+        "a/./b",
+        "a/..",
+        "a?b",
+        "a#b",
+        "a%2e",
+        "a\\b",
+        "é",
+        "a//",
+    ] {
         check(
             &format!("dynamic_config: {{prefix: '{prefix}'}}\n"),
             &[&format!("o.yaml:1:26 dynamic_config.prefix: {prefix:?} is not a prefix of keys; {hint}")],

@@ -99,9 +99,9 @@ pub(super) fn check_registry(r: &mut Reader<'_>, config: &Config) {
     }
 }
 
-/// Plain segments, so that the key of every lock stays below it.
+/// Plain segments, so that the key of every lock stays below it. One slash at the end is left out.
 fn lock_prefix(text: &str) -> Result<String, InvalidValue> {
-    let text = text.trim_end_matches('/');
+    let text = text.strip_suffix('/').unwrap_or(text);
     let is_plain = |segment: &str| {
         !matches!(segment, "" | "." | "..")
             && segment.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c))

@@ -74,11 +74,16 @@ fn parse_prefix(text: &str) -> Result<String, CommandError> {
     let quoted = text.replace('\'', "''");
     let file = format!("dynamic_config: {{prefix: '{quoted}'}}");
     let loaded = load(Some(("--prefix", &file)), &Environment::default(), &Overrides::default());
-    let prefix = loaded.ok().and_then(|loaded| loaded.config.dynamic_config.prefix);
-    prefix.ok_or_else(|| {
-        let hint = "write words with slashes between them, as outrigger or team/outrigger";
-        CommandError::Settings(format!("outrigger: --prefix: {text:?} is not a prefix of keys; {hint}"))
-    })
+    let why = match &loaded {
+        Ok(loaded) => match &loaded.config.dynamic_config.prefix {
+            Some(prefix) => return Ok(prefix.clone()),
+            None => format!("{text:?} is not a prefix of keys"),
+        },
+        Err(problems) => {
+            problems.iter().map(|problem| format!("{}; {}", problem.what, problem.hint)).collect()
+        }
+    };
+    Err(CommandError::Settings(format!("outrigger: --prefix: {why}")))
 }
 
 /// How Consul is asked. The token of a settings file is left out, because it is the sidecar's.

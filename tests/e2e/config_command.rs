@@ -198,14 +198,34 @@ async fn a_document_that_another_program_has_written_is_not_written_over(registr
 async fn earlier_versions_are_kept_and_can_be_had_again(registry: SocketAddr) {
     let (operator, kv) = (Operator::new(registry), TestKv::new(registry, None));
     let (_, stderr) = operator.run("revert services/orders").await.assert_code(1);
-    assert!(stderr.contains("no earlier version"), "{stderr}");
+    assert!(
+        stderr.contains("there is no document team/settings/services/orders, and no earlier version")
+            && stderr.contains("`outrigger config put services/orders FILE`"),
+        "{stderr}"
+    );
+    // Another program has written it, with flags of its own, which stay.
+    let flagged = kv.0.put_kv("team/settings/services/flagged", b"timeout: 1s\n", 42, None).await.unwrap();
+    assert!(flagged);
+    let (_, stderr) = operator.run("revert services/flagged").await.assert_code(1);
+    assert!(stderr.contains("is at index ") && stderr.contains("outrigger config delete"), "{stderr}");
+    operator.put("services/flagged", "timeout: 2s\n", "").await.written();
+    operator.run("revert services/flagged").await.written();
+    let scope = KvScope::Key("team/settings/services/flagged");
+    let read = kv.0.watch_kv(scope, Cursor::START, Consistency::Default, wait::TIMEOUT).await.unwrap();
+    assert_eq!((read.entries[0].flags, &*read.entries[0].value), (42, &b"timeout: 1s\n"[..]));
+    // The newest earlier version may have the text of the present one.
+    kv.put("team/settings/services/flagged", "timeout: 2s\n").await;
+    let (stdout, _) = operator.run("revert services/flagged").await.assert_code(0);
+    assert!(stdout.starts_with("unchanged: ") && stdout.contains("--to INDEX"), "{stdout}");
     let mut indexes = Vec::new();
     for n in 1..=13 {
         indexes.push(operator.put("services/orders", &format!("timeout: {n}s\n"), "").await.written());
     }
     let history = async || {
         let all = keys(&kv).await.into_iter();
-        all.filter(|(key, _)| key.starts_with("team/history/")).map(|(key, _)| key).collect::<Vec<_>>()
+        all.filter(|(key, _)| key.starts_with("team/history/services/orders/"))
+            .map(|(key, _)| key)
+            .collect::<Vec<_>>()
     };
     let mut expected: Vec<_> =
         indexes[2..12].iter().map(|index| format!("team/history/services/orders/{index}")).collect();
@@ -225,7 +245,16 @@ async fn earlier_versions_are_kept_and_can_be_had_again(registry: SocketAddr) {
     operator.run(&format!("revert services/orders --to {}", indexes[6])).await.written();
     assert_eq!(text(&kv, "team/settings/services/orders").await.as_deref(), Some("timeout: 7s\n"));
     let (_, stderr) = operator.run("revert services/orders --to 1").await.assert_code(1);
-    assert!(stderr.contains("no version 1"), "{stderr}");
+    let present = kv.index("team/settings/services/orders").await;
+    let is_there = format!(
+        "team/settings/services/orders is at index {present}, and no version 1 of it is kept; --to takes one of "
+    );
+    assert!(stderr.contains(&is_there), "{stderr}");
+    let (stdout, _) = operator.run(&format!("revert services/orders --to {present}")).await.assert_code(0);
+    assert_eq!(
+        stdout,
+        format!("unchanged: team/settings/services/orders@{present} is the present version\n")
+    );
     assert_eq!(history().await.len(), 10);
 
     let (stdout, _) = operator.run("delete services/orders").await.assert_code(0);
@@ -234,6 +263,11 @@ async fn earlier_versions_are_kept_and_can_be_had_again(registry: SocketAddr) {
     );
     assert_eq!(text(&kv, "team/settings/services/orders").await, None);
     operator.run("delete services/orders").await.assert_code(1);
+    let (_, stderr) = operator.run("revert services/orders --to 1").await.assert_code(1);
+    assert!(
+        stderr.contains("there is no document team/settings/services/orders, and no version 1"),
+        "{stderr}"
+    );
     operator.run("revert services/orders").await.written();
     assert_eq!(text(&kv, "team/settings/services/orders").await.as_deref(), Some("timeout: 7s\n"));
     // A version that may not be written any more is refused at its place.
@@ -300,6 +334,18 @@ async fn the_status_is_applied_or_refused_or_not_answered(registry: SocketAddr) 
     };
     let (ended, ()) = tokio::join!(operator.run("status services/orders --wait --timeout 60s"), answer);
     ended.assert_code(0);
+}
+
+/// An agent that takes connections and never answers.
+#[tokio::test]
+async fn a_wait_ends_in_time_where_the_agent_does_not_answer() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let operator = Operator::new(silent.local_addr().unwrap());
+    let since = tokio::time::Instant::now();
+    let (_, stderr) = operator.run("status --wait --timeout 2s").await.assert_code(3);
+    assert!(stderr.contains("has not answered after 2s") && stderr.contains("--timeout"), "{stderr}");
+    let took = since.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&took), "{took:?}");
 }
 
 #[tokio::test]

@@ -142,8 +142,16 @@ impl DocumentVersionStore {
     ) -> Result<Replaced, Error> {
         let key = self.key_of(name);
         let at = Some(current.map_or(0, |current| current.index));
+        // The flags of a key are of those that write it beside this program.
+        let flags = match (next, current) {
+            (Some(_), Some(_)) => {
+                let known = self.read(KvScope::Key(&key)).await?.entries;
+                known.first().map_or(0, |entry| entry.flags)
+            }
+            _ => 0,
+        };
         let mut changes = match (next, current) {
-            (Some(value), _) => vec![KvChange::Put { key: &key, value, flags: 0, at }],
+            (Some(value), _) => vec![KvChange::Put { key: &key, value, flags, at }],
             (None, Some(_)) => vec![KvChange::Delete { key: &key, at }],
             (None, None) => return Ok(Replaced::Written { index: 0, keeps_earlier: false }),
         };

@@ -95,28 +95,68 @@ pub(super) async fn revert(arguments: &RevertArguments) -> Result<(), CommandErr
     let name = parse_key(&arguments.key, &place.prefix)?;
     let documents = place.store.documents().await.map_err(|error| place.failure(&error))?;
     let earlier = place.store.earlier_versions(&name).await.map_err(|error| place.failure(&error))?;
+    let present = documents.iter().find(|document| document.name == name);
     let found = match arguments.to {
         Some(index) => earlier.iter().find(|version| version.index == index),
         None => earlier.first(),
     };
+    if let Some(present) = present {
+        let key = place.store.key_of(&name);
+        if arguments.to == Some(present.index) {
+            print_line(format!("unchanged: {key}@{} is the present version", present.index));
+            return Ok(());
+        }
+        if let Some(found) = found.filter(|found| found.value == present.value) {
+            print_line(format!(
+                "unchanged: {key}@{} has the text of version {}; --to INDEX writes another one: {}",
+                present.index,
+                found.index,
+                kept_versions(&earlier)
+            ));
+            return Ok(());
+        }
+    }
     let Some(EarlierVersion { index, value, .. }) = found else {
-        return Err(CommandError::running(missing_version(&place, &name, arguments.to, &earlier)));
+        return Err(CommandError::running(missing_version(&place, &name, (arguments.to, present), &earlier)));
     };
     let text = SourceText { source: TextSource::Version(*index), value: value.clone() };
     write_checked(&place, &name, &documents, &text, None, arguments.dry_run).await
 }
 
-/// Why there is no version to go back to.
-fn missing_version(place: &DocumentPlace, name: &str, to: Option<u64>, earlier: &[EarlierVersion]) -> String {
-    let key = place.store.key_of(name);
+fn kept_versions(earlier: &[EarlierVersion]) -> String {
     let kept: Vec<_> = earlier.iter().map(|version| version.index.to_string()).collect();
+    format!("{} (the newest first)", kept.join(", "))
+}
+
+/// Why there is no version to go back to, what there is, and what to do.
+fn missing_version(
+    place: &DocumentPlace,
+    name: &str,
+    (to, present): (Option<u64>, Option<&SettingsDocument>),
+    earlier: &[EarlierVersion],
+) -> String {
+    let key = place.store.key_of(name);
+    let is_there = match present {
+        Some(present) => format!("{key} is at index {}", present.index),
+        None => format!("there is no document {key}"),
+    };
     match to {
-        _ if kept.is_empty() => format!(
-            "no earlier version of {key} is kept: only versions that outrigger config replaced are; \
-             `outrigger config delete` removes the document"
+        _ if earlier.is_empty() => {
+            let or_delete = match present {
+                Some(_) => ", or remove it by `outrigger config delete`",
+                None => "",
+            };
+            format!(
+                "{is_there}, and no earlier version of it is kept, because only versions that outrigger config replaced are; write \
+                 the text that is to be there by `outrigger config put {name} FILE`{or_delete}"
+            )
+        }
+        Some(to) => format!(
+            "{is_there}, and no version {to} of it is kept; --to takes one of {}, and without --to the newest is written",
+            kept_versions(earlier)
         ),
-        Some(to) => format!("no version {to} of {key} is kept; there are {}", kept.join(", ")),
-        None => format!("no earlier version of {key} is kept"),
+        // The newest one is written.
+        None => is_there,
     }
 }
 

@@ -12,7 +12,7 @@ use outrigger_dynamic_config::{
 };
 use outrigger_registry::Cursor;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     super::report::{CommandError, print_line},
@@ -24,6 +24,8 @@ use super::{
 const PAUSE: Duration = Duration::from_millis(250);
 /// Longest wait of one question: the documents are read again after it.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Least time for the first look: a short --timeout is about the sidecars.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// The exit code where not every sidecar has answered.
 const NOT_ANSWERED: u8 = 3;
 
@@ -68,30 +70,58 @@ struct Look {
 pub(super) async fn run(arguments: &StatusArguments) -> Result<(), CommandError> {
     let place = arguments.place.open(&Environment::from_process())?;
     let name = arguments.key.as_deref().map(|key| parse_key(key, &place.prefix)).transpose()?;
-    let until = Instant::now() + arguments.timeout;
+    let start = Instant::now();
+    let until = start + arguments.timeout;
     let mut cursor = Cursor::START;
+    let mut known = None;
     loop {
         let next_look = Instant::now() + PAUSE;
         let left = until.saturating_duration_since(Instant::now());
-        let wait = left.min(LONGEST_WAIT);
-        // The documents first: a receipt is about what was there before it.
-        let documents = place.store.documents().await.map_err(|error| place.failure(&error))?;
-        let (receipts, next) =
-            place.store.receipts(cursor, wait).await.map_err(|error| place.failure(&error))?;
-        let look = look(&place, name.as_deref(), documents, &receipts).await?;
-        let result = result_of(&look, arguments.at_least);
-        let is_over = !arguments.wait || Instant::now() >= until;
-        if result != SpreadResult::Pending || is_over {
-            show(&place, &look, arguments);
-            return conclude(&place, &look, result, arguments);
+        let looking = look(&place, name.as_deref(), cursor, left.min(LONGEST_WAIT));
+        let looked = match (arguments.wait, &known) {
+            (false, _) => Some(looking.await),
+            (true, None) => timeout_at(until.max(start + FIRST_LOOK), looking).await.ok(),
+            (true, Some(_)) => timeout_at(until, looking).await.ok(),
+        };
+        if let Some(looked) = looked {
+            let (look, next) = looked?;
+            cursor = next;
+            known = Some(look);
         }
-        // A question about a prefix without keys does not wait.
-        cursor = if receipts.is_empty() { Cursor::START } else { next };
+        let is_over = !arguments.wait || Instant::now() >= until;
+        let Some(look) = &known else {
+            let after = format_duration(arguments.timeout);
+            let why = format!(
+                "Consul has not answered after {after}: see whether the agent runs, or wait longer by --timeout"
+            );
+            return Err(CommandError::with_code(NOT_ANSWERED, why));
+        };
+        let result = result_of(look, arguments.at_least);
+        if result != SpreadResult::Pending || is_over {
+            show(&place, look, arguments);
+            return conclude(&place, look, result, arguments);
+        }
         sleep_until(next_look.min(until)).await;
     }
 }
 
+/// What there is, and where the next look at the receipts goes on.
 async fn look(
+    place: &DocumentPlace,
+    name: Option<&str>,
+    cursor: Cursor,
+    wait: Duration,
+) -> Result<(Look, Cursor), CommandError> {
+    // The documents first: a receipt is about what was there before it.
+    let documents = place.store.documents().await.map_err(|error| place.failure(&error))?;
+    let receipts = place.store.receipts(cursor, wait).await;
+    let (receipts, next) = receipts.map_err(|error| place.failure(&error))?;
+    let look = compare(place, name, documents, &receipts).await?;
+    // A question about a prefix without keys does not wait.
+    Ok((look, if receipts.is_empty() { Cursor::START } else { next }))
+}
+
+async fn compare(
     place: &DocumentPlace,
     name: Option<&str>,
     documents: Vec<SettingsDocument>,

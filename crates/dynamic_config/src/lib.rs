@@ -11,6 +11,7 @@
 //! | `store` | the last good versions, on disk |
 //! | `receipt` | what a sidecar says of the documents that concern it, and where |
 //! | `receipt_writer` | keeps that in the KV, under a session |
+//! | `session_file` | the sessions of the receipt, for the next process |
 //! | `versions` | documents, their earlier versions and the receipts, for an operator |
 //! | `spread` | which sidecars have applied which documents, by their receipts; pure |
 //!
@@ -19,6 +20,7 @@
 mod follower;
 mod receipt;
 mod receipt_writer;
+mod session_file;
 mod spread;
 mod store;
 mod versions;
@@ -26,6 +28,7 @@ mod versions;
 pub use follower::{AppliedResults, DocumentFollower, FirstAnswer, FollowedDocuments, FollowerSignals};
 pub use receipt::{ROUTER, Receipt, ReceiptEntry, ReceiptState, receipt_key, receipts_prefix};
 pub use receipt_writer::{PlacedReceipt, ReceiptWrite, ReceiptWriter};
+pub use session_file::SessionFile;
 pub use spread::{
     DocumentSpread, SidecarSpread, SpreadResult, SpreadState, removal_of, spread_of, spread_result,
 };

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | the content is another one | written after 0 to 2 s, so that the sidecars of a cluster do not all write at once |
 //! | the registry does not answer | again after a random pause that grows to 30 s |
-//! | another process holds the key | the same: an earlier process with this id, and its session has not ended yet |
+//! | an earlier process of this state folder holds the key | its session is ended, and the receipt is written at once |
+//! | another process holds the key | again after the same pause |
 //! | the token may not write | one warning, and one attempt every 5 minutes, because its rules may change |
 //! | the session is gone | another session, and the receipt is written again |
 //!
@@ -22,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::Receipt;
+use crate::{Receipt, SessionFile};
 
 /// Consul ends a session after twice this time without a renewal.
 const SESSION_TTL: Duration = Duration::from_secs(30);
@@ -84,6 +85,9 @@ pub struct ReceiptWriter {
     wanted: watch::Receiver<Option<PlacedReceipt>>,
     observe: Box<dyn Fn(ReceiptWrite) + Send + Sync>,
     session: Option<ReceiptSession>,
+    file: SessionFile,
+    /// The sessions of earlier processes, which may not have ended.
+    earlier: Vec<SessionId>,
     /// What the session holds.
     written: Option<PlacedReceipt>,
     /// When `wanted` is written. `None`: it is `written`.
@@ -108,11 +112,12 @@ impl std::fmt::Debug for ReceiptWriter {
 }
 
 impl ReceiptWriter {
-    /// `wanted` is the receipt that is to be in the KV; `None`: none. `observe` is called with the end of each attempt.
+    /// `wanted` is the receipt that is to be in the KV; `None`: none. `file` keeps the session for the next process. `observe` is called with the end of each attempt.
     pub fn new(
         kv: Arc<dyn Kv>,
         locks: Arc<dyn Locks>,
         wanted: watch::Receiver<Option<PlacedReceipt>>,
+        file: SessionFile,
         observe: impl Fn(ReceiptWrite) + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -121,6 +126,8 @@ impl ReceiptWriter {
             wanted,
             observe: Box::new(observe),
             session: None,
+            file,
+            earlier: Vec::new(),
             written: None,
             write_at: None,
             failures: 0,
@@ -130,6 +137,7 @@ impl ReceiptWriter {
 
     /// Writes until `stop` is cancelled, and then ends the session, and the receipt with it, for a second at most.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.earlier = self.file.load().await;
         tokio::select! {
             never = self.write_changes() => match never {},
             () = stop.cancelled() => {}
@@ -188,7 +196,12 @@ impl ReceiptWriter {
                 }
                 (self.failures, self.is_denied) = (0, false);
                 self.written = Some(wanted);
+                self.forget_earlier().await;
                 return (self.observe)(ReceiptWrite::Written);
+            }
+            Ok(HeldPut::HeldByOther) if self.end_earlier().await => {
+                self.write_at = Some(Instant::now());
+                return;
             }
             Ok(HeldPut::HeldByOther) => {
                 debug!(key = wanted.key, "another process holds the key of the receipt");
@@ -238,7 +251,30 @@ impl ReceiptWriter {
             failures: 0,
         };
         self.session = Some(session);
+        self.earlier.push(id.clone());
+        self.file.save(&self.earlier).await;
+        self.earlier.pop();
         Ok(id)
+    }
+
+    /// Ends the sessions of earlier processes. Returns whether there was one that has ended.
+    async fn end_earlier(&mut self) -> bool {
+        let count = self.earlier.len();
+        for id in std::mem::take(&mut self.earlier) {
+            if let Err(error) = self.locks.close_session(&id).await {
+                debug!(reason = error_chain(&error), "the session of an earlier receipt cannot be ended now");
+                self.earlier.push(id);
+            }
+        }
+        self.earlier.len() < count
+    }
+
+    /// The receipt is written: no earlier session holds its key.
+    async fn forget_earlier(&mut self) {
+        if let (Some(session), false) = (&self.session, self.earlier.is_empty()) {
+            self.file.save(std::slice::from_ref(&session.id)).await;
+            self.earlier.clear();
+        }
     }
 
     fn note_error(&mut self, error: &Error) -> ReceiptWrite {

@@ -217,12 +217,15 @@ fn placed(key: &str, index: u64) -> Option<PlacedReceipt> {
 
 impl WriterRig {
     fn start(registry: Arc<FakeRegistry>) -> Self {
+        Self::start_with(registry, SessionFile::none())
+    }
+
+    fn start_with(registry: Arc<FakeRegistry>, file: SessionFile) -> Self {
         let (wanted, receiver) = watch::channel(None);
         let (results, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
         let seen = results.clone();
-        let writer = ReceiptWriter::new(registry.clone(), registry.clone(), receiver, move |result| {
-            seen.lock().push(result);
-        });
+        let observe = move |result| seen.lock().push(result);
+        let writer = ReceiptWriter::new(registry.clone(), registry.clone(), receiver, file, observe);
         let task = tokio::spawn(writer.run(stop.clone()));
         Self { registry, wanted, results, stop, task }
     }
@@ -375,6 +378,37 @@ async fn the_key_of_an_earlier_process_is_written_when_its_session_has_ended() {
     assert!(rig.results.lock().iter().all(|result| *result == ReceiptWrite::Held));
     earlier.stop().await;
     rig.wait_for(&[(KEY, 2)]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_process_of_a_state_folder_ends_the_session_of_one_that_was_killed() {
+    let registry = FakeRegistry::new();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("state");
+    let start = || WriterRig::start_with(registry.clone(), SessionFile::at(&folder, "shop-8080"));
+    for index in 1..4 {
+        let (rig, began) = (start(), Instant::now());
+        rig.want(index);
+        rig.wait_for(&[(KEY, index)]).await;
+        assert!(began.elapsed() <= JITTER + Duration::from_millis(20), "{:?}", began.elapsed());
+        assert_eq!(registry.0.lock().sessions.len(), 1);
+        // Killed.
+        rig.task.abort();
+    }
+    // Another process with the same id, of another machine, is left alone.
+    let other = WriterRig::start(registry.clone());
+    other.want(9);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(registry.shown(), [(KEY.to_owned(), 3)]);
+    // Neither is it while the end of its session fails, and it is tried again.
+    registry.0.lock().is_away = true;
+    let rig = start();
+    rig.want(4);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(registry.shown(), [(KEY.to_owned(), 3)]);
+    other.task.abort();
+    registry.0.lock().is_away = false;
+    rig.wait_for(&[(KEY, 4)]).await;
 }
 
 #[tokio::test(start_paused = true)]

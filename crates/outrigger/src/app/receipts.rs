@@ -1,7 +1,9 @@
 //! The receipt of this sidecar in the registry's KV: which documents it has applied.
 
 use outrigger_config::{Config, DocumentResult};
-use outrigger_dynamic_config::{PlacedReceipt, Receipt, ReceiptWrite, ReceiptWriter, receipt_key};
+use outrigger_dynamic_config::{
+    PlacedReceipt, Receipt, ReceiptWrite, ReceiptWriter, SessionFile, receipt_key,
+};
 use outrigger_registration::{build_registration, host_name};
 use outrigger_task::essential;
 use parking_lot::Mutex;
@@ -9,7 +11,7 @@ use prometheus::{IntCounterVec, register_int_counter_vec_with_registry};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::registry::OpenedRegistry;
+use crate::registry::{self, OpenedRegistry};
 
 /// What is to be in the KV, and the task that writes it, which starts with the first receipt.
 #[derive(Debug)]
@@ -59,7 +61,8 @@ impl Receipts {
         self.writer.lock().get_or_insert_with(|| {
             let writes = self.writes.clone();
             let observe = move |result: ReceiptWrite| writes.with_label_values(&[result.label()]).inc();
-            let writer = ReceiptWriter::new(kv, locks, self.wanted.subscribe(), observe);
+            let writer =
+                ReceiptWriter::new(kv, locks, self.wanted.subscribe(), session_file(config), observe);
             let stop = CancellationToken::new();
             let task =
                 tokio::spawn(essential("the receipt of the settings in the KV", writer.run(stop.clone())));
@@ -100,4 +103,10 @@ fn place(prefix: &str, config: &Config, port: Option<u16>) -> String {
             receipt_key(prefix, None, &format!("{}-{port}", host_name()))
         }
     }
+}
+
+/// Where the session of the receipt is kept for the next process.
+fn session_file(config: &Config) -> SessionFile {
+    registry::answers_place(config)
+        .map_or_else(SessionFile::none, |place| SessionFile::at(place.folder, &place.name))
 }

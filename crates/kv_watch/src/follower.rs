@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use outrigger_registry::{Consistency, Cursor, Error, Kv, KvAnswer, KvEntry, KvScope};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     Entries,
@@ -69,6 +72,8 @@ pub struct KvFollower<T> {
     /// The entries that the token may not read, by the last answer.
     hidden: BTreeSet<String>,
     question: Question,
+    /// Changes when the registry answers others again.
+    returned: Option<watch::Receiver<()>>,
 }
 
 impl<T: fmt::Debug> fmt::Debug for KvFollower<T> {
@@ -93,6 +98,7 @@ impl<T: Clone + PartialEq> KvFollower<T> {
         let (longest_wait, read) = (Box::new(longest_wait), Box::new(read));
         let believed = BelievedEntries::new(stored, first.at);
         let known = known_keys(believed.entries(), &key_of);
+        let returned = kv.returned();
         let question = ask(kv.clone(), prefix.to_owned(), longest_wait(), known, first);
         Self {
             kv,
@@ -105,6 +111,7 @@ impl<T: Clone + PartialEq> KvFollower<T> {
             key_of: Box::new(key_of),
             hidden: BTreeSet::new(),
             question,
+            returned,
         }
     }
 
@@ -131,9 +138,17 @@ impl<T: Clone + PartialEq> KvFollower<T> {
     /// Asks, and waits for news. May be dropped at any time: the question goes on with the next call.
     pub async fn next(&mut self) -> KvNews {
         let due = self.believed.next_due();
-        let answered = tokio::select! {
-            answered = &mut self.question => answered,
-            () = sleep_until_some(due) => return KvNews::Due,
+        let answered = loop {
+            tokio::select! {
+                answered = &mut self.question => break answered,
+                () = sleep_until_some(due) => return KvNews::Due,
+                () = changed(&mut self.returned) => {
+                    if self.pace.failures() > 0 {
+                        self.pace.forget_pauses();
+                        self.ask_now();
+                    }
+                }
+            }
         };
         let (news, next) = self.on_answer(answered);
         self.next = next;
@@ -278,6 +293,17 @@ async fn find_hidden(
         hidden.extend(rest.into_iter().map(|(name, _)| name.clone()));
     }
     Ok(hidden)
+}
+
+/// Resolves with a change, and never where there is no signal.
+async fn changed(signal: &mut Option<watch::Receiver<()>>) {
+    if let Some(receiver) = signal
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    *signal = None;
+    std::future::pending().await
 }
 
 async fn sleep_until_some(at: Option<Instant>) {

@@ -8,6 +8,7 @@
 //! | no key below the prefix | after about 30 s, without waiting: a question about no keys is answered at every write of any key |
 //! | entries that are gone, and no key | after 200 ms: they may be written again |
 //! | an error | after a random pause that grows to 15 s |
+//! | the registry answers others again | at once, and the pauses after errors begin anew |
 
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(crate) struct AnswerTraits {
 pub(crate) struct QuestionPace {
     early: Duration,
     failures: u32,
+    /// Those of them that make the pause longer.
+    step: u32,
 }
 
 impl QuestionPace {
@@ -64,7 +67,7 @@ impl QuestionPace {
 
     /// `random` is uniform in 0 to 1.
     pub(crate) fn after_answer(&mut self, answer: AnswerTraits, now: Instant, random: f64) -> NextQuestion {
-        self.failures = 0;
+        (self.failures, self.step) = (0, 0);
         let is_early = !answer.is_new && answer.took < (answer.wait / 2).min(NEVER_EARLY_AFTER);
         self.early = match is_early {
             true => (self.early * 2).clamp(EARLY_INTERVAL, EARLY_INTERVAL_MAX),
@@ -85,9 +88,15 @@ impl QuestionPace {
 
     /// `random` is uniform over all of `u64`.
     pub(crate) fn after_failure(&mut self, now: Instant, random: u64) -> NextQuestion {
-        let pause = BACKOFF.pause(self.failures, random);
+        let pause = BACKOFF.pause(self.step, random);
+        self.step = self.step.saturating_add(1);
         self.failures = self.failures.saturating_add(1);
         NextQuestion { at: now + pause, cursor: Cursor::START }
+    }
+
+    /// The pauses after errors begin anew.
+    pub(crate) fn forget_pauses(&mut self) {
+        self.step = 0;
     }
 
     /// Failures in a row.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::{AnswerFuture, Consistency, Cursor, SessionId};
 
 /// A key with its value.
@@ -123,4 +125,10 @@ pub trait Kv: std::fmt::Debug + Send + Sync + 'static {
         value: &'a [u8],
         session: &'a SessionId,
     ) -> AnswerFuture<'a, HeldPut>;
+
+    /// Changes when the registry answers again, to any question of this process, after some seconds in which it answered none. `None`: it
+    /// does not tell.
+    fn returned(&self) -> Option<watch::Receiver<()>> {
+        None
+    }
 }

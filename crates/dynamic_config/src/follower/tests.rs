@@ -315,6 +315,36 @@ async fn the_first_answer_is_told_when_its_documents_are_in_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_return_of_the_registry_ends_the_pause_after_failures() {
+    let (mut rig, _) = Rig::start(DocumentStore::none());
+    // Without the signal the pause is up to 15 s.
+    let (mut asked_at, mut longest) = (Instant::now(), Duration::ZERO);
+    for _ in 0..30 {
+        let question = rig.question().await;
+        longest = longest.max(question.at - asked_at);
+        asked_at = question.at;
+        question.fail();
+    }
+    assert!(longest > Duration::from_secs(7), "{longest:?}");
+    sleep(Duration::from_millis(1)).await;
+    let back = Instant::now();
+    rig.kv.note_return();
+    let question = rig.question().await;
+    assert_eq!(question.at, back);
+    // It has no leader yet: the pauses are short again.
+    question.fail();
+    let question = rig.question().await;
+    assert!(question.at - back <= Duration::from_millis(250), "{:?}", question.at - back);
+    question.answer(9, &[("defaults", 9, "timeout: 9s")]);
+    assert_eq!(rig.applied_timeout().await, 9);
+    // A question that waits is left alone.
+    let question = rig.question().await;
+    rig.kv.note_return();
+    assert!(timeout(Duration::from_secs(3_600), rig.questions.recv()).await.is_err());
+    drop(question);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_being_applied_when_the_follower_is_to_stop_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let store = || DocumentStore::at(folder.path(), "shop-80", "consul");

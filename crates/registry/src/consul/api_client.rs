@@ -25,6 +25,7 @@ use super::{
     connection::{AgentConnection, ApiResponse, ExchangeFailure},
     connection_limit::{ConnectionLimit, Slot},
     connection_pool::ConnectionPool,
+    contact::AgentContact,
     dial::{Dialer, is_end},
     observe::{ObservedExchange, Observer},
     pressure::Refused,
@@ -109,6 +110,7 @@ pub(super) struct ApiClient {
     /// When the connection for calls was opened or could not be.
     reserved_at: Mutex<Option<Instant>>,
     max_body: usize,
+    pub(super) contact: AgentContact,
 }
 
 impl ApiClient {
@@ -134,6 +136,7 @@ impl ApiClient {
             watches: ConnectionLimit::yielding(watches),
             reserved_at: Mutex::new(None),
             max_body: MAX_BODY,
+            contact: AgentContact::default(),
         })
     }
 
@@ -145,11 +148,13 @@ impl ApiClient {
         parse: impl FnOnce(ApiResponse) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut observed = ObservedExchange::new(&self.observer, ask.operation);
+        let asked_at = Instant::now();
         let result = timeout(ask.timeout, Box::pin(self.exchange(&slot, &ask)))
             .await
             .unwrap_or_else(|_| Err(Error::Timeout { request: ask.method_and_path(), after: ask.timeout }))
             .and_then(parse);
         observed.set_outcome(&result);
+        self.contact.record(asked_at, &result);
         result
     }
 

@@ -7,6 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::{
     Consul,
@@ -25,6 +26,10 @@ use crate::{
 const RESERVED_IN_KEY: &AsciiSet = &RESERVED.remove(b'/');
 
 impl Kv for Consul {
+    fn returned(&self) -> Option<watch::Receiver<()>> {
+        Some(self.api.contact.returned())
+    }
+
     fn watch_kv<'a>(
         &'a self,
         scope: KvScope<'a>,

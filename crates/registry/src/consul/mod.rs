@@ -19,6 +19,7 @@ mod catalog_watch;
 mod connection;
 mod connection_limit;
 mod connection_pool;
+mod contact;
 mod cursor;
 mod dial;
 mod drift;

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -26,6 +26,7 @@ pub struct ScriptedKv {
     is_denied: AtomicBool,
     /// Whole keys.
     hidden: Mutex<Vec<String>>,
+    returned: watch::Sender<()>,
 }
 
 impl ScriptedKv {
@@ -33,12 +34,19 @@ impl ScriptedKv {
     #[allow(clippy::new_ret_no_self, reason = "the two ends are made together")]
     pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<PendingKvQuestion>) {
         let (questions, asked) = mpsc::unbounded_channel();
-        (Arc::new(Self { questions, is_denied: AtomicBool::new(false), hidden: Mutex::default() }), asked)
+        let returned = watch::Sender::new(());
+        let is_denied = AtomicBool::new(false);
+        (Arc::new(Self { questions, is_denied, hidden: Mutex::default(), returned }), asked)
     }
 
     /// Whether the token may not read from now on: a prefix looks empty, a key is refused.
     pub fn deny(&self, is_denied: bool) {
         self.is_denied.store(is_denied, Relaxed);
+    }
+
+    /// The registry answers others again.
+    pub fn note_return(&self) {
+        self.returned.send_replace(());
     }
 
     /// The keys that the token may not read from now on. The test leaves them out of its answers.
@@ -88,6 +96,10 @@ impl PendingKvQuestion {
 }
 
 impl Kv for ScriptedKv {
+    fn returned(&self) -> Option<watch::Receiver<()>> {
+        Some(self.returned.subscribe())
+    }
+
     fn watch_kv<'a>(
         &'a self,
         scope: KvScope<'a>,

@@ -9,7 +9,7 @@ use outrigger_config::OutlierDetection;
 
 use super::{
     EjectionReason, EndpointStats, Report,
-    ejection::{Ejection, EjectionDetails, Tracked},
+    ejection::{Ejection, EjectionDetails, Eligibility, Tracked},
     state::EndpointState,
     stats::Signal,
     success_rate::{self, RateSample},
@@ -34,18 +34,6 @@ pub struct Detector<T> {
     panic: bool,
     /// The View may still be the one from before the last [`set_members`](Self::set_members).
     view_pending: bool,
-}
-
-/// Whether an endpoint may be chosen, apart from its ejection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Eligibility {
-    /// Its health check is passing or warning.
-    InService,
-    /// It may be chosen only while no endpoint in service is healthy. It is ejected, probed and brought back as those in
-    /// service are. It counts (for panic mode, for the cap, as a sibling) only while none is in service.
-    LastResort,
-    /// It is not chosen. It keeps its state until it is eligible again, counts for nothing, and is neither probed nor brought back.
-    OutOfService,
 }
 
 /// A change, for log and metrics.

@@ -7,11 +7,23 @@ use std::{
 
 use outrigger_config::OutlierDetection;
 
-use super::{EjectionReason, Eligibility, EndpointStats, state::EndpointState};
+use super::{EjectionReason, EndpointStats, state::EndpointState};
 use crate::{backoff::Backoff, probe_slot::slot_time};
 
 /// Pause between two looks at the slot of a probation. A request takes it without a word to the detector.
 const SLOT_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Whether an endpoint may be chosen, apart from its ejection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Eligibility {
+    /// Its health check is passing or warning.
+    InService,
+    /// It may be chosen only while no endpoint in service is healthy. It is ejected, probed and brought back as those in
+    /// service are. It counts (for panic mode, for the cap, as a sibling) only while none is in service.
+    LastResort,
+    /// It is not chosen. It keeps its state until it is eligible again, counts for nothing, and is neither probed nor brought back.
+    OutOfService,
+}
 
 /// The state of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,8 +60,8 @@ mod state;
 mod stats;
 mod success_rate;
 
-pub use detector::{Detector, DueActions, EjectionCounts, EjectionEvent, Eligibility, ReturnedBy};
-pub use ejection::EjectionDetails;
+pub use detector::{Detector, DueActions, EjectionCounts, EjectionEvent, ReturnedBy};
+pub use ejection::{EjectionDetails, Eligibility};
 pub use evidence::FailureAttribution;
 pub use loss::LossEvent;
 pub use state::EjectionState;

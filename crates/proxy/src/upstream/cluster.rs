@@ -21,18 +21,15 @@ use outrigger_policy::{
 use outrigger_registry::{Instance, Query};
 use tokio::{sync::watch, time::Instant};
 
+pub(crate) use settings::ClusterSettings;
 use view::is_healthy;
 pub(crate) use view::{LastResorts, View, last_resort_label};
 
 use crate::{
     host::ServiceName,
     limit::limit,
-    metrics::{
-        ServiceSeries,
-        cells::{Block, ServiceCells},
-    },
     reason::{Reason, Refusal},
-    upstream::{bulkhead::Bulkhead, ejection::OutlierEjector, endpoint::Endpoint},
+    upstream::{ejection::OutlierEjector, endpoint::Endpoint},
 };
 
 /// How recent a response is evidence that an endpoint can be used in another one's place.
@@ -84,40 +81,6 @@ impl fmt::Display for ClusterKey {
             Some(datacenter) => write!(f, "@{datacenter}"),
             None => Ok(()),
         }
-    }
-}
-
-/// The settings of every request to a cluster, until the next View.
-#[derive(Debug)]
-pub(crate) struct ClusterSettings {
-    pub(crate) policy: config::Policy,
-    pub(crate) series: Arc<ServiceSeries>,
-    /// `None`: requests in flight are not limited.
-    pub(crate) bulkhead: Option<Arc<Bulkhead>>,
-}
-
-impl ClusterSettings {
-    pub(crate) fn new(policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
-        Self { bulkhead: Bulkhead::new(&policy), policy, series }
-    }
-
-    /// The settings with another policy. A bulkhead with the same limits keeps its slots.
-    pub(crate) fn with_policy(&self, policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
-        let numbers = |one: &config::Policy| (one.max_in_flight, one.max_pending, one.pending_timeout);
-        if numbers(&self.policy) == numbers(&policy) {
-            return Self { bulkhead: self.bulkhead.clone(), policy, series };
-        }
-        Self::new(policy, series)
-    }
-
-    /// The cells in which `worker` counts for the service.
-    pub(crate) fn cells(&self, worker: usize) -> &Block<ServiceCells> {
-        self.series.cells.at(worker)
-    }
-
-    /// The same settings with other series.
-    pub(crate) fn with_series(&self, series: Arc<ServiceSeries>) -> Self {
-        Self { policy: self.policy.clone(), series, bulkhead: self.bulkhead.clone() }
     }
 }
 
@@ -548,6 +511,7 @@ pub(crate) fn watch_reason(declared: bool) -> WatchReason {
     if declared { WatchReason::Declared } else { WatchReason::OnDemand }
 }
 
+mod settings;
 mod view;
 
 #[cfg(test)]

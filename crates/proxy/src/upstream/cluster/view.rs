@@ -6,7 +6,7 @@ use outrigger_discovery::Snapshot;
 use outrigger_policy::{LoadBalancer, outlier_detection::EjectionState};
 use outrigger_registry::{InstanceId, LastResort};
 
-use super::ClusterSettings;
+use super::settings::ClusterSettings;
 use crate::upstream::endpoint::Endpoint;
 
 /// What a pick reads, replaced as a whole.

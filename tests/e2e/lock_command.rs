@@ -139,6 +139,7 @@ on_both_registries! {
     mutex: super::a_mutex_excludes_consul_lock_and_is_excluded;
     semaphore: super::three_holders_with_consul_lock_among_them;
     sidecar: super::a_sidecar_holds_the_lock_of_a_command;
+    socket: super::a_sidecar_is_asked_by_its_unix_socket;
     sidecar_dies: super::a_silent_or_killed_sidecar_ends_the_command;
 }
 
@@ -407,6 +408,35 @@ async fn a_sidecar_holds_the_lock_of_a_command(registry: SocketAddr) {
     assert!(stopped.code == Some(4) && stopped.stderr.contains("the sidecar stops"), "{stopped:?}");
     let down = Running::start(&["--api", &api, "--wait", "0s", "jobs"], UNTIL_EOF).end().await;
     assert!(down.code == Some(5) && down.stderr.contains("no sidecar answers"), "{down:?}");
+}
+
+async fn a_sidecar_is_asked_by_its_unix_socket(registry: SocketAddr) {
+    let folder = tempfile::tempdir().unwrap();
+    let api = format!("unix:{}", folder.path().join("api.sock").display());
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "s3cret\n").unwrap();
+    let token_file = token_file.display().to_string();
+    let settings = format!("api: {{listen: \"{api}\", token_file: \"{token_file}\"}}");
+    let (app, _) = start_router(registry, &settings).await;
+    let arguments = ["--api", &*api, "--api-token-file", &*token_file, "jobs"];
+    let mut first = Running::start(&arguments, UNTIL_EOF);
+    let token = first.held().await;
+    let refused =
+        Running::start(&[&arguments[..4], &["--wait", "0s", "jobs"]].concat(), UNTIL_EOF).end().await;
+    assert_eq!(refused.code, Some(3), "{refused:?}");
+    let wrong = Running::start(&["--api", &api, "--wait", "0s", "jobs"], UNTIL_EOF).end().await;
+    assert!(wrong.code == Some(5) && wrong.stderr.contains("401"), "{wrong:?}");
+    let mut waits = Running::start(&arguments, UNTIL_EOF);
+    assert!(waits.waits().await);
+    first.close_stdin();
+    assert!(waits.held().await > token);
+    assert_eq!(first.end().await.code, Some(0));
+    destroy_sessions(registry).await;
+    let lost = waits.end().await;
+    assert!(lost.code == Some(4) && lost.stderr.contains("the registry has ended its session"), "{lost:?}");
+    app.shutdown().await;
+    let down = Running::start(&["--api", &api, "--wait", "0s", "jobs"], UNTIL_EOF).end().await;
+    assert!(down.code == Some(5) && down.stderr.contains("no sidecar answers at unix:/"), "{down:?}");
 }
 
 async fn a_silent_or_killed_sidecar_ends_the_command(registry: SocketAddr) {

@@ -7,6 +7,7 @@ use outrigger::App;
 use outrigger_tests::{
     consul::{self, http::exchange},
     process::Process,
+    registry_proxy::{RegistryMode, RegistryProxy},
     wait,
 };
 use serde_json::{Value, json};
@@ -63,6 +64,9 @@ on_both_registries! {
     refusals: super::requests_that_are_wrong_or_foreign_are_refused;
     reads: super::a_read_never_acquires_and_says_since_when;
     restart: super::a_restart_keeps_leases_and_ends_what_connections_held;
+    replaced: super::a_replaced_sidecar_lets_the_locks_of_connections_end_first;
+    together: super::requests_that_come_at_once_get_every_free_place_and_an_owner_one_lease;
+    silent: super::a_silent_registry_is_told_at_the_end_of_the_wait;
 }
 
 async fn a_connection_holds_a_lock_for_as_long_as_it_is_open(consul: SocketAddr) {
@@ -84,6 +88,11 @@ async fn a_connection_holds_a_lock_for_as_long_as_it_is_open(consul: SocketAddr)
     let mut second = waits.await.unwrap();
     let next = second.next("acquired").await["token"].as_u64().unwrap();
     assert!(next > token, "{next} after {token}");
+    let session = one.get("/v1/locks/jobs/nightly").await["holders"][0]["session"].clone();
+    consul::http::put(consul, &format!("/v1/session/destroy/{}", session.as_str().unwrap()), "")
+        .await
+        .unwrap();
+    assert_eq!(second.next("lost").await["reason"], json!("session_invalidated"));
     drop(one.app);
 }
 
@@ -102,6 +111,12 @@ async fn a_lease_is_renewed_given_back_and_lost(consul: SocketAddr) {
     assert_eq!((status, &renewed["token"]), (StatusCode::OK, &lease["token"]));
     let (status, body) = api.post("/v1/locks/jobs?ttl=10s&owner=worker-2", "").await;
     assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("lock_held")));
+    for (name, lease) in [("other", id), ("jobs", "00000000000000000000000000000000")] {
+        for (method, path) in [(Method::POST, "/renew"), (Method::DELETE, "")] {
+            let (status, body) = api.send(method, &format!("/v1/locks/{name}/{lease}{path}"), &[], "").await;
+            assert_eq!((status, &body["loss"]), (StatusCode::GONE, &json!("unknown_lease")), "{body}");
+        }
+    }
     let release = format!("/v1/locks/jobs/{id}");
     assert_eq!(api.send(Method::DELETE, &release, &[], "").await.0, StatusCode::NO_CONTENT);
     let (status, body) = api.post(&format!("/v1/locks/jobs/{id}/renew"), "").await;
@@ -181,6 +196,7 @@ async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
         (Method::POST, "/v1/locks/jobs?ttl=soon", "", "ttl \"soon\""),
         (Method::POST, "/v1/locks/jobs?ttl=10ms", "", "out of range"),
         (Method::POST, "/v1/locks/jobs?ttl=10s&limit=0", "", "limit must be 1 to 1000"),
+        (Method::POST, "/v1/locks/jobs?ttl=10s&ttl=20s", "", "ttl is in the query twice"),
         (Method::POST, "/v1/locks/jobs?tll=10s", "", "there is no parameter \"tll\""),
         (Method::POST, "/v1/locks/jobs", r#"{"ttl": "10s", "waits": "1s"}"#, "unknown field `waits`"),
         (Method::POST, "/v1/locks/jobs", "{", "no JSON"),
@@ -239,6 +255,11 @@ async fn a_read_never_acquires_and_says_since_when(consul: SocketAddr) {
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(seen(&refused) >= seen(&elsewhere) + 20, "{refused}");
     assert_eq!(refused["holders"][0]["value"], json!("body"));
+    let elsewhere = two.get("/v1/locks/jobs").await;
+    for member in ["session", "session_name", "node", "here"] {
+        assert!(!elsewhere["holders"][0][member].is_null(), "{elsewhere}");
+        assert_eq!(refused["holders"][0][member], elsewhere["holders"][0][member], "{refused}");
+    }
     let here = one.get("/v1/locks/jobs").await;
     assert!(here["holders"][0]["held_ms"].is_u64() && here["holders"][0]["here"] == json!(true), "{here}");
 }
@@ -306,4 +327,77 @@ async fn a_restart_keeps_leases_and_ends_what_connections_held(consul: SocketAdd
     })
     .await;
     assert_eq!(moved.1["token"], lease["token"], "{moved:?}");
+}
+
+async fn a_replaced_sidecar_lets_the_locks_of_connections_end_first(consul: SocketAddr) {
+    let (api, outbound) = (outrigger_net::reserve_addr(), outrigger_net::reserve_addr());
+    let state = tempfile::tempdir().unwrap();
+    let mut old = Process::run(&format!(
+        "registry: {{consul: {{address: \"http://{consul}\"}}}}\napi: {{listen: \"{api}\"}}\n\
+         outbound: {{listen: \"{outbound}\"}}\nstate_dir: {}\n",
+        state.path().display()
+    ))
+    .await;
+    let send = async |method, path: &str| {
+        let request = Request::builder().method(method).uri(path).body("".into()).unwrap();
+        let Ok(response) = exchange(api, request, LONG).await else {
+            return (StatusCode::BAD_GATEWAY, Value::Null);
+        };
+        (response.status(), serde_json::from_slice::<Value>(response.body()).unwrap_or(Value::Null))
+    };
+    let mut held = EventStream::hold(api, "/v1/locks/connected/hold").await;
+    held.next("acquired").await;
+    let (_, lease) = send(Method::POST, "/v1/locks/leased?ttl=60s&owner=a").await;
+    let new = old.replace().await;
+    held.next("draining").await;
+    // The new process has read the record: it has the lease.
+    wait::until("the lease has moved", LONG, async || new.admin_json("/locks").await["held"] == json!(1))
+        .await;
+    let renew = format!("/v1/locks/leased/{}/renew", lease["lease"].as_str().unwrap());
+    assert_eq!(send(Method::POST, &renew).await.0, StatusCode::OK);
+    held.read.clear();
+    held.read_until(": held").await;
+    held.read.clear();
+    held.read_until(": held").await;
+    let state = send(Method::GET, "/v1/locks/connected").await.1;
+    assert_eq!((&state["held"], &state["holders"][0]["here"]), (&json!(true), &json!(false)), "{state}");
+    drop(held);
+    let (status, next) = send(Method::POST, "/v1/locks/connected?ttl=10s&wait=10s").await;
+    assert_eq!(status, StatusCode::CREATED, "given back, without a lock-delay: {next}");
+    old.wait_exit(LONG).await;
+}
+
+async fn requests_that_come_at_once_get_every_free_place_and_an_owner_one_lease(consul: SocketAddr) {
+    let sidecars = [Api::start(consul, "").await, Api::start(consul, "").await, Api::start(consul, "").await];
+    let asked = (0..30).map(|number| sidecars[number % 3].post("/v1/locks/pool?limit=30&ttl=30s", ""));
+    for (status, body) in futures_util::future::join_all(asked).await {
+        assert_eq!(status, StatusCode::CREATED, "{body}");
+    }
+    let (status, body) = sidecars[0].post("/v1/locks/pool?limit=30&ttl=30s", "").await;
+    assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("lock_held")));
+    assert_eq!(body["holders"].as_array().map(Vec::len), Some(30), "{body}");
+    let asked = (0..8).map(|_| sidecars[0].post("/v1/locks/one?ttl=30s&owner=a", ""));
+    let leases = futures_util::future::join_all(asked).await;
+    for (status, lease) in &leases {
+        assert_eq!((*status, &lease["lease"]), (StatusCode::CREATED, &leases[0].1["lease"]), "{lease}");
+    }
+}
+
+async fn a_silent_registry_is_told_at_the_end_of_the_wait(consul: SocketAddr) {
+    let proxy = RegistryProxy::start(consul).await;
+    let api = Api::start(proxy.addr(), "").await;
+    let (_, lease) = api.post("/v1/locks/jobs?ttl=30s", "").await;
+    assert!(lease["token"].is_u64(), "{lease}");
+    proxy.set(RegistryMode::Hang);
+    for wait in [0, 2] {
+        let at = tokio::time::Instant::now();
+        let (status, body) = api.post(&format!("/v1/locks/other?ttl=30s&wait={wait}s"), "").await;
+        assert_eq!(
+            (status, &body["reason"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &json!("registry_unavailable")),
+            "{body}"
+        );
+        // Two seconds later at most, and as much again for a slow machine.
+        assert!(at.elapsed() < Duration::from_secs(wait + 4), "a wait of {wait} s: {:?}", at.elapsed());
+    }
 }

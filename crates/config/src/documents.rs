@@ -19,6 +19,7 @@
 
 mod allow;
 mod layers;
+mod parsed;
 mod scope;
 mod seats;
 

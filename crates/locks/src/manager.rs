@@ -149,7 +149,7 @@ struct Shared {
     /// Requests, and sessions that are being ended.
     tasks: TaskTracker,
     phase: Mutex<Phase>,
-    /// Read while a hold begins and is written to the record. Who has it to write knows that no hold begins, once this process drains.
+    /// Read while a hold begins and is written to the record. A writer of it knows that no hold begins, once this process drains.
     begins: Arc<RwLock<()>>,
     /// What an earlier process left and is not taken over yet. Absent: its record was not read yet.
     restoring: watch::Sender<Option<Vec<RecordedHold>>>,
@@ -364,7 +364,7 @@ impl Shared {
         }
         let (shared, kept) = (self.clone(), hold.clone());
         let name = format!("the hold of the lock {}", hold.grant.name);
-        let task = essential(name, async move {
+        let task = async move {
             let record_end = |end: &HoldState| {
                 drop(slot);
                 shared.record_end(end, &kept);
@@ -383,8 +383,8 @@ impl Shared {
             if holds.get(&kept.id).is_some_and(|same| Arc::ptr_eq(same, &kept)) {
                 holds.remove(&kept.id);
             }
-        });
-        self.tasks.spawn_on(task, &self.runtime);
+        };
+        self.tasks.spawn_on(essential(name, task), &self.runtime);
         hold
     }
 

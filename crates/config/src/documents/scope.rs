@@ -46,6 +46,16 @@ impl<'a> DocumentScope<'a> {
             Self::Defaults | Self::AppDefaults { .. } => None,
         }
     }
+
+    /// The more general documents first, because each is read over those before it.
+    pub(crate) fn rank(&self) -> u8 {
+        match self {
+            Self::Defaults => 0,
+            Self::AppDefaults { .. } => 1,
+            Self::Service(_) => 2,
+            Self::AppService { .. } => 3,
+        }
+    }
 }
 
 #[cfg(test)]

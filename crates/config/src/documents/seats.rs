@@ -9,16 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    DocumentVersions, MAX_DOCUMENTS_BYTES,
-    layers::{Parsed, rank},
-    scope::DocumentScope,
-};
+use super::{DocumentVersions, MAX_DOCUMENTS_BYTES, parsed::Parsed, scope::DocumentScope};
 use crate::{DynamicConfig, format_size};
 
 /// A document that concerns this sidecar.
 #[derive(Debug)]
-pub(super) struct Candidate<'a> {
+pub(super) struct SeatCandidate<'a> {
     pub(super) scope: DocumentScope<'a>,
     pub(super) versions: &'a DocumentVersions,
     pub(super) current: Parsed,
@@ -28,7 +24,7 @@ pub(super) struct Candidate<'a> {
     pub(super) twin: Option<&'a str>,
 }
 
-impl<'a> Candidate<'a> {
+impl<'a> SeatCandidate<'a> {
     /// `None`: the key is no document.
     pub(super) fn new(
         versions: &'a DocumentVersions,
@@ -58,13 +54,13 @@ impl<'a> Candidate<'a> {
 }
 
 /// Refuses the documents that do not count.
-pub(super) fn give_seats(candidates: &mut [Candidate<'_>]) {
+pub(super) fn give_seats(candidates: &mut [SeatCandidate<'_>]) {
     refuse_twins(candidates);
     refuse_too_many_bytes(candidates);
 }
 
-fn refuse_twins(candidates: &mut [Candidate<'_>]) {
-    let of = |one: &Candidate<'_>| (rank(&one.scope), one.scope.service().map(str::to_ascii_lowercase));
+fn refuse_twins(candidates: &mut [SeatCandidate<'_>]) {
+    let of = |one: &SeatCandidate<'_>| (one.scope.rank(), one.scope.service().map(str::to_ascii_lowercase));
     let mut first = BTreeMap::new();
     candidates.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
     for one in candidates.iter_mut() {
@@ -78,14 +74,14 @@ fn refuse_twins(candidates: &mut [Candidate<'_>]) {
             one.current.refuse(what, "remove one of the two");
         }
     }
-    candidates.sort_by_key(|one| (rank(&one.scope), one.versions.current.name.as_str()));
+    candidates.sort_by_key(|one| (one.scope.rank(), one.versions.current.name.as_str()));
 }
 
-fn refuse_too_many_bytes(candidates: &mut [Candidate<'_>]) {
+fn refuse_too_many_bytes(candidates: &mut [SeatCandidate<'_>]) {
     let mut counted: Vec<_> = candidates.iter_mut().filter(|one| one.twin.is_none()).collect();
     counted.sort_by_key(|one| (one.versions.current.created, one.versions.current.name.as_str()));
     let mut bytes: usize = counted.iter().map(|one| one.size_before()).sum();
-    let replaces = |one: &Candidate<'_>| one.is_selected && one.current.problems.is_empty();
+    let replaces = |one: &SeatCandidate<'_>| one.is_selected && one.current.problems.is_empty();
     for one in counted.iter().filter(|one| replaces(one) && one.size() <= one.size_before()) {
         bytes = bytes - one.size_before() + one.size();
     }

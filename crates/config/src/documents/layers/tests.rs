@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::{Environment, Overrides, load, render, settings::list_every_setting};
+use crate::{
+    Environment, Overrides, documents::parsed::is_selected, load, render, settings::list_every_setting,
+};
 
 const FILE: &str = "service: {name: Shop, port: 8080}\ndynamic_config: {prefix: outrigger}\n";
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Longest time in which the client of a stream takes nothing. In place of the longest age, while it streams.
@@ -68,7 +68,11 @@ impl Activity {
     pub(super) async fn outlived(&self) {
         loop {
             let ends = match self.ends.load(Relaxed) {
-                u64::MAX => std::future::pending().await,
+                // A stream may begin later, and gives it an end.
+                u64::MAX => {
+                    sleep(MAX_STREAM_STALL).await;
+                    continue;
+                }
                 ends => self.started + Duration::from_millis(ends),
             };
             if Instant::now() >= ends {

@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
     path::Path,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, OnceLock, Weak},
     task::{Context, Poll},
     time::Duration,
@@ -84,6 +84,9 @@ impl ServerLimits {
 /// Largest head, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// For this long at the stop connections are accepted still: a client may have connected before another process has taken the
+/// place, and has sent its first request or is about to.
+const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 /// Longest wait at the stop for the answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -297,7 +300,7 @@ impl ServerListener {
     }
 }
 
-/// Accepts until `stop`. Returns the connections that are open then.
+/// Accepts until `stop`, and for [`LAST_ACCEPTS`] longer. Returns the connections that are open then.
 async fn accept_connections(
     listener: ServerListener,
     router: Router,
@@ -306,9 +309,13 @@ async fn accept_connections(
     graceful: &GracefulShutdown,
 ) -> Connections {
     let mut connections = Connections::new(limits);
+    let mut end = pin!(async {
+        stop.cancelled().await;
+        sleep(LAST_ACCEPTS).await;
+    });
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => break,
+            () = &mut end => break,
             () = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };

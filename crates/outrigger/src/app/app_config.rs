@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use outrigger_app_config::{AllowedKeys, ConfigWatch, KvReader, PrefixStore, PrefixWatches};
-use outrigger_config::{Config, ConfigContext};
+use outrigger_config::{AppConfigSettings, Config, ConfigContext};
 use outrigger_discovery::unix_time;
 use outrigger_events::Events;
+use parking_lot::Mutex;
 
 use crate::registry::{self, OpenedRegistry};
 
@@ -16,6 +17,8 @@ pub(super) struct AppConfigParts {
     pub(super) reader: Arc<KvReader>,
     /// The merged configuration of `api.config.sources`.
     pub(super) merged: Arc<ConfigWatch>,
+    /// The settings that are followed.
+    applied: Mutex<Option<AppConfigSettings>>,
 }
 
 impl AppConfigParts {
@@ -32,16 +35,23 @@ impl AppConfigParts {
         let watches = Arc::new(watches);
         let merged = ConfigWatch::new(open_store(config, "-good"), events, metrics)?;
         let reader = Arc::new(KvReader::new(kv, watches.clone()));
-        Ok(Some(Self { watches, reader, merged: Arc::new(merged) }))
+        Ok(Some(Self { watches, reader, merged: Arc::new(merged), applied: Mutex::default() }))
     }
 
     /// Follows what these settings name. Without the API and without files nothing reads it.
     pub(super) fn apply_settings(&self, config: &Config) {
         let settings = &config.api.config;
         let is_read = config.api.listen.is_some() || !settings.files.is_empty();
+        self.reader.allow(AllowedKeys::of(config));
+        let next = is_read.then(|| settings.clone());
+        let mut applied = self.applied.lock();
+        // Every change of other settings comes here too, and to begin anew merges everything again.
+        if next.is_some() && *applied == next {
+            return;
+        }
+        applied.clone_from(&next);
         let prefixes = if is_read { settings.prefixes() } else { Vec::new() };
         self.watches.follow(&prefixes, settings.cache);
-        self.reader.allow(AllowedKeys::of(config));
         let contexts = if is_read { settings.contexts() } else { Vec::new() };
         let part = |context: ConfigContext| self.watches.view(&context.prefix).map(|view| (context, view));
         self.merged.follow(contexts.into_iter().filter_map(part).collect(), settings.cache);

@@ -143,7 +143,9 @@ impl Running {
             config.admin.metrics_listen.as_ref(),
             bind(METRICS_LISTEN),
         );
-        if let Some(path) = &config.api.token_file {
+        // One that is in use already is read with each request, and settings of other parts do not depend on it.
+        let token_file_before = old.and_then(|old| old.api.token_file.as_ref());
+        if let Some(path) = config.api.token_file.as_ref().filter(|path| token_file_before != Some(path)) {
             api::read_token(path).map_err(|source| ApplyError::ApiToken { path: path.clone(), source })?;
         }
         let api_before = old.and_then(|old| ApiPlace::of(&old.api));

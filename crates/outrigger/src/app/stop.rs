@@ -139,10 +139,12 @@ impl App {
         if let Some(locks) = &locks {
             locks.drain();
         }
+        // The app has ended before: what it holds is not given back any more.
+        let locks_within = if self.running.components.runs_app { Duration::ZERO } else { grace };
         let stop_traffic = async {
             self.running.components.proxy.close_listeners();
             let (ended, ()) =
-                tokio::join!(self.running.components.proxy.shutdown(grace), end_locks(locks, grace));
+                tokio::join!(self.running.components.proxy.shutdown(grace), end_locks(locks, locks_within));
             ended.aborted
         };
         let aborted = self.running.components.lifecycle.drain_and_stop(stop_traffic).await;

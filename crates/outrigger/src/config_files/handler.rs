@@ -163,6 +163,8 @@ mod tests {
     use super::*;
 
     const HUP: (Signal, &str) = (Signal::HUP, "SIGHUP");
+    /// No shell can handle a signal that the tests were started to ignore (nohup).
+    const DEFAULT_HUP: [&str; 2] = ["env", "--default-signal=HUP"];
 
     /// An app that has read version 0.
     fn start(command: &[&str]) -> (AppControl, Child) {
@@ -202,8 +204,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_signal_waits_for_the_handler_of_an_app_that_has_just_started() {
-        let (app, _child) =
-            start(&["sh", "-c", "sleep 0.3; trap 'exit 3' HUP; while :; do sleep 0.05; done"]);
+        let (app, _child) = start(
+            &[&DEFAULT_HUP[..], &["sh", "-c", "sleep 0.3; trap 'exit 3' HUP; while :; do sleep 0.05; done"]]
+                .concat(),
+        );
         assert_eq!(decide(&app, HUP).await, SignalDecision::Send(app.now().pid.unwrap()));
     }
 
@@ -271,7 +275,8 @@ mod tests {
         };
         assert_eq!(tokio::join!(decide(&app, HUP), restart).0, SignalDecision::NotNeeded);
         // It was started just before the content was written.
-        let (early, _child) = start(&["sh", "-c", "trap : HUP; while :; do sleep 0.05; done"]);
+        let (early, _child) =
+            start(&[&DEFAULT_HUP[..], &["sh", "-c", "trap : HUP; while :; do sleep 0.05; done"]].concat());
         let pid = early.now().pid.unwrap();
         early.note_end();
         let start = async {

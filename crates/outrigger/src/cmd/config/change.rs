@@ -41,7 +41,7 @@ pub(super) async fn init(arguments: &InitArguments) -> Result<(), CommandError> 
     long_about = "Check a document, show what it changes, and write it. A document with a problem or a key that this version does \
                   not know is not written (exit code 2; each problem has the line and the column). Where another program has \
                   written the document meanwhile, nothing is written (exit code 1). The version before it is kept for \
-                  outrigger config revert, and so are the ten versions before that.",
+                  outrigger config revert, as the last of ten versions.",
     after_help = "Example:\n  outrigger config put services/payments payments.yaml --dry-run\n  \
                   echo 'timeout: 2s' | outrigger config put defaults -"
 )]

@@ -39,7 +39,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time for the answer to a renewal.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time between two renewals: an end that the sidecar learns of is told this late.
+/// Time between two renewals, a third of the certain time at most: an end that the sidecar learns of is told this late.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after an answer that may be another one soon.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -307,8 +307,9 @@ impl SidecarLease {
     async fn keep(&self) -> String {
         let (mut is_drain_told, mut last_error) = (false, None);
         loop {
+            let certain_for = self.certain_until.get().saturating_sub(CLOCK.now());
             let renewal = async {
-                sleep(RENEWAL_INTERVAL).await;
+                sleep(RENEWAL_INTERVAL.min(certain_for / 3)).await;
                 self.renew().await
             };
             let renewed = tokio::select! {

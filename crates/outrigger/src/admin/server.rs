@@ -84,8 +84,8 @@ impl ServerLimits {
 /// Largest head, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// For this long at the stop connections are accepted still: a client may have connected before another process has taken the
-/// place, and has sent its first request or is about to.
+/// For this long at the stop a connection that was just opened has its first request answered. At a Unix socket connections are accepted
+/// still: a client may have found it before another process has taken its place, and nothing else accepts there.
 const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 /// Longest wait at the stop for the answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -300,7 +300,7 @@ impl ServerListener {
     }
 }
 
-/// Accepts until `stop`, and for [`LAST_ACCEPTS`] longer. Returns the connections that are open then.
+/// Accepts until `stop`, at a Unix socket for [`LAST_ACCEPTS`] longer. Returns the connections that are open then.
 async fn accept_connections(
     listener: ServerListener,
     router: Router,
@@ -313,11 +313,17 @@ async fn accept_connections(
         stop.cancelled().await;
         sleep(LAST_ACCEPTS).await;
     });
+    let mut is_stopping = false;
     loop {
+        let accepts = !is_stopping || matches!(listener, ServerListener::Unix(..));
         let accepted = tokio::select! {
+            () = stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                continue;
+            }
             () = &mut end => break,
             () = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if accepts => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {

@@ -248,14 +248,11 @@ async fn check_rights(kv: &dyn Kv, prefix: &str, longest: Duration) -> Result<()
     let below = format!("{}/", prefix.trim_end_matches('/'));
     let mut refusal = None;
     // A rule may be about one of the two alone.
-    for key in [prefix, &below] {
+    for key in BTreeSet::from([prefix, &below]) {
         match kv.watch_kv(KvScope::Key(key), Cursor::START, Consistency::Default, longest).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_forbidden() => refusal = Some(error),
             Err(error) => return Err(error),
-        }
-        if key == below {
-            break;
         }
     }
     refusal.map_or(Ok(()), Err)

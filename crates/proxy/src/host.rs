@@ -96,8 +96,9 @@ pub(crate) fn is_service_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 128 && text != "." && text != ".." && text.bytes().all(is_name_byte)
 }
 
-/// The host of an authority, without its port; `None`: the text is no authority.
-pub(crate) fn host_of(authority: &str) -> Option<&str> {
+/// The host of an authority, without its port, an IPv6 address with its brackets; `None`: the text is no authority. Of the host
+/// itself nothing is checked.
+pub fn host_of(authority: &str) -> Option<&str> {
     if authority.starts_with('[') {
         let end = authority.find(']')?;
         let (host, rest) = authority.split_at(end + 1);

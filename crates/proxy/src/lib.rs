@@ -29,6 +29,7 @@ pub mod testing;
 mod transport;
 mod upstream;
 
+pub use host::host_of;
 pub use listener::set::{ListenError, ListenErrors};
 pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};
 pub use reason::Reason;

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axum::http::{HeaderMap, HeaderValue, header};
+use outrigger_proxy::host_of;
 
 /// The field `Host` of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,27 +27,19 @@ pub(crate) enum RequestHost {
 impl HostField {
     /// `None`: the text has another form.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (host, rest) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (ip, rest) = rest.split_once(']')?;
-                (RequestHost::Ip(ip.parse::<Ipv6Addr>().ok()?.into()), rest)
-            }
+        let host = host_of(text)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => RequestHost::Ip(rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?.into()),
             None => {
-                let end = text.find(':').unwrap_or(text.len());
-                let (name, rest) = text.split_at(end);
                 let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-                if name.is_empty() || !name.bytes().all(is_name) {
+                if host.is_empty() || !host.bytes().all(is_name) {
                     return None;
                 }
-                let ip = name.parse::<Ipv4Addr>().map(|ip| RequestHost::Ip(ip.into()));
-                (ip.unwrap_or_else(|_| RequestHost::Name(name.to_owned())), rest)
+                let ip = host.parse::<Ipv4Addr>().map(|ip| RequestHost::Ip(ip.into()));
+                ip.unwrap_or_else(|_| RequestHost::Name(host.to_owned()))
             }
         };
-        let is_port = |port: &str| {
-            port.is_empty() || (port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok())
-        };
-        let is_whole = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
-        is_whole.then(|| Self { text: text.to_owned(), host })
+        Some(Self { text: text.to_owned(), host })
     }
 
     /// That of a request which has one.

@@ -16,6 +16,7 @@ use outrigger_tests::{
     registry::ConsulAgent,
     registry_proxy::{RegistryMode, RegistryProxy},
     wait,
+    wire::Wire,
 };
 use serde_json::Value;
 
@@ -99,8 +100,8 @@ impl Deployed {
 
     /// What the app says of itself; `None` while it does not answer.
     async fn try_app(&self) -> Option<Value> {
-        tokio::net::TcpStream::connect(self.app).await.ok()?;
-        let mut client = Client::connect(self.app).await;
+        let stream = tokio::net::TcpStream::connect(self.app).await.ok()?;
+        let mut client = Client { wire: Wire::new(stream) };
         // An app that ends meanwhile resets the connection.
         client.try_send("GET /state HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n").await.ok()?;
         let answer = client.try_response_to("GET").await.ok()?;

@@ -45,8 +45,8 @@ export OUTRIGGER_TEST_BIN
 
 say "testing"
 begun=$SECONDS
-# Six at once, also on two cores: the end-to-end tests mostly wait.
-RUST_TEST_THREADS=${RUST_TEST_THREADS:-6} RUST_BACKTRACE=${RUST_BACKTRACE:-0} \
+# Eight at once, also on two cores: the end-to-end tests mostly wait.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-8} RUST_BACKTRACE=${RUST_BACKTRACE:-0} \
     "$cargo" test --no-fail-fast "${selection[@]}" 2>&1 | tee "$log" | add_times_of_tests
 ended=${PIPESTATUS[0]}
 took=$((SECONDS - begun))

@@ -1,5 +1,5 @@
 # How long each group of checks took. Sourced, not run. With OUTRIGGER_TIMES=FILE each group adds a line to this file, its name and
-# seconds; `print_times FILE` prints the sums.
+# seconds; `print_times FILE ALL` prints the sums, and ALL seconds for all of them: groups may run beside each other.
 #
 # shellcheck shell=bash
 
@@ -27,11 +27,11 @@ add_times_of_tests() {
     if [[ -n $group ]]; then add_time "$group" $((SECONDS - begun)); fi
 }
 
-# print_times FILE: a line for each group, in the order of the first lines, and the sum.
+# print_times FILE ALL: a line for each group, in the order of the first lines, and one for all.
 print_times() {
-    awk '
+    awk -v all="$2" '
         !($1 in sum) { order[++groups] = $1 }
-        { sum[$1] += $2; all += $2 }
+        { sum[$1] += $2 }
         END {
             for (at = 1; at <= groups; at++) printf "time: %-12s %5d s\n", order[at], sum[order[at]]
             printf "time: %-12s %5d s\n", "all", all

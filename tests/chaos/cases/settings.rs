@@ -272,7 +272,7 @@ fn names_version(page: &str, key: &str, index: u64) -> bool {
 
 /// How soon a lone change is in effect: on one server, and through the agent of a cluster.
 pub(super) async fn lone(form: RunLength) -> CaseResult {
-    let count = form.pick([300, 100]);
+    let count = form.pick([300, 50]);
     let server = Consul::server().await?;
     let on_server = measure_lone(server.http_addr(), count).await?;
     drop(server);

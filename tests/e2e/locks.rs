@@ -12,7 +12,11 @@ use outrigger_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::{app::start_router, event_stream::EventStream};
+use crate::{
+    app::{start_router, start_router_by},
+    event_stream::EventStream,
+    receipts::{ACL, DENY_KEYS, create_token},
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -140,9 +144,15 @@ async fn the_state_of_a_lock_is_read_and_watched(consul: SocketAddr) {
     assert_eq!((&free["held"], &free["kind"]), (&json!(false), &json!("unused")), "{free}");
     let mut watch =
         EventStream::open(api.addr, "GET /v1/leader/orders HTTP/1.1\r\nAccept: text/event-stream").await;
-    assert_eq!(watch.next("state").await["held"], json!(false));
+    assert_eq!(watch.next("state").await, free);
     let held = EventStream::hold(api.addr, "/v1/leader/orders/hold?value=me").await;
-    assert_eq!(watch.next("state").await["holders"][0]["value"], json!("me"));
+    let told = watch.next("state").await;
+    assert_eq!((&told["holders"][0]["value"], &told["waiters_here"]), (&json!("me"), &json!(0)), "{told}");
+    let read = api.get("/v1/leader/orders").await;
+    for member in ["session", "session_name", "node", "here"] {
+        assert!(!told["holders"][0][member].is_null(), "{member}: {told}");
+        assert_eq!(told["holders"][0][member], read["holders"][0][member], "{told}");
+    }
     drop(held);
     assert_eq!(watch.next("state").await["held"], json!(false));
     // Of a semaphore.
@@ -401,4 +411,31 @@ async fn a_silent_registry_is_told_at_the_end_of_the_wait(consul: SocketAddr) {
         // Two seconds later at most, and as much again for a slow machine.
         assert!(at.elapsed() < Duration::from_secs(wait + 4), "a wait of {wait} s: {:?}", at.elapsed());
     }
+}
+
+#[tokio::test]
+async fn a_lock_that_the_token_may_not_read_is_not_shown_as_free() {
+    if !consul::available("the rights of a token to a lock") {
+        return;
+    }
+    let server = consul::Consul::server_with(ACL).await.expect("a server");
+    let token = create_token(&server, "blind", DENY_KEYS).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, token).unwrap();
+    let registry = format!("address: \"http://{}\", token_file: {}", server.http_addr(), file.display());
+    let (app, _) = start_router_by(&registry, "api: {listen: \"127.0.0.1:0\"}").await;
+    let api = Api { addr: app.api_addrs()[0], app };
+    for (method, path, accept) in [
+        (Method::POST, "/v1/locks/jobs?ttl=10s", "*/*"),
+        (Method::GET, "/v1/locks/jobs", "*/*"),
+        (Method::GET, "/v1/leader/jobs", "*/*"),
+        (Method::GET, "/v1/leader/jobs", "text/event-stream"),
+    ] {
+        let (status, body) = api.send(method, path, &[("accept", accept)], "").await;
+        let expected = (StatusCode::SERVICE_UNAVAILABLE, &json!("registry_unavailable"));
+        assert_eq!((status, &body["reason"]), expected, "{path} {accept}: {body}");
+        assert!(body["detail"].as_str().is_some_and(|detail| detail.contains("answered 403")), "{body}");
+    }
+    api.app.shutdown().await;
 }

@@ -37,10 +37,10 @@ use crate::{
     metrics::Metrics,
     record::{Record, RecordedHold},
     sightings::Sightings,
-    view::{View, Views, WatchedLock},
+    view::{View, Views},
 };
 
-pub use overview::{HeldHere, LeaseHere, LockView, LocksOverview, WaitingHere};
+pub use overview::{HeldHere, LeaseHere, LockView, LockWatch, LocksOverview, WaitingHere};
 use waiters::Waiters;
 pub use waiters::Waiting;
 
@@ -88,27 +88,6 @@ pub struct Lease {
     /// For how long it is held for certain from now on, when nothing more is heard of this sidecar: less than `ttl` where the registry does not
     /// answer.
     pub certain_for: Duration,
-}
-
-/// The changes of a lock.
-#[derive(Debug)]
-pub struct LockWatch {
-    view: View,
-    told: Option<WatchedLock>,
-}
-
-impl LockWatch {
-    /// What is seen next: at first the present state, then each that differs. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> WatchedLock {
-        loop {
-            let seen = self.view.last().map(WatchedLock::from);
-            if let Some(seen) = seen.filter(|seen| self.told.as_ref() != Some(seen)) {
-                self.told = Some(seen.clone());
-                return seen;
-            }
-            self.view.changed().await;
-        }
-    }
 }
 
 /// The locks of one sidecar. Clones are the same.

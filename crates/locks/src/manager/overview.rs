@@ -1,15 +1,30 @@
 //! What an operator sees: what is held here, what waits here, and the holders elsewhere.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use outrigger_registry::{Cursor, Error as RegistryError, LockHolder, LockPlace};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
-use super::{ANSWER_MARGIN, CALL_TIMEOUT, LockManager, LockWatch, Shared, bounded, waiters::Waiting};
-use crate::{HoldState, LockName, hold::Hold, holder::KnownHolder, metrics::LocksLoad, view::WatchedLock};
+use super::{ANSWER_MARGIN, CALL_TIMEOUT, LockManager, Shared, bounded, waiters::Waiting};
+use crate::{
+    HoldState, LockName,
+    hold::Hold,
+    holder::KnownHolder,
+    metrics::LocksLoad,
+    view::{SeenLock, View, WatchedLock},
+};
 
 /// Most sessions of which the names are remembered.
 const MAX_SESSION_INFOS: usize = 4096;
+/// Most sessions that one look asks the registry about at once.
+const SESSIONS_AT_ONCE: usize = 8;
 
 /// A lock as an operator sees it.
 #[derive(Debug, Clone)]
@@ -20,6 +35,38 @@ pub struct LockView {
     pub holders: Vec<KnownHolder>,
     /// Requests of this sidecar that wait for it.
     pub waiters: usize,
+}
+
+/// The changes of a lock.
+#[derive(Debug)]
+pub struct LockWatch {
+    manager: LockManager,
+    name: LockName,
+    view: View,
+    /// What was seen before the first look, which is newer.
+    before: Option<SeenLock>,
+    told: WatchedLock,
+}
+
+impl LockWatch {
+    /// Resolves when the lock differs from what was told last. Dropping the future loses nothing.
+    pub async fn changed(&mut self) {
+        loop {
+            let seen = self.view.last().filter(|seen| self.before.as_ref() != Some(seen));
+            if seen.is_some_and(|seen| WatchedLock::from(seen) != self.told) {
+                return;
+            }
+            self.view.changed().await;
+        }
+    }
+
+    /// What was seen last. From now on it is told.
+    pub async fn tell(&mut self) -> LockView {
+        if let Some(seen) = self.view.last() {
+            self.told = seen.into();
+        }
+        self.manager.0.describe(&self.name, self.told.clone()).await
+    }
 }
 
 /// A lock that is held here.
@@ -82,20 +129,21 @@ impl LockManager {
     /// # Errors
     /// When it does not answer.
     pub async fn view(&self, name: &LockName) -> Result<LockView, RegistryError> {
-        let (watched, mut holders) = self.0.read_holders(name).await?;
-        self.0.name_sessions(&mut holders, Instant::now() + ANSWER_MARGIN).await;
-        let waiters = self.0.waiters.all().iter().filter(|waiting| waiting.name == *name).count();
-        Ok(LockView { watched, holders, waiters })
+        let watched = self.0.read(name).await?;
+        Ok(self.0.describe(name, watched).await)
     }
 
-    /// The changes of a lock. A lock that was never used is read again every second.
-    pub fn watch(&self, name: &LockName) -> LockWatch {
-        LockWatch { view: self.0.views.open(&self.0.place(name, 2)), told: None }
-    }
-
-    /// What is known of the holders of a lock, beside what the registry says.
-    pub fn know(&self, name: &LockName, holders: &[LockHolder]) -> Vec<KnownHolder> {
-        self.0.know(&self.0.place(name, 2).path, holders)
+    /// What the registry says of a lock now, and its changes from then on. A lock that was never used is read again every second.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
+    pub async fn watch(&self, name: &LockName) -> Result<(LockView, LockWatch), RegistryError> {
+        let view = self.0.views.open(&self.0.place(name, 2));
+        let before = view.last();
+        let first = self.view(name).await?;
+        let told = first.watched.clone();
+        let watch = LockWatch { manager: self.clone(), name: name.clone(), view, before, told };
+        Ok((first, watch))
     }
 
     /// What is held and what waits here.
@@ -134,16 +182,20 @@ fn held_here(hold: &Hold, now: Duration) -> HeldHere {
 
 impl Shared {
     /// What stands at a place now. A place of a semaphore shows both kinds.
-    pub(super) async fn read_holders(
-        &self,
-        name: &LockName,
-    ) -> Result<(WatchedLock, Vec<KnownHolder>), RegistryError> {
+    async fn read(&self, name: &LockName) -> Result<WatchedLock, RegistryError> {
         let place = self.place(name, 2);
         let asked = self.registry.watch_lock(&place, Cursor::START, CALL_TIMEOUT);
         let answer = bounded("a lock", asked).await?;
         self.sightings.record(&place, answer.kind, &answer.holders);
-        let holders = self.know(&place.path, &answer.holders);
-        Ok((WatchedLock { kind: answer.kind, holders: answer.holders }, holders))
+        Ok(WatchedLock { kind: answer.kind, holders: answer.holders })
+    }
+
+    /// Adds what is known here, and what the registry says of the sessions.
+    pub(super) async fn describe(&self, name: &LockName, watched: WatchedLock) -> LockView {
+        let mut holders = self.know(&self.place(name, 2).path, &watched.holders);
+        self.name_sessions(&mut holders, Instant::now() + ANSWER_MARGIN).await;
+        let waiters = self.waiters.all().iter().filter(|waiting| waiting.name == *name).count();
+        LockView { watched, holders, waiters }
     }
 
     /// The holders of a lock, as [`LockManager::view`] says them, until `until` at most.
@@ -156,8 +208,8 @@ impl Shared {
         let seen = self.views.peek(place).map(|seen| seen.holders).unwrap_or_default();
         let mut holders = self.know(&place.path, &seen);
         if holders.is_empty() {
-            let read = timeout_at(until, self.read_holders(name)).await;
-            holders = read.ok().and_then(Result::ok).map(|(_, holders)| holders).unwrap_or_default();
+            let read = timeout_at(until, self.read(name)).await.ok().and_then(Result::ok);
+            holders = read.map(|watched| self.know(&place.path, &watched.holders)).unwrap_or_default();
         }
         self.name_sessions(&mut holders, until).await;
         holders
@@ -166,25 +218,39 @@ impl Shared {
     /// Adds what the registry says of the sessions of holders, as far as it says it before `until`. Not worth a failure of the whole: the token
     /// may not read sessions.
     async fn name_sessions(&self, holders: &mut [KnownHolder], until: Instant) {
-        for known in holders {
-            let session = &known.holder.session;
-            known.session = self.session_infos.lock().get(session).cloned();
-            if known.session.is_some() || Instant::now() >= until {
-                continue;
-            }
-            let asked = timeout_at(until, self.registry.session_info(session)).await;
-            if let Ok(Ok(Some(info))) = asked {
+        let unknown: Vec<_> = {
+            let infos = self.session_infos.lock();
+            let sessions = holders.iter().map(|known| &known.holder.session);
+            sessions.filter(|session| !infos.contains_key(session)).cloned().collect()
+        };
+        // Few at once, so that no renewal waits for a connection.
+        let turns = Arc::new(Semaphore::new(SESSIONS_AT_ONCE));
+        let mut asked = JoinSet::new();
+        for session in unknown {
+            let (registry, turns) = (self.registry.clone(), turns.clone());
+            // Contained: a name that is shown.
+            asked.spawn(async move {
+                let _turn = turns.acquire().await;
+                let info = registry.session_info(&session).await;
+                (session, info)
+            });
+        }
+        while let Ok(Some(answer)) = timeout_at(until, asked.join_next()).await {
+            if let Ok((session, Ok(Some(info)))) = answer {
                 let mut infos = self.session_infos.lock();
                 if infos.len() >= MAX_SESSION_INFOS {
                     infos.clear();
                 }
-                infos.insert(session.clone(), info.clone());
-                known.session = Some(info);
+                infos.insert(session, info);
             }
+        }
+        let infos = self.session_infos.lock();
+        for known in holders {
+            known.session = infos.get(&known.holder.session).cloned();
         }
     }
 
-    pub(super) fn know(&self, path: &str, holders: &[LockHolder]) -> Vec<KnownHolder> {
+    fn know(&self, path: &str, holders: &[LockHolder]) -> Vec<KnownHolder> {
         let known = |holder: &LockHolder| KnownHolder {
             held_for: self.held_for(&holder.session),
             seen_for: self.sightings.seen_for(path, holder),

@@ -39,6 +39,48 @@ async fn a_holder_elsewhere_is_known_for_as_long_as_it_was_seen_without_a_break(
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_sessions_of_many_holders_are_asked_about_together() {
+    let registry = FakeRegistry::new();
+    let (one, two) = (manager(&registry), manager(&registry));
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        held.push(one.hold(Acquire { limit: 6, ..request(Duration::ZERO) }).await.unwrap());
+    }
+    registry.set_latency(s(1));
+    let at = Instant::now();
+    let holders = two.view(&name("jobs")).await.unwrap().holders;
+    let named = holders.iter().filter(|known| known.session.is_some()).count();
+    assert_eq!(
+        (holders.len(), named, at.elapsed()),
+        (6, 6, s(2)),
+        "one look at the lock, and one at the sessions"
+    );
+    // A session that does not answer costs the names alone.
+    let three = manager(&registry);
+    registry.set_latency(s(5));
+    let at = Instant::now();
+    let holders = three.view(&name("jobs")).await.unwrap().holders;
+    assert!(holders.len() == 6 && holders.iter().all(|known| known.session.is_none()), "{holders:?}");
+    assert_eq!(at.elapsed(), s(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_tells_the_present_state_once_and_then_the_changes() {
+    let registry = FakeRegistry::new();
+    let (one, two) = (manager(&registry), manager(&registry));
+    let held = one.hold(request(Duration::ZERO)).await.unwrap();
+    let (first, mut watch) = two.watch(&name("jobs")).await.unwrap();
+    assert!(first.holders.len() == 1 && first.holders[0].session.is_some(), "{first:?}");
+    assert!(timeout(s(100), watch.changed()).await.is_err(), "nothing has changed");
+    held.release().await;
+    timeout(s(1), watch.changed()).await.unwrap();
+    assert_eq!(watch.tell().await.holders, []);
+    assert!(timeout(s(100), watch.changed()).await.is_err());
+    registry.fail_client(1, Some(Fault::Forbids));
+    assert!(two.watch(&name("jobs")).await.is_err(), "the registry refuses");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_overview_says_what_is_held_what_waits_and_why() {
     let registry = FakeRegistry::new();
     let (one, two) = (manager(&registry), manager(&registry));

@@ -161,7 +161,10 @@ async fn a_lock_that_was_acquired_and_never_taken_by_its_caller_is_given_back() 
 async fn a_request_that_waits_does_not_ask_again_and_again_because_of_an_old_look() {
     let registry = FakeRegistry::new();
     let manager = manager(&registry);
-    let watches: Vec<_> = (0..32).map(|number| manager.watch(&name(&format!("lock-{number}")))).collect();
+    let mut watches = Vec::new();
+    for number in 0..32 {
+        watches.push(manager.watch(&name(&format!("lock-{number}"))).await.unwrap());
+    }
     let held = manager.hold(request(Duration::ZERO)).await.unwrap();
     let waits = {
         let manager = manager.clone();

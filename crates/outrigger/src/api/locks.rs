@@ -7,8 +7,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse, Response},
 };
-use outrigger_config::error_chain;
-use outrigger_locks::{Lease, LockManager, LockName, Released};
+use outrigger_locks::{AcquireError, Lease, LockManager, Released};
 use serde_json::{Value, json};
 
 use super::{
@@ -48,8 +47,14 @@ async fn answer_or_refuse(
         return Err(ApiProblem::new(ApiReason::NoLocks, detail));
     };
     match target {
-        Target::State(name) if accepts_stream(headers) => Ok(watch_response(name, &locks)),
-        Target::State(name) => state(&name, &locks).await,
+        Target::State(name) if accepts_stream(headers) => {
+            let (first, watch) = locks.watch(&name).await.map_err(AcquireError::Registry)?;
+            Ok(watch_response(name, &first, watch, &locks))
+        }
+        Target::State(name) => {
+            let view = locks.view(&name).await.map_err(AcquireError::Registry)?;
+            Ok(Json(state_json(&name, &view)).into_response())
+        }
         Target::Hold(name) => {
             let request = AcquireRequest::read(name, query, body, false)?;
             if let Some(owner) = request.owner {
@@ -84,14 +89,4 @@ fn lease_json(lease: &Lease, locks: &LockManager) -> Json<Value> {
         "certain_ms": millis(lease.certain_for),
         "draining": locks.draining().is_cancelled(),
     }))
-}
-
-async fn state(name: &LockName, locks: &LockManager) -> Result<Response, ApiProblem> {
-    let view = locks
-        .view(name)
-        .await
-        .map_err(|error| ApiProblem::new(ApiReason::RegistryUnavailable, error_chain(&error)))?;
-    let mut body = state_json(name, &view.watched, &view.holders);
-    body["waiters_here"] = view.waiters.into();
-    Ok(Json(body).into_response())
 }

@@ -6,8 +6,8 @@
 use std::convert::Infallible;
 
 use axum::{body::Bytes, response::Response};
-use futures_util::stream;
-use outrigger_locks::{Held, HoldState, KnownHolder, LockManager, LockName, WatchedLock};
+use futures_util::{StreamExt as _, stream};
+use outrigger_locks::{Held, HoldState, LockManager, LockName, LockView, LockWatch};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::Interval};
 use tokio_util::sync::CancellationToken;
@@ -90,34 +90,41 @@ pub(super) fn hold_response(held: Held, locks: &LockManager) -> Response {
 }
 
 /// What is said of a lock, in a stream and in a single answer.
-pub(super) fn state_json(name: &LockName, watched: &WatchedLock, holders: &[KnownHolder]) -> Value {
-    let holders: Vec<_> = holders.iter().map(holder_json).collect();
+pub(super) fn state_json(name: &LockName, view: &LockView) -> Value {
+    let holders: Vec<_> = view.holders.iter().map(holder_json).collect();
     json!({
         "name": name.as_str(),
-        "kind": watched.kind_text(),
-        "limit": watched.limit(),
+        "kind": view.watched.kind_text(),
+        "limit": view.watched.limit(),
         "held": !holders.is_empty(),
         "holders": holders,
+        "waiters_here": view.waiters,
     })
 }
 
 /// The changes of a lock, the present state first.
-pub(super) fn watch_response(name: LockName, locks: &LockManager) -> Response {
-    let watch = locks.watch(&name);
-    stream_response(stream::unfold(
-        (watch, comments(), locks.clone(), name),
-        |(mut watch, mut comments, locks, name)| async move {
-            let draining = locks.draining();
-            let next = tokio::select! {
+pub(super) fn watch_response(
+    name: LockName,
+    first: &LockView,
+    watch: LockWatch,
+    locks: &LockManager,
+) -> Response {
+    let first = event("state", &state_json(&name, first));
+    let changes = stream::unfold(
+        (watch, comments(), locks.draining(), name),
+        |(mut watch, mut comments, draining, name)| async move {
+            let is_changed = tokio::select! {
                 biased;
                 () = draining.cancelled() => return None,
-                seen = watch.next() => {
-                    let holders = locks.know(&name, &seen.holders);
-                    event("state", &state_json(&name, &seen, &holders))
-                }
-                _ = comments.tick() => Bytes::from_static(b": no change\n\n"),
+                () = watch.changed() => true,
+                _ = comments.tick() => false,
             };
-            Some((Ok::<_, Infallible>(next), (watch, comments, locks, name)))
+            let next = match is_changed {
+                true => event("state", &state_json(&name, &watch.tell().await)),
+                false => Bytes::from_static(b": no change\n\n"),
+            };
+            Some((next, (watch, comments, draining, name)))
         },
-    ))
+    );
+    stream_response(stream::once(async { first }).chain(changes).map(Ok::<_, Infallible>))
 }

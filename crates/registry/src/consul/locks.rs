@@ -180,6 +180,9 @@ impl Locks for Consul {
             let (key, prefix) = (lock_key(place), format!("{}/", place.path));
             let scope = if place.limit == 1 { KvScope::Key(&key) } else { KvScope::Prefix(&prefix) };
             let answer = self.watch_kv(scope, cursor, Consistency::Consistent, wait).await?;
+            if answer.entries.iter().all(|entry| entry.key != key) {
+                self.check_read(place, scope, &key).await?;
+            }
             let Read { kind, written_at, holders, .. } = judge(place, &answer.entries);
             Ok(LockAnswer { kind, holders, last_write: written_at, cursor: answer.cursor })
         })
@@ -333,6 +336,19 @@ impl Consul {
             sleep(ROUNDS.pause(round, fastrand::u64(..))).await;
         }
         Err(too_many_rounds(&key))
+    }
+
+    /// Tells a place without a lock from one that the token may not read: Consul shows a prefix without the keys that it hides, and refuses
+    /// to read a single one, also where there is none.
+    ///
+    /// # Errors
+    /// When the token may not read the key, or the registry does not answer.
+    async fn check_read(&self, place: &LockPlace, scope: KvScope<'_>, key: &str) -> Result<(), Error> {
+        match scope {
+            KvScope::Prefix(_) => self.read_place(place, KvScope::Key(key)).await.map(drop),
+            // This question was about the key itself.
+            KvScope::Key(_) => Ok(()),
+        }
     }
 
     /// Reads before all that can wait: a lock that is to be given back must not wait for watches.

@@ -171,3 +171,21 @@ fn debug_shows_no_token() {
     let shown = format!("{:?}", Consul::new(&settings).unwrap());
     assert!(shown.contains("127.0.0.1:8500") && !shown.contains("s3cret"), "{shown}");
 }
+
+/// Consul answers a question about a prefix as if the keys that the token may not read did not exist.
+#[tokio::test]
+async fn a_lock_that_the_token_may_not_read_is_not_an_unused_one() {
+    let agent = ScriptedAgent::start(|_, request| {
+        AgentAction::Send(match request.contains("recurse") {
+            true => response(404, &[("X-Consul-Index", "5")], ""),
+            false => response(403, &[], "Permission denied"),
+        })
+    })
+    .await;
+    for limit in [1, 2] {
+        let place = LockPlace { path: "locks/jobs".into(), limit };
+        let error = client(&agent).watch_lock(&place, Cursor::START, LONG).await.unwrap_err();
+        assert!(error.is_forbidden(), "{limit}: {error}");
+        assert!(error.to_string().contains("/v1/kv/locks/jobs/.lock"), "{limit}: {error}");
+    }
+}

@@ -164,8 +164,6 @@ pub(crate) struct Grant {
     pub(crate) session: SessionId,
     pub(crate) token: u64,
     pub(crate) value: Vec<u8>,
-    /// The time to live of the session.
-    pub(crate) session_ttl: Duration,
     /// On the clock that counts while the machine is suspended.
     pub(crate) acquired_at: Duration,
 }
@@ -257,6 +255,11 @@ impl Hold {
         (self.lease_until() <= now).then_some(LossReason::LeaseExpired)
     }
 
+    /// The certain time of its session, as the last renewal left it.
+    pub(crate) fn validity(&self) -> Validity {
+        *self.validity.lock()
+    }
+
     /// Until when it is certain without another renewal: of its session, and of its lease.
     pub(crate) fn certain_until(&self) -> Duration {
         self.lease_until().min(self.validity.lock().ends_at())
@@ -290,7 +293,8 @@ impl Hold {
     }
 
     /// Keeps the hold until it ends, tells the end, and gives the lock back where that was asked for. Its session is not ended. `record_end`
-    /// is called with the end before it is told; not where another process goes on with the hold.
+    /// is called with the end before it is told; not where another process goes on with the hold. `save` resolves when the record has the
+    /// end: what was told as given back is not a lease of the next process.
     pub(crate) async fn keep(
         &self,
         registry: &dyn Locks,
@@ -298,11 +302,13 @@ impl Hold {
         view: View,
         known: &mut KnownLock,
         record_end: impl FnOnce(&HoldState),
+        save: impl Future<Output = ()>,
     ) -> EndOfHold {
         let (ending, validity) = self.keep_alive(registry, clock, view).await;
         let Grant { name, token, .. } = &self.grant;
         let (end, released) = match ending {
             Ending::Left => {
+                self.freed.cancel();
                 self.state.send_replace(HoldState::Released);
                 (EndOfHold::Left, None)
             }
@@ -316,7 +322,8 @@ impl Hold {
             Ending::Released => {
                 record_end(&HoldState::Released);
                 self.state.send_replace(HoldState::Released);
-                let mut give_back = std::pin::pin!(self.give_back(registry, clock, validity, known));
+                let give_back = self.give_back(registry, clock, validity, known);
+                let mut give_back = std::pin::pin!(async { tokio::join!(give_back, save).0 });
                 let released = match timeout(RELEASE_TIMEOUT, &mut give_back).await {
                     Ok(released) => released,
                     Err(_) => {

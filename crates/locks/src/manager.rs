@@ -107,7 +107,7 @@ struct Shared {
     views: Views,
     sightings: Arc<Sightings>,
     metrics: Metrics,
-    record: Record,
+    record: Arc<Record>,
     /// By their ids: held ones, and those of which the session is being ended.
     holds: Mutex<HashMap<String, Arc<Hold>>>,
     /// Changes when a lease begins.
@@ -223,6 +223,11 @@ impl LockManager {
         // A place of a semaphore shows both kinds.
         let place = self.0.place(name, 2);
         bounded("the removal of a lock", self.0.registry.remove_unused_lock(&place)).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn record(&self) -> Arc<Record> {
+        self.0.record.clone()
     }
 
     /// In a task of its own, which a caller that gives up does not cut off in the middle of an attempt.
@@ -348,14 +353,14 @@ impl Shared {
                 drop(slot);
                 shared.record_end(end, &kept);
             };
-            let end = kept.keep(&*shared.registry, shared.clock, view, &mut known, record_end).await;
+            let (registry, clock) = (&*shared.registry, shared.clock);
+            let end = kept.keep(registry, clock, view, &mut known, record_end, shared.save()).await;
             shared.remember(&kept.grant.place, known);
+            let close = close_session(registry, &kept.grant.session);
             match end {
                 EndOfHold::Left => {}
-                EndOfHold::Released | EndOfHold::Lost => {
-                    let close = close_session(&*shared.registry, &kept.grant.session);
-                    tokio::join!(shared.save(), close);
-                }
+                EndOfHold::Released => close.await,
+                EndOfHold::Lost => _ = tokio::join!(shared.save(), close),
             }
             kept.freed.cancel();
             let mut holds = shared.holds.lock();
@@ -399,22 +404,30 @@ impl Shared {
         all.insert(place.clone(), known);
     }
 
-    async fn save(&self) {
-        let holds = || {
+    /// Writes the record, and returns when it is on the disk, or soon where the disk hangs.
+    async fn save(self: &Arc<Self>) {
+        let shared = self.clone();
+        self.record.save_holds(move || shared.to_be_saved()).await;
+    }
+
+    fn to_be_saved(&self) -> Vec<RecordedHold> {
+        let (held, ending): (Vec<_>, Vec<_>) = {
             let holds = self.holds.lock();
-            let held = holds.values().filter(|hold| hold.is_held()).map(|hold| RecordedHold::of(hold));
-            let mut all: Vec<_> = held.collect();
-            all.extend(self.asked_for.lock().values().cloned());
-            all.extend(self.restoring.borrow().iter().flatten().cloned());
-            if self.handed_over().is_cancelled() {
-                // What connections hold stays with this process, which lives, and what was asked for is given back by it.
-                all.retain(|recorded| recorded.lease.is_some() && recorded.token.is_some());
-            }
-            let mut ids = HashSet::new();
-            all.retain(|recorded| ids.insert(recorded.id.clone()));
-            all
+            let known = holds.values().filter(|hold| hold.is_held() || !hold.freed.is_cancelled());
+            known.map(|hold| (hold.is_held(), RecordedHold::of(hold))).partition(|(is_held, _)| *is_held)
         };
-        self.record.save_holds(holds).await;
+        let mut all: Vec<_> = held.into_iter().map(|(_, hold)| hold).collect();
+        all.extend(self.asked_for.lock().values().cloned());
+        all.extend(self.restoring.borrow().iter().flatten().cloned());
+        // Last: a lease that another process has given back to this one may have the same id.
+        all.extend(ending.into_iter().map(|(_, hold)| hold));
+        if self.handed_over().is_cancelled() {
+            // What connections hold stays with this process, which lives, and what was asked for is given back by it.
+            all.retain(|recorded| recorded.lease.is_some() && recorded.token.is_some());
+        }
+        let mut ids = HashSet::new();
+        all.retain(|recorded| ids.insert(recorded.id.clone()));
+        all
     }
 }
 

@@ -1,6 +1,7 @@
 //! What outlives the process: the highest token of each name, the leases, and the sessions that a next process is to end.
 //!
-//! A write replaces the file as a whole or not at all, and is on the disk before the lock is handed out.
+//! A write replaces the file as a whole or not at all. It is on the disk before a lock is handed out, and before an app is told that its lock was
+//! given back, unless the disk hangs.
 
 use std::{
     collections::BTreeMap,
@@ -8,20 +9,23 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use outrigger_config::{read_own_file, replace_own_file};
+use outrigger_registry::{LockPlace, SessionId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
-    LossReason, clock,
+    LockName, LossReason, clock,
     hold::{Grant, Hold},
+    validity::Validity,
 };
 
 /// Largest file that is read.
@@ -34,6 +38,8 @@ const MAX_LOSSES: usize = 1024;
 const REMEMBER_LOSS: Duration = Duration::from_secs(3600);
 /// The name of the file in the folder.
 const FILE_NAME: &str = "locks.json";
+/// Longest wait for a write, because a disk may hang. The write goes on.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,11 +77,14 @@ pub(crate) struct RecordedHold {
     pub(crate) limit: u32,
     pub(crate) session: String,
     pub(crate) session_ttl_ms: u64,
+    /// A renewal of the session that the registry has answered, perhaps not the last one. Absent: an earlier version wrote it.
+    #[serde(default)]
+    pub(crate) renewed_at_ms: Option<u64>,
     /// Absent: it is asked for, and it is not known whether it was acquired.
     pub(crate) token: Option<u64>,
     /// Base64.
     pub(crate) value: String,
-    /// Absent: it was held by a connection, which has ended with its process.
+    /// Absent: its session is to be ended: it was held by a connection, which has ended with its process, or it was given back or lost.
     pub(crate) lease: Option<RecordedLease>,
 }
 
@@ -96,11 +105,11 @@ pub(crate) struct Left {
 
 /// The state of the writer.
 #[derive(Debug, Default)]
-struct Writing {
+pub(crate) struct Writing {
     /// The last write has failed.
     is_failing: bool,
-    /// Another process writes the file.
-    is_frozen: bool,
+    /// The number of the last request that the file has.
+    written: u64,
 }
 
 /// The file, or the same in memory alone.
@@ -112,14 +121,26 @@ pub(crate) struct Record {
     recorded: Mutex<Recorded>,
     /// Writes one after the other, the newest content last.
     writing: Arc<tokio::sync::Mutex<Writing>>,
+    /// How many writes were asked for.
+    asked: AtomicU64,
+    /// Another process writes the file.
+    is_frozen: AtomicBool,
+    /// A write has taken too long, and none has ended since.
+    is_late: AtomicBool,
 }
 
 impl Record {
     /// A record in `folder`, which is not read yet. Without a folder it is kept in memory.
-    pub(crate) fn new(folder: Option<&Path>) -> Self {
-        let recorded = Mutex::new(Recorded { boot: clock::boot_id(), ..Recorded::default() });
-        let path = folder.map(|folder| folder.join(FILE_NAME));
-        Self { path, is_read: AtomicBool::new(false), recorded, writing: Arc::default() }
+    pub(crate) fn new(folder: Option<&Path>) -> Arc<Self> {
+        Arc::new(Self {
+            path: folder.map(|folder| folder.join(FILE_NAME)),
+            is_read: AtomicBool::new(false),
+            recorded: Mutex::new(Recorded { boot: clock::boot_id(), ..Recorded::default() }),
+            writing: Arc::default(),
+            asked: AtomicU64::new(0),
+            is_frozen: AtomicBool::new(false),
+            is_late: AtomicBool::new(false),
+        })
     }
 
     /// Reads what an earlier process left: its tokens and losses, and the holds, which are returned. A file that cannot be used is an
@@ -180,9 +201,16 @@ impl Record {
         self.path.is_some()
     }
 
-    /// Whether this process leaves the file to another one.
+    /// Whether this process leaves the file to another one. A write that is under way is waited for, but not for long.
     pub(crate) async fn freeze(&self, is_frozen: bool) {
-        self.writing.lock().await.is_frozen = is_frozen;
+        self.is_frozen.store(is_frozen, Ordering::Release);
+        let _ = timeout(SAVE_TIMEOUT, self.writing.lock()).await;
+    }
+
+    /// Lets every write hang until the returned value is dropped.
+    #[cfg(test)]
+    pub(crate) async fn hang(&self) -> tokio::sync::OwnedMutexGuard<Writing> {
+        self.writing.clone().lock_owned().await
     }
 
     /// Notes the token of a new holder.
@@ -206,13 +234,29 @@ impl Record {
         Ok(())
     }
 
-    /// Replaces the holds, and writes the file, once it was read: else it would lose what an earlier process left. A failure is logged, once until a write succeeds.
-    pub(crate) async fn save_holds(&self, holds: impl Fn() -> Vec<RecordedHold>) {
+    /// Replaces the holds, and writes the file, once it was read: else it would lose what an earlier process left. Returns when the file
+    /// has them, or after [`SAVE_TIMEOUT`]. A failure is logged, once until a write succeeds.
+    pub(crate) async fn save_holds(self: &Arc<Self>, holds: impl Fn() -> Vec<RecordedHold> + Send + 'static) {
         let Some(path) = self.path.clone().filter(|_| self.is_read.load(Ordering::Acquire)) else { return };
+        let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let (record, file) = (self.clone(), path.clone());
+        // Contained: one write, which the next one repeats.
+        let write = tokio::spawn(async move { record.write(number, file, holds).await });
+        if timeout(SAVE_TIMEOUT, write).await.is_err() && !self.is_late.swap(true, Ordering::Relaxed) {
+            warn!(
+                file = %path.display(),
+                "saving the locks that are held takes longer than {SAVE_TIMEOUT:?}: a restart of this process may lose them"
+            );
+        }
+    }
+
+    async fn write(&self, number: u64, path: PathBuf, holds: impl Fn() -> Vec<RecordedHold>) {
         let mut writing = self.writing.clone().lock_owned().await;
-        if writing.is_frozen {
+        // A later write has its content, too.
+        if writing.written >= number || self.is_frozen.load(Ordering::Acquire) {
             return;
         }
+        let asked = self.asked.load(Ordering::Acquire);
         // Under the lock, so that the last writer has the newest.
         let content = {
             let mut recorded = self.recorded.lock();
@@ -227,28 +271,51 @@ impl Record {
             {
                 warn!(file = %path.display(), %error, "cannot save the locks that are held: a restart of this process loses them");
             }
-            writing.is_failing = result.is_err();
+            *writing = Writing { is_failing: result.is_err(), written: asked };
         });
         // A panic of the writer was reported.
         let _ = written.await;
+        self.is_late.store(false, Ordering::Relaxed);
     }
 }
 
 impl RecordedHold {
-    /// What is to be written of a hold.
+    /// What is to be written of a hold. One that has ended is a session that is to be ended.
     pub(crate) fn of(hold: &Hold) -> Self {
-        let Grant { name, place, session, token, value, session_ttl, .. } = &hold.grant;
+        let Grant { name, place, session, token, value, .. } = &hold.grant;
+        let lease = hold.lease.as_ref().filter(|_| hold.is_held());
+        let lease = lease.map(|lease| RecordedLease::new(lease.owner.clone(), lease.ttl));
+        let asked = Self::asked_for(&hold.id, name, place, session, &hold.validity(), value);
+        Self { token: Some(*token), lease, ..asked }
+    }
+
+    /// What is to be written of a hold that is asked for, but for its lease.
+    pub(crate) fn asked_for(
+        id: &str,
+        name: &LockName,
+        place: &LockPlace,
+        session: &SessionId,
+        validity: &Validity,
+        value: &[u8],
+    ) -> Self {
         Self {
-            id: hold.id.clone(),
+            id: id.to_owned(),
             name: name.as_str().to_owned(),
             path: place.path.clone(),
             limit: place.limit,
             session: session.as_str().to_owned(),
-            session_ttl_ms: millis(*session_ttl),
-            token: Some(*token),
+            session_ttl_ms: millis(validity.ttl()),
+            renewed_at_ms: Some(millis(validity.renewed_at())),
+            token: None,
             value: BASE64.encode(value),
-            lease: hold.lease.as_ref().map(|lease| RecordedLease::new(lease.owner.clone(), lease.ttl)),
+            lease: None,
         }
+    }
+
+    /// Whether its session can have expired by `now`: the registry ends it no earlier than its time to live after its last renewal.
+    pub(crate) fn may_have_expired(&self, now: Duration) -> bool {
+        self.renewed_at_ms
+            .is_none_or(|renewed_at| millis(now) >= renewed_at.saturating_add(self.session_ttl_ms))
     }
 
     /// The value that the holder wrote.
@@ -300,6 +367,7 @@ mod tests {
             limit: 1,
             session: "s".into(),
             session_ttl_ms: 15_000,
+            renewed_at_ms: Some(1_000),
             token: Some(7),
             value: BASE64.encode([0, 255]),
             lease: lease.then_some(RecordedLease { owner: None, ttl_ms: 10 }),
@@ -320,6 +388,17 @@ mod tests {
         assert_eq!(next.note_token("jobs", 6), Err(7));
         assert_eq!(next.note_token("jobs", 7), Ok(()), "the same holder again");
         assert_eq!(next.note_token("other", 1), Ok(()));
+    }
+
+    #[test]
+    fn a_session_cannot_have_expired_before_its_time_to_live() {
+        let recorded = hold(true);
+        let at = |ms| recorded.may_have_expired(Duration::from_millis(ms));
+        assert!(!at(0) && !at(15_999) && at(16_000));
+        assert!(
+            RecordedHold { renewed_at_ms: None, ..hold(true) }.may_have_expired(Duration::ZERO),
+            "not known"
+        );
     }
 
     #[tokio::test]

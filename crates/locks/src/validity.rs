@@ -25,6 +25,16 @@ impl Validity {
         Self { ttl, renewed_at: sent_at, next_renewal: sent_at + ttl / 3 }
     }
 
+    /// The time to live of the session.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// When the last renewal that was answered was sent: the registry ends the session a time to live later at the earliest.
+    pub(crate) fn renewed_at(&self) -> Duration {
+        self.renewed_at
+    }
+
     /// How much earlier than the registry the session ends here: for the way of the news to the app. A tenth of the time to live, between
     /// half a second and five seconds.
     fn margin(&self) -> Duration {

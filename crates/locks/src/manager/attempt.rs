@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use outrigger_events::EventKind;
 use outrigger_registry::{Error as RegistryError, KnownLock, LockAttempt, LockPlace, NewSession, SessionId};
 use parking_lot::Mutex;
@@ -15,7 +14,7 @@ use super::{ANSWER_MARGIN, Acquire, Queue, Shared, bounded, late, random_id};
 use crate::{
     AcquireError,
     hold::{Grant, Hold, LeaseTerms, close_session},
-    record::{RecordedHold, RecordedLease, millis},
+    record::{RecordedHold, RecordedLease},
     validity::Validity,
 };
 
@@ -30,7 +29,6 @@ const MIN_LOCK_DELAY: Duration = Duration::from_secs(15);
 /// A session that is not used by a hold yet.
 struct OpenSession {
     id: SessionId,
-    ttl: Duration,
     validity: Validity,
     /// The id of the hold that it is for.
     hold_id: String,
@@ -169,7 +167,7 @@ impl Shared {
 
     /// Asks the registry, with a session that is certain before and after the attempt.
     async fn ask(
-        &self,
+        self: &Arc<Self>,
         attempts: &mut Attempts<'_>,
         known: &mut KnownLock,
     ) -> Result<LockAttempt, RegistryError> {
@@ -209,17 +207,10 @@ impl Shared {
         if !self.record.is_on_disk() {
             return None;
         }
-        Some(RecordedHold {
-            id: open.hold_id.clone(),
-            name: attempts.request.name.as_str().to_owned(),
-            path: attempts.place.path.clone(),
-            limit: attempts.place.limit,
-            session: open.id.as_str().to_owned(),
-            session_ttl_ms: millis(open.ttl),
-            token: None,
-            value: BASE64.encode(&attempts.request.value),
-            lease: Some(RecordedLease::new(owner.clone(), *ttl)),
-        })
+        let (name, value) = (&attempts.request.name, &attempts.request.value);
+        let asked =
+            RecordedHold::asked_for(&open.hold_id, name, &attempts.place, &open.id, &open.validity, value);
+        Some(RecordedHold { lease: Some(RecordedLease::new(owner.clone(), *ttl)), ..asked })
     }
 
     /// Begins to keep what was acquired.
@@ -261,7 +252,6 @@ impl Shared {
             session: open.id,
             token,
             value: std::mem::take(&mut attempts.request.value),
-            session_ttl: open.ttl,
             acquired_at: now,
         };
         let hold = Hold::new(open.hold_id, grant, lease, open.validity);
@@ -290,7 +280,7 @@ impl Shared {
             ends_with_node: self.settings.ends_with_node,
         };
         let id = bounded("a new session", self.registry.open_session(new)).await?;
-        Ok(OpenSession { id, ttl, validity: Validity::new(ttl, sent_at), hold_id: random_id() })
+        Ok(OpenSession { id, validity: Validity::new(ttl, sent_at), hold_id: random_id() })
     }
 
     /// `false`: the registry has ended it.

@@ -103,6 +103,9 @@ impl Shared {
             match asked {
                 Ok(Ok(Some(Some(holder)))) => break (sent_at, holder),
                 Ok(Ok(Some(None))) => return Err(LossReason::KeyFreed),
+                Ok(Ok(None)) if !recorded.may_have_expired(self.clock.now()) => {
+                    return Err(LossReason::SessionInvalidated);
+                }
                 Ok(Ok(None)) | Err(_) => return Err(expired(None)),
                 Ok(Err(error)) if Instant::now() >= until => return Err(expired(Some(&error))),
                 Ok(Err(_)) => failures += 1,
@@ -118,7 +121,6 @@ impl Shared {
             session: session.clone(),
             token: recorded.token.unwrap_or(holder.written_at),
             value: recorded.decode_value(),
-            session_ttl,
             acquired_at: sent_at,
         };
         let hold = Hold::new(recorded.id.clone(), grant, Some(terms), Validity::new(session_ttl, sent_at));

@@ -148,8 +148,8 @@ async fn a_lease_says_its_true_loss_also_after_a_restart() {
     processes.registry.cut_off();
     processes.registry.invalidate_all();
     let after = processes.start().await;
-    assert_eq!(check(&after, "ended", &ended.id).await, "session_expired");
-    assert_eq!(check(&after, "drained", &drained.id).await, "session_expired");
+    assert_eq!(check(&after, "ended", &ended.id).await, "session_invalidated");
+    assert_eq!(check(&after, "drained", &drained.id).await, "session_invalidated");
     assert_eq!(check(&after, "expired", &expired.id).await, "lease_expired");
     let drained = lease(&after, "third", 30).await.unwrap();
     after.shutdown(s(5)).await;
@@ -207,4 +207,62 @@ async fn a_process_that_goes_on_has_its_leases_and_locks_again() {
     let _next = processes.start().await;
     assert_eq!(processes.registry.holders("locks/jobs").len(), 0);
     assert_eq!(processes.registry.holders("locks/leased").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_gone_after_its_time_to_live_has_expired() {
+    let processes = Processes::new();
+    let before = processes.start().await;
+    let lost = lease(&before, "jobs", 30).await.unwrap();
+    // It is killed: it does not see the loss itself.
+    before.record().freeze(true).await;
+    processes.registry.cut_off();
+    sleep(s(31)).await;
+    let after = processes.start().await;
+    let expired = LeaseError::Lost(LossReason::SessionExpired { error: None });
+    assert_eq!(after.renew(&name("jobs"), &lost.id).await, Err(expired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_told_as_given_back_is_unknown_to_the_next_process() {
+    let processes = Processes::new();
+    let before = processes.start().await;
+    let given_back = lease(&before, "jobs", 30).await.unwrap();
+    let later = lease(&before, "later", 30).await.unwrap();
+    assert_eq!(before.release(&name("jobs"), &given_back.id).await, Ok(Released::Now));
+    // The registry does not answer: the next process ends the session.
+    processes.registry.cut_off();
+    assert_eq!(before.release(&name("later"), &later.id).await, Ok(Released::Later));
+    let after = processes.start().await;
+    assert_eq!(after.renew(&name("jobs"), &given_back.id).await, Err(LeaseError::Unknown));
+    assert_eq!(after.renew(&name("later"), &later.id).await, Err(LeaseError::Unknown));
+    assert_eq!((processes.registry.holders("locks/later").len(), processes.registry.sessions()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_request_waits_for_a_disk_that_hangs_for_longer_than_a_moment() {
+    let processes = Processes::new();
+    let before = processes.start().await;
+    let hangs = before.record().hang().await;
+    let at = Instant::now();
+    // With an owner the record has the request, too, before the registry is asked.
+    let first = lease(&before, "jobs", 3600).await.unwrap();
+    assert_eq!(at.elapsed(), s(2), "two writes");
+    let at = Instant::now();
+    let second = lease(&before, "second", 3600).await.unwrap();
+    assert_eq!(before.release(&name("second"), &second.id).await, Ok(Released::Now));
+    assert_eq!(at.elapsed(), s(3), "an answer waits for the write as long as it may");
+    // The disk takes writes again: the last one has everything.
+    drop(hangs);
+    let third = lease(&before, "third", 3600).await.unwrap();
+    processes.registry.cut_off();
+    let after = processes.start().await;
+    for (text, lease) in [("jobs", &first), ("third", &third)] {
+        assert_eq!(after.renew(&name(text), &lease.id).await.unwrap().token, lease.token);
+    }
+    assert_eq!(after.renew(&name("second"), &second.id).await, Err(LeaseError::Unknown));
+    let _hangs = after.record().hang().await;
+    let at = Instant::now();
+    after.hand_over().await;
+    assert_eq!(at.elapsed(), s(2), "the last write, and the end of what is under way");
 }

@@ -175,6 +175,8 @@ fn debug_shows_no_token() {
 /// Consul answers a question about a prefix as if the keys that the token may not read did not exist.
 #[tokio::test]
 async fn a_lock_that_the_token_may_not_read_is_not_an_unused_one() {
+    use crate::{LockPlace, Locks as _};
+
     let agent = ScriptedAgent::start(|_, request| {
         AgentAction::Send(match request.contains("recurse") {
             true => response(404, &[("X-Consul-Index", "5")], ""),

@@ -212,6 +212,12 @@ async fn the_wait_ends_with_its_time_a_signal_or_a_release(registry: SocketAddr)
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
     let short_ttl = Running::start(&["--consul", &consul, "--ttl", "5s", "jobs"], UNTIL_EOF).end().await;
     assert!(short_ttl.code == Some(2) && short_ttl.stderr.contains("--ttl"), "{short_ttl:?}");
+    let negative = Running::start(&["--consul", &consul, "--wait", "-1s", "jobs"], UNTIL_EOF).end().await;
+    let says = |text: &str| negative.stderr.contains(text);
+    assert!(
+        negative.code == Some(2) && says("'-1s' for '--wait <DURATION>'") && says("1m30s"),
+        "{negative:?}"
+    );
 }
 
 async fn signals_reach_the_command_and_a_second_one_kills_it(registry: SocketAddr) {

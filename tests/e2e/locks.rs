@@ -208,8 +208,39 @@ async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
         (Method::POST, "/v1/locks/jobs?ttl=10s&limit=0", "", "limit must be 1 to 1000"),
         (Method::POST, "/v1/locks/jobs?ttl=10s&ttl=20s", "", "ttl is in the query twice"),
         (Method::POST, "/v1/locks/jobs?tll=10s", "", "there is no parameter \"tll\""),
-        (Method::POST, "/v1/locks/jobs", r#"{"ttl": "10s", "waits": "1s"}"#, "unknown field `waits`"),
+        (
+            Method::POST,
+            "/v1/locks/jobs",
+            r#"{"ttl": "10s", "waits": "1s"}"#,
+            "no parameter \"waits\", as in the body",
+        ),
+        (
+            Method::POST,
+            "/v1/locks/jobs",
+            r#"{"ttl": "10s", "limit": "3"}"#,
+            "limit in the body must be a whole number",
+        ),
+        (Method::POST, "/v1/locks/jobs?limit=x&ttl=10s", "", "limit in the query must be a whole number"),
+        (
+            Method::POST,
+            "/v1/locks/jobs",
+            r#"{"ttl": 10}"#,
+            "ttl in the body must be a duration, as \"30s\"; it is 10",
+        ),
+        (Method::POST, "/v1/locks/jobs", r#"{"ttl": "10s", "ttl": "20s"}"#, "ttl is in the body twice"),
+        (Method::POST, "/v1/locks/jobs", r#"{"ttl": "10 years"}"#, "it is in the body"),
         (Method::POST, "/v1/locks/jobs", "{", "no JSON"),
+        // Not its values by their places.
+        (Method::POST, "/v1/locks/jobs", r#"["0s", "30s"]"#, "expected an object, as {\"ttl\": \"30s\"}"),
+        (Method::POST, "/v1/locks/jobs/hold", "[]", "expected an object"),
+        (Method::GET, "/v1/locks/jobs?foo=1", "", "there is no parameter \"foo\""),
+        (Method::GET, "/v1/leader/jobs?wait=1s", "", "there is no parameter \"wait\""),
+        (
+            Method::POST,
+            "/v1/locks/jobs/00000000000000000000000000000000/renew?ttl=1h",
+            "",
+            "no parameter \"ttl\"",
+        ),
         (Method::POST, "/v1/locks/../config?ttl=10s", "", "must not be empty"),
         (Method::POST, "/v1/locks/%2e%2e/config?ttl=10s", "", "must not be empty"),
         (Method::POST, "/v1/locks/a/b/renew", "", "a renewal is"),
@@ -220,6 +251,11 @@ async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: {answer}");
         assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{path}: {answer}");
     }
+    // A renewal without its last segment acquires nothing.
+    let path = "/v1/locks/jobs/00000000000000000000000000000000?ttl=10s";
+    let (status, answer) = api.send(Method::POST, path, &[token], "").await;
+    assert_eq!((status, &answer["reason"]), (StatusCode::METHOD_NOT_ALLOWED, &json!("method_not_allowed")));
+    assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains("/renew")), "{answer}");
     let (status, _) = api.send(Method::PUT, "/v1/locks/jobs", &[token], "").await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
     let (status, _) = api.send(Method::GET, "/v1/session/list", &[token], "").await;
@@ -238,9 +274,8 @@ async fn a_read_never_acquires_and_says_since_when(consul: SocketAddr) {
     let (one, two) = (Api::start(consul, "").await, Api::start(consul, "").await);
     let head = one.send(Method::HEAD, "/v1/locks/jobs", &[], "").await;
     assert_eq!(head, (StatusCode::OK, Value::Null));
-    // Whatever a read says: the parameters are those of an acquisition.
-    let ask = "/v1/locks/jobs?ttl=10s&wait=1s&value=x";
-    assert_eq!(one.send(Method::GET, ask, &[], r#"{"ttl": "10s"}"#).await.0, StatusCode::OK);
+    // Whatever a read says.
+    assert_eq!(one.send(Method::GET, "/v1/locks/jobs", &[], r#"{"ttl": "10s"}"#).await.0, StatusCode::OK);
     let (status, body) = one.send(Method::GET, "/v1/locks/jobs/hold", &[], "").await;
     assert_eq!((status, &body["reason"]), (StatusCode::BAD_REQUEST, &json!("bad_request")), "{body}");
     assert_eq!(one.get("/v1/leader/jobs").await["kind"], json!("unused"));

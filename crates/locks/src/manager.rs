@@ -440,7 +440,12 @@ async fn bounded<T>(
 }
 
 fn late(what: &str, after: Duration) -> RegistryError {
-    RegistryError::Timeout { request: what.to_owned(), after }
+    // For people: tenths of seconds.
+    let tenths = ((after.as_millis() + 50) / 100).max(1).try_into().unwrap_or(u64::MAX);
+    RegistryError::Timeout {
+        request: what.to_owned(),
+        after: Duration::from_millis(tenths.saturating_mul(100)),
+    }
 }
 
 /// 128 random bits, because the id of a lease is all that it takes to give it back.

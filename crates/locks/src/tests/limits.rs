@@ -135,6 +135,12 @@ async fn a_request_is_answered_at_the_end_of_its_wait_while_the_registry_hangs()
         }
         assert!(at.elapsed() >= s(wait) && at.elapsed() <= s(wait + 2), "{wait} s: {:?}", at.elapsed());
     }
+    // The text is for people.
+    let registry = FakeRegistry::new();
+    let silent = manager(&registry);
+    registry.fail_client(0, Some(Fault::Hangs));
+    let error = silent.hold(request(Duration::from_micros(1_300))).await.unwrap_err();
+    assert!(outrigger_config::error_chain(&error).ends_with("no answer to a lock within 2s"), "{error:?}");
     // It hangs after the lock was seen as held.
     let registry = FakeRegistry::new();
     let (one, two) = (manager(&registry), manager(&registry));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     problem::{ApiProblem, millis},
     reason::ApiReason,
-    request::{AcquireRequest, Target},
+    request::{AcquireRequest, Target, refuse_parameters},
     stream::{hold_response, state_json, watch_response},
 };
 use crate::sse::accepts_stream;
@@ -46,6 +46,9 @@ async fn answer_or_refuse(
         let detail = "the registry of this sidecar keeps no locks: registry.file is set";
         return Err(ApiProblem::new(ApiReason::NoLocks, detail));
     };
+    if !matches!(target, Target::Hold(_) | Target::Lease(_)) {
+        refuse_parameters(query)?;
+    }
     match target {
         Target::State(name) if accepts_stream(headers) => {
             let (first, watch) = locks.watch(&name).await.map_err(AcquireError::Registry)?;

@@ -1,12 +1,19 @@
 //! Reads the requests about locks: path, query and body.
 
-use std::time::Duration;
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
 
 use axum::http::Method;
 use outrigger_config::parse_duration;
 use outrigger_locks::{Acquire, LockName};
 use percent_encoding::percent_decode_str;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::Value;
 
 use super::{problem::ApiProblem, reason::ApiReason};
 
@@ -63,6 +70,12 @@ impl Target {
                 Some((before, lease)) if is_lease(lease) => Ok(Self::Renew(name(before)?, lease.to_owned())),
                 _ => Err(ApiProblem::bad_request("a renewal is POST /v1/locks/NAME/LEASE/renew")),
             },
+            // Not a lock of this name: a renewal without its last segment would acquire one.
+            (&Method::POST, lease) if is_lease(lease) && !before.is_empty() => {
+                let detail = "the path ends with the id of a lease: POST …/LEASE/renew renews it, and DELETE …/LEASE gives it back; the last \
+                              segment of the name of a lock that is leased is not 32 hexadecimal digits";
+                Err(ApiProblem::new(ApiReason::MethodNotAllowed, detail).allow("GET, HEAD, DELETE"))
+            }
             (&Method::POST, _) => name(&path).map(Self::Lease),
             (&Method::DELETE, lease) if is_lease(lease) && !before.is_empty() => {
                 Ok(Self::Release(name(before)?, lease.to_owned()))
@@ -79,16 +92,41 @@ impl Target {
     }
 }
 
-/// The parameters of an acquisition, in the query or in a JSON body.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Parameters {
-    wait: Option<String>,
-    ttl: Option<String>,
-    owner: Option<String>,
-    value: Option<String>,
-    limit: Option<u32>,
+/// Refuses the query of a request that takes no parameters.
+///
+/// # Errors
+/// Names the first one.
+pub(super) fn refuse_parameters(query: Option<&str>) -> Result<(), ApiProblem> {
+    match pairs(query.unwrap_or_default()).next() {
+        None => Ok(()),
+        Some((name, _)) => {
+            let detail = format!(
+                "there is no parameter {name:?}: of the requests about locks, those that acquire one take parameters"
+            );
+            Err(ApiProblem::bad_request(detail))
+        }
+    }
 }
+
+/// A parameter, and in which part of the request it is.
+struct Given<T> {
+    value: T,
+    part: &'static str,
+}
+
+/// The parameters of an acquisition, in the query or in a JSON body.
+#[derive(Default)]
+struct Parameters {
+    wait: Option<Given<String>>,
+    ttl: Option<Given<String>>,
+    owner: Option<Given<String>>,
+    value: Option<Given<String>>,
+    limit: Option<Given<u32>>,
+}
+
+/// The part of a request in which parameters are.
+const QUERY: &str = "query";
+const BODY: &str = "body";
 
 /// An acquisition that was asked for.
 #[derive(Debug, Clone)]
@@ -110,28 +148,22 @@ impl AcquireRequest {
         body: &[u8],
         is_lease: bool,
     ) -> Result<Self, ApiProblem> {
-        let of_query = read_query(query.unwrap_or_default())?;
-        let of_body: Parameters = if body.is_empty() {
-            Parameters::default()
-        } else {
-            serde_json::from_slice(body)
-                .map_err(|error| ApiProblem::bad_request(format!("the body is no JSON of a lock: {error}")))?
-        };
-        let wait = either("wait", of_query.wait, of_body.wait)?;
-        let wait = wait.map(|text| duration("wait", &text, Duration::ZERO, MAX_WAIT)).transpose()?;
-        let ttl = either("ttl", of_query.ttl, of_body.ttl)?;
-        let ttl = ttl.map(|text| duration("ttl", &text, LEASE_TTL.0, LEASE_TTL.1)).transpose()?;
-        let limit = either("limit", of_query.limit, of_body.limit)?.unwrap_or(1);
-        if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(ApiProblem::bad_request(format!("limit must be 1 to {MAX_LIMIT}")));
+        let mut given = Parameters::default();
+        given.read_query(query.unwrap_or_default())?;
+        given.read_body(body)?;
+        let wait = given.wait.map(|wait| wait.duration("wait", Duration::ZERO, MAX_WAIT)).transpose()?;
+        let ttl = given.ttl.map(|ttl| ttl.duration("ttl", LEASE_TTL.0, LEASE_TTL.1)).transpose()?;
+        let limit = given.limit.unwrap_or(Given { value: 1, part: QUERY });
+        if !(1..=MAX_LIMIT).contains(&limit.value) {
+            return Err(limit.wrong("limit", format_args!("must be 1 to {MAX_LIMIT}")));
         }
-        let value = either("value", of_query.value, of_body.value)?.unwrap_or_default();
-        if value.len() > MAX_VALUE {
-            return Err(ApiProblem::bad_request(format!("value has at most {MAX_VALUE} bytes")));
+        let value = given.value.unwrap_or(Given { value: String::new(), part: QUERY });
+        if value.value.len() > MAX_VALUE {
+            return Err(value.wrong("value", format_args!("has at most {MAX_VALUE} bytes")));
         }
-        let owner = either("owner", of_query.owner, of_body.owner)?;
-        if owner.as_ref().is_some_and(|owner| owner.is_empty() || owner.len() > MAX_OWNER) {
-            return Err(ApiProblem::bad_request(format!("owner has 1 to {MAX_OWNER} bytes")));
+        let owner = given.owner;
+        if let Some(owner) = owner.as_ref().filter(|owner| !(1..=MAX_OWNER).contains(&owner.value.len())) {
+            return Err(owner.wrong("owner", format_args!("has 1 to {MAX_OWNER} bytes")));
         }
         if is_lease && ttl.is_none() {
             let detail = "a lease needs a ttl, as {\"ttl\": \"30s\"}; to hold the lock by this connection: POST /v1/locks/NAME/hold";
@@ -139,61 +171,139 @@ impl AcquireRequest {
         }
         let acquire = Acquire {
             name,
-            limit,
-            value: value.into_bytes(),
+            limit: limit.value,
+            value: value.value.into_bytes(),
             wait: wait.unwrap_or_default(),
             session_ttl: ttl.unwrap_or(DEFAULT_SESSION_TTL),
         };
+        let owner = owner.map(|owner| owner.value);
         Ok(Self { acquire, owner, ttl: ttl.unwrap_or(DEFAULT_SESSION_TTL) })
     }
 }
 
-fn read_query(query: &str) -> Result<Parameters, ApiProblem> {
-    let mut out = Parameters::default();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = value.replace('+', " ");
-        let value = percent_decode_str(&value)
-            .decode_utf8()
-            .map_err(|_| ApiProblem::bad_request(format!("the value of {name} is not UTF-8")))?
-            .into_owned();
-        let earlier = match name {
-            "wait" => out.wait.replace(value).is_some(),
-            "ttl" => out.ttl.replace(value).is_some(),
-            "owner" => out.owner.replace(value).is_some(),
-            "value" => out.value.replace(value).is_some(),
+impl Parameters {
+    fn read_query(&mut self, query: &str) -> Result<(), ApiProblem> {
+        for (name, value) in pairs(query) {
+            let value = value.replace('+', " ");
+            let value = percent_decode_str(&value)
+                .decode_utf8()
+                .map_err(|_| ApiProblem::bad_request(format!("{name} in the query is not UTF-8")))?;
+            // Digits are the one thing that a query and JSON write in another way.
+            let value = match name {
+                "limit" => value.parse().map_or_else(|_| Value::from(&*value), |limit: u32| limit.into()),
+                _ => value.into(),
+            };
+            self.set(name, value, QUERY)?;
+        }
+        Ok(())
+    }
+
+    fn read_body(&mut self, body: &[u8]) -> Result<(), ApiProblem> {
+        if body.is_empty() {
+            return Ok(());
+        }
+        let Members(members) = serde_json::from_slice(body)
+            .map_err(|error| ApiProblem::bad_request(format!("the body is no JSON of a lock: {error}")))?;
+        members.into_iter().try_for_each(|(name, value)| self.set(&name, value, BODY))
+    }
+
+    /// # Errors
+    /// Names the parameter and its part of the request.
+    fn set(&mut self, name: &str, value: Value, part: &'static str) -> Result<(), ApiProblem> {
+        let (texts, text) = match name {
+            "wait" => (&mut self.wait, "a duration, as \"10s\""),
+            "ttl" => (&mut self.ttl, "a duration, as \"30s\""),
+            "owner" => (&mut self.owner, "a text"),
+            "value" => (&mut self.value, "a text"),
             "limit" => {
-                let limit = value.parse().map_err(|_| ApiProblem::bad_request("limit is no whole number"))?;
-                out.limit.replace(limit).is_some()
+                let limit = value.as_u64().and_then(|limit| u32::try_from(limit).ok());
+                return put(&mut self.limit, name, limit, &value, "a whole number, as 3", part);
             }
             other => {
-                let detail =
-                    format!("there is no parameter {other:?}; there are wait, ttl, owner, value and limit");
+                let detail = format!(
+                    "there is no parameter {other:?}, as in the {part}; there are wait, ttl, owner, value and limit"
+                );
                 return Err(ApiProblem::bad_request(detail));
             }
         };
-        if earlier {
-            return Err(ApiProblem::bad_request(format!("{name} is in the query twice; write it once")));
+        put(texts, name, value.as_str().map(str::to_owned), &value, text, part)
+    }
+}
+
+/// Keeps the value of a parameter. `read` absent: it is not of its kind. A `null` is no value.
+fn put<T>(
+    slot: &mut Option<Given<T>>,
+    name: &str,
+    read: Option<T>,
+    value: &Value,
+    kind: &str,
+    part: &'static str,
+) -> Result<(), ApiProblem> {
+    let value = match read {
+        Some(value) => value,
+        None if value.is_null() => return Ok(()),
+        None => {
+            return Err(ApiProblem::bad_request(format!(
+                "{name} in the {part} must be {kind}; it is {value}"
+            )));
+        }
+    };
+    match slot.replace(Given { value, part }) {
+        None => Ok(()),
+        Some(earlier) if earlier.part == part => {
+            Err(ApiProblem::bad_request(format!("{name} is in the {part} twice; write it once")))
+        }
+        Some(_) => {
+            let detail = format!("{name} is both in the query and in the body; write it in one of them");
+            Err(ApiProblem::bad_request(detail))
         }
     }
-    Ok(out)
 }
 
-/// The value of a parameter.
-fn either<T>(name: &str, of_query: Option<T>, of_body: Option<T>) -> Result<Option<T>, ApiProblem> {
-    if of_query.is_some() && of_body.is_some() {
-        let detail = format!("{name} is both in the query and in the body; write it in one of them");
-        return Err(ApiProblem::bad_request(detail));
+impl<T> Given<T> {
+    fn wrong(&self, name: &str, what: impl Display) -> ApiProblem {
+        ApiProblem::bad_request(format!("{name} {what}; it is in the {}", self.part))
     }
-    Ok(of_query.or(of_body))
 }
 
-fn duration(name: &str, text: &str, least: Duration, most: Duration) -> Result<Duration, ApiProblem> {
-    let wrong = |what: String| ApiProblem::bad_request(format!("{name} {text:?}: {what}"));
-    let value = parse_duration(text).map_err(wrong)?;
-    if value < least || value > most {
-        let range = [least, most].map(outrigger_config::format_duration).join(" to ");
-        return Err(wrong(format!("it is out of range; allowed: {range}")));
+impl Given<String> {
+    fn duration(&self, name: &str, least: Duration, most: Duration) -> Result<Duration, ApiProblem> {
+        let value = parse_duration(&self.value).map_err(|what| self.wrong(name, what))?;
+        if value < least || value > most {
+            let range = [least, most].map(outrigger_config::format_duration).join(" to ");
+            return Err(self.wrong(name, format_args!("{:?} is out of range; allowed: {range}", self.value)));
+        }
+        Ok(value)
     }
-    Ok(value)
+}
+
+/// The members of a JSON object, in their order, each as often as it is written. Unlike a derived type it takes no array.
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object, as {\"ttl\": \"30s\"}")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+/// The names and values of a query, as they were sent.
+fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }

@@ -69,18 +69,18 @@ pub(super) struct LockArguments {
     #[arg(short = 'n', long = "limit", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     /// Longest wait for the lock; 0s is one attempt. Default: as long as it takes, also for a registry that does not answer.
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = parse_duration)]
     wait: Option<Duration>,
     /// What happens to the command when the lock is lost: term (SIGTERM, after --grace SIGKILL), kill (SIGKILL at once) or ignore (it runs
     /// on, also when this process is killed).
     #[arg(long, value_name = "WHAT", default_value = "term")]
     on_loss: OnLoss,
     /// Time from SIGTERM to SIGKILL. Keep it below the lock-delay: then the command has ended before the lock opens again.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, default_value = "5s", value_parser = parse_duration)]
     grace: Duration,
     /// How long the lock outlives the last news from Consul, 10s to 24h; above 1m it is 1m, which is the longest lock-delay. A shorter one of
     /// a sidecar's lease, from 1s, is kept by the sidecar.
-    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, default_value = "15s", value_parser = parse_duration)]
     ttl: Duration,
     /// What other clients read of this holder, at most 4096 bytes.
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -93,7 +93,7 @@ pub(super) struct LockArguments {
     prefix: Option<LockName>,
     /// How long the lock stays closed after Consul ended its session, 1s to 1m. Default: api.locks.lock_delay, else the --ttl, at
     /// least 15s.
-    #[arg(long, value_name = "DURATION", conflicts_with = "api", value_parser = parse_duration, help_heading = "Registry")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, conflicts_with = "api", value_parser = parse_duration, help_heading = "Registry")]
     lock_delay: Option<Duration>,
     #[command(flatten)]
     registry: RegistryFlags,

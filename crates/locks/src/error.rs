@@ -51,6 +51,9 @@ pub enum AcquireError {
     /// The owner has a lease of an earlier process of this sidecar, which is not taken over yet.
     #[error("the leases of the last run of this sidecar are being taken over; ask again")]
     Restoring,
+    /// Another process of this sidecar takes its place.
+    #[error("another process of this sidecar takes its place; ask again")]
+    HandedOver,
     /// The sidecar drains.
     #[error("the sidecar drains: no lock is acquired any more")]
     Draining,
@@ -92,7 +95,7 @@ impl AcquireError {
             Self::KindMismatch { .. } => "lock_kind_mismatch",
             Self::Registry(_) => "registry_unavailable",
             Self::TokenRegressed { .. } => "token_regressed",
-            Self::Restoring => "restoring",
+            Self::Restoring | Self::HandedOver => "restoring",
             Self::Draining => "draining",
             Self::TooManyHeld { .. } => "too_many_held",
             Self::TooManyWaiters { .. } => "too_many_waiters",

@@ -138,8 +138,21 @@ struct Shared {
 #[derive(Debug, Clone, Default)]
 struct Phase {
     draining: CancellationToken,
+    /// Cancelled before `draining`: another process takes the place of this one.
+    replaced: CancellationToken,
     /// Another process goes on with the leases.
     handed_over: CancellationToken,
+}
+
+impl Phase {
+    /// Why no lock is acquired any more. Absent: this process goes on.
+    fn refusal(&self) -> Option<AcquireError> {
+        self.draining.is_cancelled().then(|| self.why_draining())
+    }
+
+    fn why_draining(&self) -> AcquireError {
+        if self.replaced.is_cancelled() { AcquireError::HandedOver } else { AcquireError::Draining }
+    }
 }
 
 /// The requests of this process for one lock.
@@ -308,6 +321,10 @@ impl Drop for Held {
 }
 
 impl Shared {
+    fn phase(&self) -> Phase {
+        self.phase.lock().clone()
+    }
+
     fn draining(&self) -> CancellationToken {
         self.phase.lock().draining.clone()
     }

@@ -61,8 +61,8 @@ impl Shared {
         if let Some(hold) = self.extended_lease_of(&attempts.place, attempts.owner()) {
             return Ok(hold);
         }
-        if attempts.draining.is_cancelled() {
-            return Err(AcquireError::Draining);
+        if let Some(refusal) = attempts.phase.refusal() {
+            return Err(refusal);
         }
         if self.is_restoring_of(&attempts.place, attempts.owner()) {
             return Err(AcquireError::Restoring);
@@ -86,7 +86,7 @@ impl Shared {
                 turn = &mut turn => break Some(turn),
                 // Its turn has not come: one attempt, as without a wait.
                 () = sleep_until(attempts.until) => break None,
-                () = attempts.draining.cancelled() => return Err(AcquireError::Draining),
+                () = attempts.phase.draining.cancelled() => return Err(attempts.phase.why_draining()),
                 () = attempts.given_up.cancelled() => return Err(AcquireError::Held { holders: Vec::new() }),
                 // Of another request of the same owner, perhaps.
                 _ = begun.changed() => {
@@ -150,8 +150,8 @@ impl Shared {
                 }
                 Err(error) => return Err(error),
             };
-            if attempts.draining.is_cancelled() {
-                return Err(AcquireError::Draining);
+            if let Some(refusal) = attempts.phase.refusal() {
+                return Err(refusal);
             }
             if is_last || attempts.is_over() {
                 return Err(error);
@@ -174,7 +174,7 @@ impl Shared {
                 // One more attempt at the end of the wait.
                 () = sleep_until(attempts.until) => {}
                 () = attempts.given_up.cancelled() => return Err(error),
-                () = attempts.draining.cancelled() => return Err(AcquireError::Draining),
+                () = attempts.phase.draining.cancelled() => return Err(attempts.phase.why_draining()),
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{ANSWER_MARGIN, Acquire, Queue, Shared, bounded, late, random_id};
+use super::{ANSWER_MARGIN, Acquire, Phase, Queue, Shared, bounded, late, random_id};
 use crate::{
     AcquireError,
     hold::{Grant, Hold, LeaseTerms, close_session},
@@ -41,7 +41,8 @@ pub(super) struct Attempts<'a> {
     /// The owner and the time to live of a lease.
     pub(super) lease: Option<(Option<String>, Duration)>,
     pub(super) queue: Arc<Queue>,
-    pub(super) draining: CancellationToken,
+    /// Of this process, since the request came.
+    pub(super) phase: Phase,
     pub(super) given_up: &'a CancellationToken,
     /// On the clock of the locks.
     pub(super) since: Duration,
@@ -70,7 +71,7 @@ impl<'a> Attempts<'a> {
             queue: shared.queue(&place),
             place,
             lease,
-            draining: shared.draining(),
+            phase: shared.phase(),
             given_up,
             since: shared.clock.now(),
             until,
@@ -97,7 +98,7 @@ impl<'a> Attempts<'a> {
 
     /// Whether there is no time for another attempt.
     pub(super) fn is_over(&self) -> bool {
-        Instant::now() >= self.until || self.given_up.is_cancelled() || self.draining.is_cancelled()
+        Instant::now() >= self.until || self.given_up.is_cancelled() || self.phase.draining.is_cancelled()
     }
 }
 
@@ -147,7 +148,7 @@ impl Shared {
         let began = Instant::now();
         let place = attempts.place.clone();
         let mut known = self.take_known(&place).with_lock_delay(self.lock_delay(attempts.session_ttl()));
-        let cut_off = cut_off(attempts.draining.clone(), attempts.given_up.clone(), attempts.answer_by);
+        let cut_off = cut_off(attempts.phase.draining.clone(), attempts.given_up.clone(), attempts.answer_by);
         let attempted = tokio::select! {
             attempted = self.ask(attempts, &mut known) => Some(attempted),
             () = cut_off => None,
@@ -222,8 +223,8 @@ impl Shared {
     ) -> Result<Arc<Hold>, AcquireError> {
         let name = attempts.request.name.clone();
         let _begins = self.begins.read().await;
-        let began = if attempts.draining.is_cancelled() {
-            Err(AcquireError::Draining)
+        let began = if let Some(refusal) = attempts.phase.refusal() {
+            Err(refusal)
         } else if let Err(seen) = self.record.note_token(name.as_str(), token) {
             Err(AcquireError::TokenRegressed { token, seen })
         } else {
@@ -233,7 +234,7 @@ impl Shared {
         };
         let (slot, open) = match began.map(|slot| (slot, attempts.session.take())) {
             Ok((slot, Some(open))) => (slot, open),
-            Ok((_, None)) => return Err(AcquireError::Draining),
+            Ok((_, None)) => return Err(attempts.phase.why_draining()),
             Err(error) => {
                 self.remember(&attempts.place, known);
                 return Err(error);

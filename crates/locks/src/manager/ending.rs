@@ -42,6 +42,7 @@ impl LockManager {
     /// Leaves the leases to another process of this sidecar, which reads them from the record: from now on this process writes nothing
     /// there, and no lock begins here. What connections hold stays until they end.
     pub async fn hand_over(&self) {
+        self.0.phase().replaced.cancel();
         self.drain();
         {
             let _none_begins = self.0.begins.write().await;

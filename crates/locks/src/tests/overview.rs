@@ -180,6 +180,7 @@ fn the_lists_of_reasons_are_whole() {
         AcquireError::Registry(error()),
         AcquireError::TokenRegressed { token: 1, seen: 2 },
         AcquireError::Restoring,
+        AcquireError::HandedOver,
         AcquireError::Draining,
         AcquireError::TooManyHeld { limit: 1 },
         AcquireError::TooManyWaiters { limit: 1 },

@@ -173,10 +173,16 @@ async fn another_process_gets_the_leases_and_the_locks_of_connections_stay() {
         let old = old.clone();
         tokio::spawn(async move { lease(&old, "late", 30).await })
     };
+    let waits = {
+        let old = old.clone();
+        tokio::spawn(async move { old.hold(request(s(600))).await.map(drop) })
+    };
     sleep(Duration::from_millis(150)).await;
     old.hand_over().await;
     assert!(old.draining().is_cancelled());
-    assert_eq!(under_way.await.unwrap().unwrap_err().reason(), "draining");
+    assert_eq!(under_way.await.unwrap().unwrap_err().reason(), "restoring");
+    assert_eq!(waits.await.unwrap().unwrap_err().reason(), "restoring", "the other process takes over soon");
+    assert_eq!(lease(&old, "new", 30).await.unwrap_err().reason(), "restoring");
     assert_eq!(old.renew(&name("leased"), &leased.id).await, Err(LeaseError::HandedOver));
     let new = processes.start().await;
     assert_eq!(new.renew(&name("leased"), &leased.id).await.unwrap().token, leased.token);

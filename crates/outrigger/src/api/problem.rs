@@ -96,7 +96,7 @@ impl From<AcquireError> for ApiProblem {
             }
             E::LockDelay { longest } => problem.retry_after(longest),
             E::LimitMismatch { limit } => problem.with("limit", limit),
-            E::Registry(_) | E::Restoring => problem.retry_after(Duration::from_secs(1)),
+            E::Registry(_) | E::Restoring | E::HandedOver => problem.retry_after(Duration::from_secs(1)),
             _ => problem,
         }
     }

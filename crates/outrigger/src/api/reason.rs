@@ -76,7 +76,7 @@ reasons! {
     LockLost: GONE, "lock_lost";
     /// The registry gave a lower fencing token than before.
     TokenRegressed: SERVICE_UNAVAILABLE, "token_regressed";
-    /// The leases of the last run are being taken over.
+    /// The leases of the last run are being taken over, or another process takes the place of this one.
     Restoring: SERVICE_UNAVAILABLE, "restoring";
     /// The sidecar stops.
     Draining: SERVICE_UNAVAILABLE, "draining";
@@ -95,7 +95,7 @@ impl From<&AcquireError> for ApiReason {
             AcquireError::KindMismatch { .. } => Self::LockKindMismatch,
             AcquireError::Registry(_) => Self::RegistryUnavailable,
             AcquireError::TokenRegressed { .. } => Self::TokenRegressed,
-            AcquireError::Restoring => Self::Restoring,
+            AcquireError::Restoring | AcquireError::HandedOver => Self::Restoring,
             AcquireError::Draining => Self::Draining,
             AcquireError::TooManyHeld { .. } => Self::TooManyHeld,
             AcquireError::TooManyWaiters { .. } => Self::TooManyWaiters,
@@ -122,6 +122,7 @@ mod tests {
             AcquireError::Registry(Error::Timeout { request: String::new(), after }),
             AcquireError::TokenRegressed { token: 1, seen: 2 },
             AcquireError::Restoring,
+            AcquireError::HandedOver,
             AcquireError::Draining,
             AcquireError::TooManyHeld { limit: 1 },
             AcquireError::TooManyWaiters { limit: 1 },

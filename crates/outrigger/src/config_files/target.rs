@@ -36,7 +36,7 @@ impl SidecarTarget {
     /// Why there is no slot now. Another `at_once` takes effect when no instance holds a slot by the one before.
     async fn explain(&self, name: &LockName, error: AcquireError) -> SlotError {
         let why = match error {
-            AcquireError::Draining => return SlotError::Leaving,
+            AcquireError::Draining | AcquireError::HandedOver => return SlotError::Leaving,
             AcquireError::Held { .. } => self.name_holders(name).await,
             AcquireError::LimitMismatch { .. } | AcquireError::KindMismatch { .. } => {
                 match self.locks.remove_unused(name).await {

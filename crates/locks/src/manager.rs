@@ -50,6 +50,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(2) };
 /// How much later than the end of its wait a request is answered at most, whatever the registry does.
 const ANSWER_MARGIN: Duration = Duration::from_secs(2);
+/// Most sessions that are opened at once.
+const MAX_OPENINGS: usize = 64;
 /// Most locks that a next attempt needs one round trip for.
 const MAX_KNOWN: usize = 1024;
 
@@ -120,6 +122,8 @@ struct Shared {
     known: Mutex<HashMap<LockPlace, KnownLock>>,
     /// The names of sessions, which do not change.
     session_infos: Mutex<HashMap<SessionId, SessionInfo>>,
+    /// One for each session that the registry is asked to open: a registry that does not answer keeps no more connections in use.
+    openings: Arc<Semaphore>,
     /// One for each hold, until its end is told.
     slots: Arc<Semaphore>,
     waiters: Waiters,
@@ -187,6 +191,7 @@ impl LockManager {
             sightings,
             metrics: Metrics::new()?,
             runtime,
+            openings: Arc::new(Semaphore::new(MAX_OPENINGS)),
             slots: Arc::new(Semaphore::new(settings.max_held)),
             waiters: Waiters::new(settings.max_waiters),
             tasks: TaskTracker::new(),

@@ -6,11 +6,14 @@ use std::{sync::Arc, time::Duration};
 use outrigger_events::EventKind;
 use outrigger_registry::{Error as RegistryError, KnownLock, LockAttempt, LockPlace, NewSession, SessionId};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{ANSWER_MARGIN, Acquire, Phase, Queue, Shared, bounded, late, random_id};
+use super::{ANSWER_MARGIN, Acquire, CALL_TIMEOUT, Phase, Queue, Shared, bounded, late, random_id};
 use crate::{
     AcquireError,
     hold::{Grant, Hold, LeaseTerms, close_session},
@@ -32,6 +35,22 @@ struct OpenSession {
     validity: Validity,
     /// The id of the hold that it is for.
     hold_id: String,
+}
+
+/// A session on its way to its request. Dropped on the way, it is ended.
+struct UnusedSession {
+    shared: Arc<Shared>,
+    id: Option<SessionId>,
+}
+
+impl Drop for UnusedSession {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let shared = self.shared.clone();
+            // Contained: a session that the registry ends otherwise.
+            self.shared.runtime.spawn(async move { close_session(&*shared.registry, &id).await });
+        }
+    }
 }
 
 /// What is asked for, and what a request has for its next attempt.
@@ -269,18 +288,28 @@ impl Shared {
         self.settings.lock_delay.unwrap_or(ttl.max(MIN_LOCK_DELAY))
     }
 
-    async fn open_session(&self, attempts: &Attempts<'_>) -> Result<OpenSession, RegistryError> {
+    /// Opens a session. Where the answer comes after the end of the request, the session is ended: the registry may have opened it when it went on.
+    async fn open_session(self: &Arc<Self>, attempts: &Attempts<'_>) -> Result<OpenSession, RegistryError> {
         let ttl = attempts.session_ttl();
         let name = format!("outrigger: lock {} of {}", attempts.request.name, self.holder);
-        let sent_at = self.clock.now();
-        let new = NewSession {
-            name: &name,
-            ttl,
-            lock_delay: self.lock_delay(ttl),
-            removes_keys: attempts.place.limit > 1,
-            ends_with_node: self.settings.ends_with_node,
+        let (lock_delay, removes_keys) = (self.lock_delay(ttl), attempts.place.limit > 1);
+        let Ok(turn) = self.openings.clone().acquire_owned().await else {
+            return Err(late("a new session", CALL_TIMEOUT));
         };
-        let id = bounded("a new session", self.registry.open_session(new)).await?;
+        let sent_at = self.clock.now();
+        let (sender, opened) = oneshot::channel();
+        let shared = self.clone();
+        let task = async move {
+            let ends_with_node = shared.settings.ends_with_node;
+            let new = NewSession { name: &name, ttl, lock_delay, removes_keys, ends_with_node };
+            let opened = bounded("a new session", shared.registry.open_session(new)).await;
+            drop(turn);
+            let _ = sender.send(opened.map(|id| UnusedSession { shared: shared.clone(), id: Some(id) }));
+        };
+        // Contained: one request.
+        self.runtime.spawn(task);
+        let mut unused = opened.await.unwrap_or_else(|_| Err(late("a new session", CALL_TIMEOUT)))?;
+        let Some(id) = unused.id.take() else { return Err(late("a new session", CALL_TIMEOUT)) };
         Ok(OpenSession { id, validity: Validity::new(ttl, sent_at), hold_id: random_id() })
     }
 

@@ -169,3 +169,15 @@ async fn a_lock_is_given_back_later_while_the_registry_hangs_and_the_app_is_told
     sleep(s(10)).await;
     assert_eq!((registry.holders("locks/jobs").len(), registry.delayed()), (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_opened_after_the_end_of_its_request_is_ended() {
+    let registry = FakeRegistry::new();
+    let manager = manager(&registry);
+    // The registry opens it after one and a half seconds, and the request ends after two.
+    registry.set_latency(s(3));
+    let refused = manager.hold(request(Duration::ZERO)).await.unwrap_err();
+    assert_eq!((refused.reason(), registry.sessions()), ("registry_unavailable", 1));
+    sleep(s(6)).await;
+    assert_eq!(registry.sessions(), 0, "before its time to live is over");
+}

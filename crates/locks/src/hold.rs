@@ -166,6 +166,8 @@ pub(crate) struct Grant {
     pub(crate) value: Vec<u8>,
     /// On the clock that counts while the machine is suspended.
     pub(crate) acquired_at: Duration,
+    /// [`crate::Acquire::is_internal`].
+    pub(crate) is_internal: bool,
 }
 
 impl Hold {

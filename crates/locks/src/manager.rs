@@ -68,6 +68,8 @@ pub struct Acquire {
     pub wait: Duration,
     /// How long the hold outlives the last renewal that reached the registry, at most. Between 10 s and a day; else the next of the two.
     pub session_ttl: Duration,
+    /// It is for the sidecar itself: no event says that the app holds it.
+    pub is_internal: bool,
 }
 
 /// A lock that is held until this value is dropped.
@@ -408,6 +410,9 @@ impl Shared {
     }
 
     fn record_event(&self, kind: EventKind, hold: &Hold, what: &str) {
+        if hold.grant.is_internal {
+            return;
+        }
         let reason = format!("{} with token {}{what}", hold.grant.name, hold.grant.token);
         self.events.record(Event::new(kind, reason));
     }

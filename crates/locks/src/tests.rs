@@ -26,7 +26,8 @@ fn name(text: &str) -> LockName {
 }
 
 fn request(wait: Duration) -> Acquire {
-    Acquire { name: name("jobs"), limit: 1, value: b"v".to_vec(), wait, session_ttl: s(15) }
+    let value = b"v".to_vec();
+    Acquire { name: name("jobs"), limit: 1, value, wait, session_ttl: s(15), is_internal: false }
 }
 
 fn manager_with(

@@ -273,6 +273,7 @@ impl Shared {
             token,
             value: std::mem::take(&mut attempts.request.value),
             acquired_at: now,
+            is_internal: attempts.request.is_internal,
         };
         let hold = Hold::new(open.hold_id, grant, lease, open.validity);
         let hold = self.keep(hold, self.views.open(&attempts.place), Some(slot), known);

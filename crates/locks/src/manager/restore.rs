@@ -122,6 +122,7 @@ impl Shared {
             token: recorded.token.unwrap_or(holder.written_at),
             value: recorded.decode_value(),
             acquired_at: sent_at,
+            is_internal: false,
         };
         let hold = Hold::new(recorded.id.clone(), grant, Some(terms), Validity::new(session_ttl, sent_at));
         let _begins = self.begins.read().await;

@@ -1,5 +1,7 @@
 //! What an operator sees: holders here and elsewhere, requests that wait and why, and the metrics.
 
+use outrigger_events::Events;
+
 use super::*;
 
 fn metrics_of(manager: &LockManager) -> prometheus::Registry {
@@ -166,6 +168,24 @@ async fn what_happens_to_locks_is_counted_without_their_names() {
     has(&metrics, "outrigger_locks_lost_total{reason=\"drained\"} 0");
     assert!(!text(&metrics).contains("jobs"));
     drop(lease);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_events_are_those_of_the_app_s_locks_alone() {
+    let registry = FakeRegistry::new();
+    let (events, clock) = (Events::default(), BootClock::Tokio(Instant::now()));
+    let (settings, locks) = (LockSettings::default(), registry.shared());
+    let manager = LockManager::new(locks, settings, "orders-1".into(), None, clock, events.clone()).unwrap();
+    for (text, is_internal) in [("outrigger/restart/orders", true), ("jobs", false)] {
+        let request = Acquire { name: name(text), is_internal, ..request(Duration::ZERO) };
+        let held = manager.hold(request).await.unwrap();
+        registry.free(&format!("locks/{text}"));
+        end_of(&held).await;
+    }
+    let page = serde_json::to_value(events.page(&Default::default(), None, 10)).unwrap();
+    let told: Vec<_> = page["events"].as_array().unwrap().iter().map(|event| &event["kind"]).collect();
+    assert_eq!(told, ["lock_acquired", "lock_lost"], "{page}");
+    assert!(page["events"][0]["reason"].as_str().unwrap().starts_with("jobs "), "{page}");
 }
 
 #[test]

@@ -175,6 +175,7 @@ impl AcquireRequest {
             value: value.value.into_bytes(),
             wait: wait.unwrap_or_default(),
             session_ttl: ttl.unwrap_or(DEFAULT_SESSION_TTL),
+            is_internal: false,
         };
         let owner = owner.map(|owner| owner.value);
         Ok(Self { acquire, owner, ttl: ttl.unwrap_or(DEFAULT_SESSION_TTL) })

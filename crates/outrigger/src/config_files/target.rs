@@ -90,6 +90,7 @@ impl RestartTarget for SidecarTarget {
             value: id.into_bytes(),
             wait,
             session_ttl: SLOT_TTL,
+            is_internal: true,
         };
         match self.locks.hold(request).await {
             Ok(held) => Ok(held),

@@ -84,6 +84,7 @@ impl RegistryLocks {
             value: wanted.value.clone().into_bytes(),
             wait: wait.unwrap_or(WITHOUT_END),
             session_ttl: wanted.ttl,
+            is_internal: false,
         };
         let acquired = tokio::select! {
             acquired = self.locks.hold(request) => acquired,

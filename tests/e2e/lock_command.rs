@@ -12,7 +12,9 @@ use outrigger_tests::{
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpListener,
     process::{Child, ChildStdout, Command},
+    sync::mpsc,
     time::{Instant, timeout},
 };
 
@@ -399,6 +401,12 @@ async fn a_sidecar_holds_the_lock_of_a_command(registry: SocketAddr) {
     destroy_sessions(registry).await;
     let lost = waits.end().await;
     assert!(lost.code == Some(4) && lost.stderr.contains("the lock jobs is lost"), "{lost:?}");
+    for on_loss in ["term", "ignore"] {
+        let missing = ["lock", "--api", &api, "--on-loss", on_loss, "missing", "--", "/no/such/program"];
+        let missing = process::run_outrigger(&missing).await;
+        assert_eq!(missing.status.code(), Some(127), "{missing:?}");
+        wait_until_no_session(registry).await;
+    }
 
     let mut killed = Running::start(&["--api", &api, "--ttl", "2s", "killed"], "echo $$; exec sleep 1000");
     let pid = killed.line().await;
@@ -482,4 +490,47 @@ async fn a_silent_or_killed_sidecar_ends_the_command(registry: SocketAddr) {
     sidecar.signal("KILL");
     let lost = third.end().await;
     assert!(lost.code == Some(4) && lost.stderr.contains("no sidecar answers"), "{lost:?}");
+}
+
+/// A sidecar that gives a lease out, and answers its renewals with 503, or not at all.
+async fn serve_lease(listener: TcpListener, hangs: bool, requests: mpsc::UnboundedSender<String>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = [0; 4096];
+        let read = stream.read(&mut bytes).await.unwrap();
+        let line = String::from_utf8_lossy(&bytes[..read]).lines().next().unwrap_or_default().to_owned();
+        let (status, body) = match (line.starts_with("DELETE"), line.contains("/renew ")) {
+            (true, _) => ("204 No Content", String::new()),
+            (_, true) => ("503 Service Unavailable", r#"{"reason": "restoring"}"#.to_owned()),
+            _ => ("201 Created", format!(r#"{{"lease": "{}", "token": 1}}"#, "a".repeat(32))),
+        };
+        requests.send(line.clone()).unwrap();
+        if hangs && line.contains("/renew ") {
+            continue;
+        }
+        let length = body.len();
+        let answer =
+            format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lease_of_which_no_command_is_started_is_given_back() {
+    for (hangs, wait, code) in [(false, "0s", 5), (true, "60s", 143)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = listener.local_addr().unwrap().to_string();
+        let (sender, mut requests) = mpsc::unbounded_channel();
+        let server = tokio::spawn(serve_lease(listener, hangs, sender));
+        let command = Running::start(&["--api", &api, "--wait", wait, "jobs"], UNTIL_EOF);
+        let mut next = async || timeout(LONG, requests.recv()).await.expect("a request in time").unwrap();
+        while !next().await.contains("/renew ") {}
+        if hangs {
+            command.signal("TERM");
+        }
+        while !next().await.starts_with(&format!("DELETE /v1/locks/jobs/{}", "a".repeat(32))) {}
+        let ended = command.end().await;
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        server.abort();
+    }
 }

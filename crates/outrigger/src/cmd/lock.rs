@@ -313,8 +313,7 @@ impl Source {
     async fn end(&self) {
         match self {
             Self::Registry(locks) => locks.end().await,
-            // The sidecar gives up what it waits for when the connection closes.
-            Self::Sidecar(_) => {}
+            Self::Sidecar(locks) => locks.end().await,
         }
     }
 }

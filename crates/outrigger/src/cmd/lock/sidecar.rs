@@ -8,7 +8,7 @@
 //! sent, on a clock that counts while the machine is suspended. So the loss is told in time, also when the sidecar hangs.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -54,6 +54,8 @@ const CLOCK: BootClock = BootClock::Kernel;
 pub(super) struct SidecarLocks {
     address: ApiAddress,
     token: Option<String>,
+    /// The path of a lease that was given out, and is not in use yet.
+    unused: RefCell<Option<String>>,
 }
 
 #[derive(Debug, Clone)]
@@ -110,7 +112,7 @@ impl SidecarLocks {
         let token = token_file.map(|path| {
             read_token(path).map_err(|error| wrong(format!("--api-token-file {}: {error}", path.display())))
         });
-        Ok(Self { address, token: token.transpose()? })
+        Ok(Self { address, token: token.transpose()?, unused: RefCell::default() })
     }
 
     pub(super) async fn acquire(&self, wanted: &Wanted) -> Result<SidecarLease, NotHeld> {
@@ -186,9 +188,11 @@ impl SidecarLocks {
                 self.address
             ));
         };
+        let path = format!("{path}/{id}");
+        self.unused.replace(Some(path.clone()));
         let held = SidecarLease {
             locks: self.clone(),
-            path: format!("{path}/{id}"),
+            path,
             token,
             certain_until: Cell::new(Duration::ZERO),
             is_lost: Cell::new(false),
@@ -196,9 +200,18 @@ impl SidecarLocks {
         match held.renew().await {
             Renewed::Until(until, _) => {
                 held.certain_until.set(until);
+                self.unused.take();
                 Ok(held)
             }
             Renewed::Lost(why) | Renewed::Unknown(why) => Err(why),
+        }
+    }
+
+    /// Gives back what a wait that has ended was given out. The sidecar gives up what it waits for when the connection closes.
+    pub(super) async fn end(&self) {
+        if let Some(path) = self.unused.take() {
+            // It ends with its ttl otherwise.
+            let _ = self.send(Method::DELETE, &path, "", ANSWER_TIMEOUT).await;
         }
     }
 

@@ -25,7 +25,7 @@ use super::{
     connection::{AgentConnection, ApiResponse, ExchangeFailure},
     connection_limit::{ConnectionLimit, Slot},
     connection_pool::ConnectionPool,
-    contact::AgentContact,
+    contact::{AgentContact, AnsweredBy},
     dial::{Dialer, is_end},
     observe::{ObservedExchange, Observer},
     pressure::Refused,
@@ -148,13 +148,13 @@ impl ApiClient {
         parse: impl FnOnce(ApiResponse) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut observed = ObservedExchange::new(&self.observer, ask.operation);
-        let asked_at = Instant::now();
+        let (asked_at, by) = (Instant::now(), AnsweredBy::of(&ask.target));
         let result = timeout(ask.timeout, Box::pin(self.exchange(&slot, &ask)))
             .await
             .unwrap_or_else(|_| Err(Error::Timeout { request: ask.method_and_path(), after: ask.timeout }))
             .and_then(parse);
         observed.set_outcome(&result);
-        self.contact.record(asked_at, &result);
+        self.contact.record(by, asked_at, &result);
         result
     }
 

@@ -12,40 +12,80 @@ use crate::Error;
 /// repeated with each answer to another one.
 const LONG_OUTAGE: Duration = Duration::from_secs(5);
 
+/// What answers a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AnsweredBy {
+    /// The agent alone, which says nothing of the servers.
+    Agent,
+    /// A server, by the agent.
+    Servers,
+}
+
+impl AnsweredBy {
+    /// By path and query.
+    pub(super) fn of(target: &str) -> Self {
+        if target.starts_with("/v1/agent/") { Self::Agent } else { Self::Servers }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct AgentContact {
-    /// The first failure since the last answer.
-    lost_at: Mutex<Option<Instant>>,
+    lost: Mutex<LostContacts>,
     returned: watch::Sender<()>,
+}
+
+/// The first failure since the last answer, of each.
+#[derive(Debug, Default)]
+struct LostContacts {
+    agent: Option<Instant>,
+    servers: Option<Instant>,
 }
 
 impl AgentContact {
     /// The end of a request of `asked_at`.
-    pub(super) fn record<T>(&self, asked_at: Instant, result: &Result<T, Error>) {
-        match result {
-            Err(error) if is_outage(error) => {
-                self.lost_at.lock().get_or_insert_with(Instant::now);
+    pub(super) fn record<T>(&self, by: AnsweredBy, asked_at: Instant, result: &Result<T, Error>) {
+        let now = Instant::now();
+        let mut lost = self.lost.lock();
+        match (result, by) {
+            (Err(Error::Connect { .. }), _) => {
+                lost.agent.get_or_insert(now);
+                lost.servers.get_or_insert(now);
             }
-            Ok(_) | Err(Error::Refused { .. }) => {
+            (Err(error), AnsweredBy::Agent) if is_silence(error) => {
+                lost.agent.get_or_insert(now);
+            }
+            // An agent that has no server says so in several ways, each with a status of its own failure.
+            (Err(error), AnsweredBy::Servers) if is_silence(error) || is_failure(error) => {
+                lost.servers.get_or_insert(now);
+            }
+            (Ok(_) | Err(Error::Refused { .. }), _) => {
                 // A server that stops answers what waits.
-                let lost_at = self.lost_at.lock().take_if(|lost_at| *lost_at <= asked_at);
-                if lost_at.is_some_and(|lost_at| lost_at.elapsed() >= LONG_OUTAGE) {
+                let ended = |lost_at: &mut Option<Instant>| {
+                    let lost_at = lost_at.take_if(|lost_at| *lost_at <= asked_at);
+                    lost_at.is_some_and(|lost_at| lost_at.elapsed() >= LONG_OUTAGE)
+                };
+                let is_agent_back = ended(&mut lost.agent);
+                let are_servers_back = by == AnsweredBy::Servers && ended(&mut lost.servers);
+                if is_agent_back || are_servers_back {
                     self.returned.send_replace(());
                 }
             }
-            Err(_) => {}
+            (Err(_), _) => {}
         }
     }
 
-    /// Changes when the agent answers again after at least [`LONG_OUTAGE`].
+    /// Changes when the agent, or a server, answers again after at least [`LONG_OUTAGE`].
     pub(super) fn returned(&self) -> watch::Receiver<()> {
         self.returned.subscribe()
     }
 }
 
-fn is_outage(error: &Error) -> bool {
-    matches!(error, Error::Connect { .. } | Error::Exchange { .. } | Error::Timeout { .. })
-        || error.is_no_leader()
+fn is_silence(error: &Error) -> bool {
+    matches!(error, Error::Exchange { .. } | Error::Timeout { .. })
+}
+
+fn is_failure(error: &Error) -> bool {
+    matches!(error, Error::Refused { status: 500..=599, .. })
 }
 
 #[cfg(test)]
@@ -58,31 +98,66 @@ mod tests {
         Err(Error::Timeout { request: "GET /v1/kv/a".to_owned(), after: Duration::from_secs(1) })
     }
 
+    fn refused(status: u16, text: &str) -> Result<(), Error> {
+        Err(Error::Refused { request: "GET /v1/kv/a".to_owned(), status, text: text.to_owned(), hint: None })
+    }
+
+    fn is_told(returned: &mut watch::Receiver<()>) -> bool {
+        let told = returned.has_changed().unwrap();
+        returned.mark_unchanged();
+        told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_without_servers_that_answers_for_itself_does_not_end_the_outage() {
+        let contact = AgentContact::default();
+        let mut returned = contact.returned();
+        let record = |target: &str, result| contact.record(AnsweredBy::of(target), Instant::now(), &result);
+        // As Consul 1.8 says it one after the other while its servers are gone.
+        for text in
+            ["rpc error making call: EOF", "No known Consul servers", "rpc error getting client: refused"]
+        {
+            record("/v1/kv/a?index=1", refused(500, text));
+            advance(LONG_OUTAGE).await;
+            record("/v1/agent/service/a", Ok(()));
+            assert!(!is_told(&mut returned), "{text}");
+        }
+        record("/v1/kv/a", refused(403, "Permission denied"));
+        assert!(is_told(&mut returned), "a server has answered");
+        record("/v1/kv/a", Ok(()));
+        assert!(!is_told(&mut returned), "once");
+        // An agent that was gone is told when it is back, and its servers again when they are.
+        let gone =
+            || Err::<(), _>(Error::Connect { address: "a".into(), source: std::io::Error::other("refused") });
+        record("/v1/health/service/a", gone());
+        advance(LONG_OUTAGE).await;
+        record("/v1/agent/service/a", Ok(()));
+        assert!(is_told(&mut returned));
+        record("/v1/kv/a", Ok(()));
+        assert!(is_told(&mut returned));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_long_outage_is_told_once_by_an_answer_to_a_later_question() {
         let contact = AgentContact::default();
         let mut returned = contact.returned();
-        let is_told = |returned: &mut watch::Receiver<()>| {
-            let told = returned.has_changed().unwrap();
-            returned.mark_unchanged();
-            told
-        };
-        contact.record(Instant::now(), &Ok(()));
+        let record = |asked_at, result| contact.record(AnsweredBy::Servers, asked_at, &result);
+        record(Instant::now(), Ok(()));
         assert!(!is_told(&mut returned), "it was never gone");
         let before = Instant::now();
         advance(Duration::from_secs(1)).await;
-        contact.record(before, &timed_out());
+        record(before, timed_out());
         advance(Duration::from_secs(4)).await;
-        contact.record(Instant::now(), &timed_out());
-        contact.record(Instant::now(), &Ok(()));
+        record(Instant::now(), timed_out());
+        record(Instant::now(), Ok(()));
         assert!(!is_told(&mut returned), "a short outage");
-        contact.record(Instant::now(), &timed_out());
+        record(Instant::now(), timed_out());
         advance(LONG_OUTAGE).await;
-        contact.record(before, &Ok(()));
+        record(before, Ok(()));
         assert!(!is_told(&mut returned), "the answer to a question from before");
-        contact.record(Instant::now(), &Ok(()));
+        record(Instant::now(), Ok(()));
         assert!(is_told(&mut returned));
-        contact.record(Instant::now(), &Ok(()));
+        record(Instant::now(), Ok(()));
         assert!(!is_told(&mut returned));
     }
 }

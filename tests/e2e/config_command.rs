@@ -110,11 +110,17 @@ on_both_registries! {
 
 async fn init_writes_its_key_once(registry: SocketAddr) {
     let (operator, kv) = (Operator::new(registry), TestKv::new(registry, None));
+    let (_, stderr) = operator.put("defaults", "timeout: 1s\n", "--dry-run").await.assert_code(0);
+    assert!(stderr.contains("team/settings/.outrigger is not there") && stderr.contains("config init"));
+    let (_, stderr) = operator.run("status --at-least 0").await.assert_code(0);
+    assert!(stderr.contains("config init"), "{stderr}");
     let (first, _) = operator.run("init").await.assert_code(0);
     assert_eq!(first, "written: team/settings/.outrigger\n");
     let (again, _) = operator.run("init").await.assert_code(0);
     assert!(again.starts_with("unchanged:"), "{again}");
     assert_eq!(keys(&kv).await.len(), 1);
+    let (_, stderr) = operator.put("defaults", "timeout: 1s\n", "--dry-run").await.assert_code(0);
+    assert_eq!(stderr, "");
 }
 
 async fn a_document_is_checked_and_shown_and_written_once(registry: SocketAddr) {
@@ -213,6 +219,13 @@ async fn earlier_versions_are_kept_and_can_be_had_again(registry: SocketAddr) {
     let scope = KvScope::Key("team/settings/services/flagged");
     let read = kv.0.watch_kv(scope, Cursor::START, Consistency::Default, wait::TIMEOUT).await.unwrap();
     assert_eq!((read.entries[0].flags, &*read.entries[0].value), (42, &b"timeout: 1s\n"[..]));
+    // Also where nothing is there to keep them.
+    operator.run("delete services/flagged").await.assert_code(0);
+    operator.run("revert services/flagged").await.written();
+    let read = kv.0.watch_kv(scope, Cursor::START, Consistency::Default, wait::TIMEOUT).await.unwrap();
+    assert_eq!((read.entries[0].flags, &*read.entries[0].value), (42, &b"timeout: 1s\n"[..]));
+    operator.put("services/flagged", "timeout: 2s\n", "").await.written();
+    operator.run("revert services/flagged").await.written();
     // The newest earlier version may have the text of the present one.
     kv.put("team/settings/services/flagged", "timeout: 2s\n").await;
     let (stdout, _) = operator.run("revert services/flagged").await.assert_code(0);
@@ -343,9 +356,29 @@ async fn a_wait_ends_in_time_where_the_agent_does_not_answer() {
     let operator = Operator::new(silent.local_addr().unwrap());
     let since = tokio::time::Instant::now();
     let (_, stderr) = operator.run("status --wait --timeout 2s").await.assert_code(3);
-    assert!(stderr.contains("has not answered after 2s") && stderr.contains("--timeout"), "{stderr}");
+    let why = format!("after 2s, Consul at http://{} does not answer", operator.registry);
+    assert!(stderr.contains(&why) && stderr.contains("--timeout"), "{stderr}");
     let took = since.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_wait_goes_on_while_no_agent_runs() {
+    let operator = Operator::new(outrigger_net::reserve_addr());
+    let since = tokio::time::Instant::now();
+    let (_, stderr) = operator.run("status --wait --timeout 2s").await.assert_code(3);
+    let why = format!("after 2s, Consul at http://{} does not answer: connect to", operator.registry);
+    assert!(stderr.contains(&why), "{stderr}");
+    assert!(since.elapsed() >= Duration::from_secs(2), "{:?}", since.elapsed());
+    // One that is started meanwhile is asked.
+    let options = outrigger_devregistry::DevRegistryOptions::default();
+    let start = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        outrigger_devregistry::DevRegistry::bind(operator.registry, options).await.unwrap()
+    };
+    let (ended, _registry) = tokio::join!(operator.run("status --wait --timeout 60s --at-least 0"), start);
+    let (stdout, _) = ended.assert_code(0);
+    assert!(stdout.contains("there is no document"), "{stdout}");
 }
 
 #[tokio::test]
@@ -353,7 +386,8 @@ async fn without_consul_and_without_the_rights_the_commands_say_so() {
     let operator = Operator::new(outrigger_net::reserve_addr());
     for line in ["init", "get defaults", "status", "revert defaults", "delete defaults"] {
         let (_, stderr) = operator.run(line).await.assert_code(1);
-        assert!(stderr.contains("connect to"), "{line}: {stderr}");
+        let address = format!("Consul at http://{} does not answer: connect to", operator.registry);
+        assert!(stderr.contains(&address), "{line}: {stderr}");
     }
     if !consul::available("the policies of the documents for an operator") {
         return;

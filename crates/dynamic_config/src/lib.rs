@@ -33,4 +33,6 @@ pub use spread::{
     DocumentSpread, SidecarSpread, SpreadResult, SpreadState, removal_of, spread_of, spread_result,
 };
 pub use store::DocumentStore;
-pub use versions::{DocumentVersionStore, EarlierVersion, FoundReceipt, KEPT_VERSIONS, Replaced};
+pub use versions::{
+    DocumentVersionStore, EarlierVersion, FoundReceipt, KEPT_VERSIONS, MARK, NextVersion, Replaced,
+};

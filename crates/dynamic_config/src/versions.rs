@@ -14,7 +14,7 @@ use crate::{Receipt, receipts_prefix};
 pub const KEPT_VERSIONS: usize = 10;
 
 /// The key below `PREFIX/settings/` that keeps the prefix from being empty, and is no document.
-const MARK: &str = ".outrigger";
+pub const MARK: &str = ".outrigger";
 const MARK_TEXT: &str =
     "This key keeps the prefix from being empty, so that sidecars wait for a change of it.\n";
 
@@ -34,8 +34,19 @@ pub struct EarlierVersion {
     pub index: u64,
     /// Its text.
     pub value: Vec<u8>,
+    /// The flags of its key, which are of those that write it beside this program.
+    pub flags: u64,
     /// When it was replaced, Unix seconds.
     pub replaced_at: u64,
+}
+
+/// What is to be the present version of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextVersion<'a> {
+    /// Its text.
+    pub value: &'a [u8],
+    /// The flags of its key. `None`: those of the version that it replaces stay.
+    pub flags: Option<u64>,
 }
 
 /// The end of [`DocumentVersionStore::replace`].
@@ -120,15 +131,15 @@ impl DocumentVersionStore {
         let prefix = self.history_prefix(name);
         let answer = self.read(KvScope::Prefix(&prefix)).await?;
         let version = |entry: KvEntry| {
-            let index = entry.key.strip_prefix(&prefix)?.parse().ok()?;
-            Some(EarlierVersion { index, value: entry.value, replaced_at: entry.flags })
+            let (index, flags) = parse_version(entry.key.strip_prefix(&prefix)?)?;
+            Some(EarlierVersion { index, flags, value: entry.value, replaced_at: entry.flags })
         };
         let mut versions: Vec<_> = answer.entries.into_iter().filter_map(version).collect();
         versions.sort_by_key(|version| std::cmp::Reverse(version.index));
         Ok(versions)
     }
 
-    /// Writes a document with another value, or removes it (`next: None`), and keeps `current` as its earlier version: both, or nothing. `current` is what was
+    /// Writes a document, or removes it (`next: None`), and keeps `current` as its earlier version: both, or nothing. `current` is what was
     /// read; where that is no longer in place, nothing is changed. `now`: Unix seconds.
     ///
     /// # Errors
@@ -137,32 +148,34 @@ impl DocumentVersionStore {
         &self,
         name: &str,
         current: Option<&SettingsDocument>,
-        next: Option<&[u8]>,
+        next: Option<NextVersion<'_>>,
         now: u64,
     ) -> Result<Replaced, Error> {
         let key = self.key_of(name);
         let at = Some(current.map_or(0, |current| current.index));
-        // The flags of a key are of those that write it beside this program.
-        let flags = match (next, current) {
-            (Some(_), Some(_)) => {
+        let flags_now = match current {
+            Some(_) => {
                 let known = self.read(KvScope::Key(&key)).await?.entries;
                 known.first().map_or(0, |entry| entry.flags)
             }
-            _ => 0,
+            None => 0,
         };
         let mut changes = match (next, current) {
-            (Some(value), _) => vec![KvChange::Put { key: &key, value, flags, at }],
+            (Some(NextVersion { value, flags }), _) => {
+                vec![KvChange::Put { key: &key, value, flags: flags.unwrap_or(flags_now), at }]
+            }
             (None, Some(_)) => vec![KvChange::Delete { key: &key, at }],
             (None, None) => return Ok(Replaced::Written { index: 0, keeps_earlier: false }),
         };
         // A larger one was never in effect, and would not fit into the transaction.
         let kept = current.filter(|current| current.value.len() <= MAX_DOCUMENT_BYTES);
-        let kept_key = kept.map(|kept| self.history_key(name, kept.index)).unwrap_or_default();
+        let kept_key = kept.map(|kept| self.history_key(name, kept.index, flags_now)).unwrap_or_default();
         let mut removed = Vec::new();
         if let Some(kept) = kept {
             changes.push(KvChange::Put { key: &kept_key, value: &kept.value, flags: now, at: None });
             let others = self.earlier_versions(name).await?.into_iter().filter(|one| one.index != kept.index);
-            removed.extend(others.skip(KEPT_VERSIONS - 1).map(|one| self.history_key(name, one.index)));
+            let old = others.skip(KEPT_VERSIONS - 1);
+            removed.extend(old.map(|one| self.history_key(name, one.index, one.flags)));
         }
         changes.extend(removed.iter().take(MAX_REMOVED).map(|key| KvChange::Delete { key, at: None }));
         if let Some(index) = self.kv.change_kv(&changes).await? {
@@ -171,7 +184,7 @@ impl DocumentVersionStore {
         }
         // Where the connection broke, the first attempt may have been made.
         let found = self.document(name).await?;
-        let is_ours = found.as_ref().map(|found| found.value.as_slice()) == next;
+        let is_ours = found.as_ref().map(|found| found.value.as_slice()) == next.map(|next| next.value);
         Ok(match is_ours {
             true => {
                 let index = found.map_or(0, |found| found.index);
@@ -208,8 +221,17 @@ impl DocumentVersionStore {
         format!("{}/{HISTORY}/{name}/", self.prefix)
     }
 
-    fn history_key(&self, name: &str, index: u64) -> String {
-        format!("{}{index}", self.history_prefix(name))
+    fn history_key(&self, name: &str, index: u64, flags: u64) -> String {
+        let flags = if flags == 0 { String::new() } else { format!("+{flags}") };
+        format!("{}{index}{flags}", self.history_prefix(name))
+    }
+}
+
+/// `INDEX`, or `INDEX+FLAGS`. The flags of the key itself say when the version was replaced.
+fn parse_version(text: &str) -> Option<(u64, u64)> {
+    match text.split_once('+') {
+        Some((index, flags)) => Some((index.parse().ok()?, flags.parse().ok()?)),
+        None => Some((text.parse().ok()?, 0)),
     }
 }
 

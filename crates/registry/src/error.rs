@@ -144,6 +144,19 @@ impl Error {
         matches!(self, Self::Refused { status: 500, text, .. } if WORDS.iter().any(|words| text.contains(words)))
     }
 
+    /// The registry could not be asked, or could not say anything now: a later question may be answered. Not a refusal.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Busy { .. }
+            | Self::ConnectionLimit { .. }
+            | Self::Exchange { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 429 | 500..=599),
+            Self::Malformed { .. } | Self::TooLarge { .. } | Self::File { .. } => false,
+        }
+    }
+
     /// Whether a report was refused because the registry may no longer hold the registration: every refusal except 429
     /// and a missing leader, because agents use different texts for an unknown check.
     pub fn may_mean_forgotten(&self) -> bool {

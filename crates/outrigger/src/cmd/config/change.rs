@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use outrigger_config::{Environment, SettingsDocument, count};
 use outrigger_discovery::unix_time;
-use outrigger_dynamic_config::{EarlierVersion, Replaced};
+use outrigger_dynamic_config::{EarlierVersion, MARK, NextVersion, Replaced};
 
 use super::{
     super::report::{CommandError, print_line, print_to_stderr},
@@ -30,7 +30,7 @@ pub(super) struct InitArguments {
 pub(super) async fn init(arguments: &InitArguments) -> Result<(), CommandError> {
     let place = arguments.place.open(&Environment::from_process())?;
     let is_new = place.store.init().await.map_err(|error| place.failure(&error))?;
-    let key = place.store.key_of(".outrigger");
+    let key = place.store.key_of(MARK);
     print_line(if is_new { format!("written: {key}") } else { format!("unchanged: {key} is there") });
     Ok(())
 }
@@ -116,10 +116,11 @@ pub(super) async fn revert(arguments: &RevertArguments) -> Result<(), CommandErr
             return Ok(());
         }
     }
-    let Some(EarlierVersion { index, value, .. }) = found else {
+    let Some(EarlierVersion { index, value, flags, .. }) = found else {
         return Err(CommandError::running(missing_version(&place, &name, (arguments.to, present), &earlier)));
     };
-    let text = SourceText { source: TextSource::Version(*index), value: value.clone() };
+    let source = TextSource::Version { index: *index, flags: *flags };
+    let text = SourceText { source, value: value.clone() };
     write_checked(&place, &name, &documents, &text, None, arguments.dry_run).await
 }
 
@@ -207,6 +208,9 @@ async fn write_checked(
         let what = format!("{key} is at index {index}, not {at}: nothing is written");
         return Err(CommandError::running(what));
     }
+    if !documents.iter().any(|document| document.name == MARK) {
+        place.print_missing_mark();
+    }
     if let Some(current) = current.filter(|current| current.value == text.value) {
         print_line(format!("unchanged: {key}@{}", current.index));
         return Ok(());
@@ -228,9 +232,15 @@ async fn write(
         print_line("dry run: nothing is written");
         return Ok(());
     }
-    let value = next.map(|next| next.value.as_slice());
+    let next_version = next.map(|next| NextVersion {
+        value: &next.value,
+        flags: match next.source {
+            TextSource::File(_) => None,
+            TextSource::Version { flags, .. } => Some(flags),
+        },
+    });
     let now = unix_time().as_secs();
-    let replaced = place.store.replace(name, current, value, now).await;
+    let replaced = place.store.replace(name, current, next_version, now).await;
     match replaced.map_err(|error| place.failure(&error))? {
         Replaced::Written { index, keeps_earlier } => {
             print_line(match next {
@@ -263,7 +273,7 @@ pub(super) fn difference(key: &str, current: Option<&SettingsDocument>, next: Op
     let old = current.map_or("(no document)".to_owned(), |current| format!("{key}@{}", current.index));
     let new = match next.map(|next| &next.source) {
         Some(TextSource::File(file)) => file.to_string(),
-        Some(TextSource::Version(index)) => format!("{key}@{index}"),
+        Some(TextSource::Version { index, .. }) => format!("{key}@{index}"),
         None => "(no document)".to_owned(),
     };
     format!("--- {old}\n+++ {new}\n{}", line_diff(&before, &after))

@@ -37,8 +37,8 @@ pub(super) struct SourceText {
 pub(super) enum TextSource {
     /// A file, by its name.
     File(Arc<str>),
-    /// An earlier version of the document.
-    Version(u64),
+    /// An earlier version of the document: its index, and the flags that its key had.
+    Version { index: u64, flags: u64 },
 }
 
 impl SourceText {
@@ -71,7 +71,7 @@ pub(super) fn check(
 ) -> Result<Vec<String>, CommandError> {
     let index = match text.source {
         TextSource::File(_) => 0,
-        TextSource::Version(index) => index,
+        TextSource::Version { index, .. } => index,
     };
     // A new key is the last one.
     let created = others.iter().find(|other| other.name == name).map_or(u64::MAX, |other| other.created);

@@ -7,10 +7,13 @@ use outrigger_config::{
     ConsulSettings, DynamicConfig, Environment, LoadedConfig, Origin, Overrides, Registry, Token,
     error_chain, load,
 };
-use outrigger_dynamic_config::DocumentVersionStore;
+use outrigger_dynamic_config::{DocumentVersionStore, MARK};
 use outrigger_registry::{Error, consul::Consul};
 
-use super::super::{report::CommandError, settings::RegistryFlags};
+use super::super::{
+    report::{CommandError, print_to_stderr},
+    settings::RegistryFlags,
+};
 
 /// The prefix without a flag and a settings file.
 const DEFAULT_PREFIX: &str = "outrigger";
@@ -43,6 +46,8 @@ pub(super) struct DocumentPlace {
     /// The settings file. `None`: none was given.
     pub(super) file: Option<LoadedConfig>,
     has_token: bool,
+    /// Of Consul.
+    address: String,
 }
 
 impl PlaceFlags {
@@ -65,7 +70,8 @@ impl PlaceFlags {
             .map_err(|error| CommandError::Settings(format!("outrigger: {}", error_chain(&error))))?;
         let store = DocumentVersionStore::new(Arc::new(consul), &prefix);
         let file = flags.has_file(environment).then_some(loaded);
-        Ok(DocumentPlace { store, prefix, rules, file, has_token: settings.token.is_some() })
+        let (has_token, address) = (settings.token.is_some(), settings.address.to_string());
+        Ok(DocumentPlace { store, prefix, rules, file, has_token, address })
     }
 }
 
@@ -106,10 +112,26 @@ impl DocumentPlace {
     /// Why the KV could not be asked.
     pub(super) fn failure(&self, error: &Error) -> CommandError {
         let mut text = error_chain(error);
-        if error.is_forbidden() && !self.has_token {
+        if error.is_outage() {
+            text = self.outage(&text);
+        } else if error.is_forbidden() && !self.has_token {
             text += "; no token is set: name it by CONSUL_HTTP_TOKEN or --token-file";
         }
         CommandError::running(text)
+    }
+
+    /// That the key of `outrigger config init` is missing, on stderr.
+    pub(super) fn print_missing_mark(&self) {
+        let key = self.store.key_of(MARK);
+        print_to_stderr(format_args!(
+            "{key} is not there: while the prefix has no key, sidecars see its first document up to 36 s late; `outrigger config init` \
+             writes it"
+        ));
+    }
+
+    /// That Consul does not answer, and why.
+    pub(super) fn outage(&self, why: &str) -> String {
+        format!("Consul at {} does not answer: {why}", self.address)
     }
 }
 

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use clap::Args;
 use outrigger_config::{
-    Environment, SettingsDocument, count, escape_control, format_duration, is_document, parse_duration,
+    Environment, SettingsDocument, count, error_chain, escape_control, format_duration, is_document,
+    parse_duration,
 };
 use outrigger_dynamic_config::{
-    DocumentSpread, FoundReceipt, SidecarSpread, SpreadResult, SpreadState, receipts_prefix, removal_of,
-    spread_of, spread_result,
+    DocumentSpread, FoundReceipt, MARK, SidecarSpread, SpreadResult, SpreadState, receipts_prefix,
+    removal_of, spread_of, spread_result,
 };
-use outrigger_registry::Cursor;
+use outrigger_registry::{Cursor, Error};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -65,6 +66,8 @@ struct Look {
     spreads: Vec<DocumentSpread>,
     /// How many sidecars have a receipt that counts for `--at-least`.
     sidecars: usize,
+    /// The key of `outrigger config init` is there.
+    has_mark: bool,
 }
 
 pub(super) async fn run(arguments: &StatusArguments) -> Result<(), CommandError> {
@@ -74,6 +77,7 @@ pub(super) async fn run(arguments: &StatusArguments) -> Result<(), CommandError>
     let until = start + arguments.timeout;
     let mut cursor = Cursor::START;
     let mut known = None;
+    let mut outage = None;
     loop {
         let next_look = Instant::now() + PAUSE;
         let left = until.saturating_duration_since(Instant::now());
@@ -83,25 +87,63 @@ pub(super) async fn run(arguments: &StatusArguments) -> Result<(), CommandError>
             (true, None) => timeout_at(until.max(start + FIRST_LOOK), looking).await.ok(),
             (true, Some(_)) => timeout_at(until, looking).await.ok(),
         };
-        if let Some(looked) = looked {
-            let (look, next) = looked?;
-            cursor = next;
-            known = Some(look);
+        match looked {
+            Some(Ok((look, next))) => {
+                cursor = next;
+                known = Some(look);
+                outage = None;
+            }
+            // It may answer later.
+            Some(Err(LookError::Registry(error))) if arguments.wait && error.is_outage() => {
+                cursor = Cursor::START;
+                outage = Some(place.outage(&error_chain(&error)));
+            }
+            Some(Err(LookError::Registry(error))) => return Err(place.failure(&error)),
+            Some(Err(LookError::NoDocument)) => {
+                let key = place.store.key_of(name.as_deref().unwrap_or_default());
+                return Err(CommandError::running(format!("there is no document {key}")));
+            }
+            None => {}
         }
         let is_over = !arguments.wait || Instant::now() >= until;
-        let Some(look) = &known else {
-            let after = format_duration(arguments.timeout);
-            let why = format!(
-                "Consul has not answered after {after}: see whether the agent runs, or wait longer by --timeout"
-            );
-            return Err(CommandError::with_code(NOT_ANSWERED, why));
-        };
-        let result = result_of(look, arguments.at_least);
-        if result != SpreadResult::Pending || is_over {
-            show(&place, look, arguments);
-            return conclude(&place, look, result, arguments);
+        let after = format_duration(arguments.timeout);
+        let result = known.as_ref().map(|look| result_of(look, arguments.at_least));
+        match (&known, result) {
+            (Some(look), Some(result))
+                if is_over || (result != SpreadResult::Pending && outage.is_none()) =>
+            {
+                show(&place, look, arguments);
+                return match outage {
+                    Some(outage) => {
+                        Err(CommandError::with_code(NOT_ANSWERED, format!("after {after}, {outage}")))
+                    }
+                    None => conclude(&place, look, result, arguments),
+                };
+            }
+            (None, _) if is_over => {
+                let outage = outage.unwrap_or_else(|| place.outage("no answer in time"));
+                let hint = "see whether the agent runs, or wait longer by --timeout";
+                return Err(CommandError::with_code(
+                    NOT_ANSWERED,
+                    format!("after {after}, {outage}; {hint}"),
+                ));
+            }
+            _ => sleep_until(next_look.min(until)).await,
         }
-        sleep_until(next_look.min(until)).await;
+    }
+}
+
+/// Why there is nothing to show.
+enum LookError {
+    /// The registry cannot be asked.
+    Registry(Error),
+    /// There is no document of the name, and there was none.
+    NoDocument,
+}
+
+impl From<Error> for LookError {
+    fn from(error: Error) -> Self {
+        Self::Registry(error)
     }
 }
 
@@ -111,11 +153,10 @@ async fn look(
     name: Option<&str>,
     cursor: Cursor,
     wait: Duration,
-) -> Result<(Look, Cursor), CommandError> {
+) -> Result<(Look, Cursor), LookError> {
     // The documents first: a receipt is about what was there before it.
-    let documents = place.store.documents().await.map_err(|error| place.failure(&error))?;
-    let receipts = place.store.receipts(cursor, wait).await;
-    let (receipts, next) = receipts.map_err(|error| place.failure(&error))?;
+    let documents = place.store.documents().await?;
+    let (receipts, next) = place.store.receipts(cursor, wait).await?;
     let look = compare(place, name, documents, &receipts).await?;
     // A question about a prefix without keys does not wait.
     Ok((look, if receipts.is_empty() { Cursor::START } else { next }))
@@ -126,32 +167,28 @@ async fn compare(
     name: Option<&str>,
     documents: Vec<SettingsDocument>,
     receipts: &[FoundReceipt],
-) -> Result<Look, CommandError> {
+) -> Result<Look, LookError> {
+    let has_mark = documents.iter().any(|one| one.name == MARK);
     let documents: Vec<_> = documents
         .into_iter()
         .filter(|one| is_document(&one.name) && name.is_none_or(|name| name == one.name))
         .collect();
     let Some(name) = name else {
-        return Ok(Look { spreads: spread_of(&documents, receipts), sidecars: receipts.len() });
+        return Ok(Look { spreads: spread_of(&documents, receipts), sidecars: receipts.len(), has_mark });
     };
     let spread = match spread_of(&documents, receipts).pop() {
         Some(spread) => spread,
         None => {
             let spread = removal_of(name, receipts);
             let is_known = spread.sidecars.iter().any(|sidecar| sidecar.state != SpreadState::Applied);
-            let is_known = is_known || {
-                let earlier = place.store.earlier_versions(name).await;
-                !earlier.map_err(|error| place.failure(&error))?.is_empty()
-            };
-            if !is_known {
-                let key = place.store.key_of(name);
-                return Err(CommandError::running(format!("there is no document {key}")));
+            if !is_known && place.store.earlier_versions(name).await?.is_empty() {
+                return Err(LookError::NoDocument);
             }
             spread
         }
     };
     let sidecars = spread.sidecars.len();
-    Ok(Look { spreads: vec![spread], sidecars })
+    Ok(Look { spreads: vec![spread], sidecars, has_mark })
 }
 
 fn result_of(look: &Look, at_least: usize) -> SpreadResult {
@@ -193,6 +230,9 @@ fn conclude(
 }
 
 fn show(place: &DocumentPlace, look: &Look, arguments: &StatusArguments) {
+    if !look.has_mark {
+        place.print_missing_mark();
+    }
     if arguments.json {
         let all: Vec<_> = look.spreads.iter().map(|spread| to_json(place, spread)).collect();
         return print_line(json!({"sidecars": look.sidecars, "documents": all}));

@@ -15,6 +15,7 @@ use outrigger_tests::{
     wait,
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{app::load_text, event_stream::EventStream};
 
@@ -119,6 +120,7 @@ on_both_registries! {
     stream: super::a_change_is_seen_by_the_stream;
     wrong_document: super::a_wrong_document_keeps_its_last_good_version;
     outage: super::an_outage_is_served_stale_also_after_a_restart;
+    replacement: super::after_a_replacement_that_failed_a_stream_is_told_of_no_stop;
 }
 
 async fn the_merged_configuration_in_each_format(consul: SocketAddr) {
@@ -264,6 +266,15 @@ async fn an_outage_is_served_stale_also_after_a_restart(consul: SocketAddr) {
     front.set(RegistryMode::Pass);
     assert_eq!(stream.next("config").await, filled());
     api.wait_for_stale(false).await;
+    // The questions of the watches say nothing for most of a minute.
+    front.set(RegistryMode::Hang);
+    let since = Instant::now();
+    api.wait_for_stale(true).await;
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    assert_eq!(stream.next("stale").await, json!({"stale": true}));
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+    front.set(RegistryMode::Pass);
+    assert_eq!(stream.next("stale").await, json!({"stale": false}));
     front.set(RegistryMode::Refuse);
     api.wait_for_stale(true).await;
     let stale = api.ask("/v1/config", &[]).await;
@@ -287,6 +298,21 @@ async fn an_outage_is_served_stale_also_after_a_restart(consul: SocketAddr) {
     let mut expected = filled();
     expected["log"] = "error".into();
     api.wait_for("a change after the outage", &expected).await;
+    api.app.shutdown().await;
+}
+
+async fn after_a_replacement_that_failed_a_stream_is_told_of_no_stop(consul: SocketAddr) {
+    fill(consul).await;
+    let folder = tempfile::tempdir().unwrap();
+    let api = ConfigApi::start(consul, outrigger_net::reserve_addr().port(), folder.path(), SOURCES).await;
+    api.wait_for("all parts", &filled()).await;
+    let mut before = api.stream().await;
+    api.app.leave_registrations(Default::default()).await;
+    before.next("draining").await;
+    api.app.take_registration_back().await;
+    let mut stream = api.stream().await;
+    stream.read_until(": no change").await;
+    assert!(stream.read.contains("event: config\n") && !stream.read.contains("draining"), "{}", stream.read);
     api.app.shutdown().await;
 }
 

@@ -31,13 +31,14 @@ use tokio::{
 };
 
 use crate::{
-    AllowedKeys, PrefixView, PrefixWatches, allowed::ReadScope, handed_index::HandedIndex, silence::Silences,
+    AllowedKeys, PrefixView, PrefixWatches,
+    allowed::ReadScope,
+    handed_index::HandedIndex,
+    silence::{ANSWER_WITHIN, is_refusal},
 };
 
-/// Longest time for a question to the registry.
+/// Longest time for a question to the registry; [`ANSWER_WITHIN`] where the last good entries can be the answer.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
-/// The same where the last good entries can be the answer. Least time for a read that waits.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How often a client that waits for a key of a prefix without keys makes the watch ask.
 const HURRY_INTERVAL: Duration = Duration::from_secs(2);
 /// Most texts of which the indexes are remembered.
@@ -88,7 +89,6 @@ pub struct KvReader {
     kv: Arc<dyn Kv>,
     watches: Arc<PrefixWatches>,
     allowed: Mutex<Arc<AllowedKeys>>,
-    silences: Silences,
     /// By the text that is read.
     targets: Mutex<HashMap<String, Arc<ReadTarget>>>,
     /// The order in which reads and questions begin.
@@ -147,14 +147,7 @@ impl Drop for ActiveRead<'_> {
 impl KvReader {
     /// Serves nothing before [`KvReader::allow`].
     pub fn new(kv: Arc<dyn Kv>, watches: Arc<PrefixWatches>) -> Self {
-        Self {
-            kv,
-            watches,
-            allowed: Mutex::default(),
-            silences: Silences::default(),
-            targets: Mutex::default(),
-            order: AtomicU64::new(0),
-        }
+        Self { kv, watches, allowed: Mutex::default(), targets: Mutex::default(), order: AtomicU64::new(0) }
     }
 
     /// Serves what `allowed` names from now on. Its prefixes are to be followed ([`PrefixWatches::follow`]).
@@ -251,7 +244,7 @@ impl KvReader {
         let may_be_older = read.consistency != Consistency::Consistent;
         let known = view.filter(|view| view.entries.is_some() && may_be_older);
         let is_away = known.as_ref().is_some_and(|view| view.failure.is_some());
-        let answered = match self.silences.lasted(read.consistency) {
+        let answered = match self.silence(read, known.is_some()) {
             Some(after) => Err(unanswered(&read.scope, after)),
             None => self.ask_registry(read, known.is_some()).await,
         };
@@ -273,6 +266,18 @@ impl KvReader {
         }
     }
 
+    /// For how long the registry has not answered such questions. `None`: it is asked. `is_known`: there are last good entries.
+    fn silence(&self, read: &KvRead, is_known: bool) -> Option<Duration> {
+        let silences = self.watches.silences();
+        silences.lasted(read.consistency).or_else(|| {
+            // What may be older is not waited for a second time.
+            let is_stale = read.consistency == Consistency::Stale && is_known;
+            let after = silences.may_be_of_all().filter(|_| is_stale)?;
+            silences.begin(&self.kv, read.scope.text(), read.consistency, after);
+            Some(after)
+        })
+    }
+
     /// One question. `is_known`: there are last good entries.
     async fn ask_registry(&self, read: &KvRead, is_known: bool) -> Result<KvAnswer, Error> {
         let within = match (is_known, read.index) {
@@ -287,7 +292,7 @@ impl KvReader {
         let asked = self.kv.watch_kv(scope, Cursor::START, read.consistency, within);
         let answered = timeout(within, asked).await.unwrap_or_else(|_| Err(unanswered(&read.scope, within)));
         if let Err(Error::Timeout { .. }) = &answered {
-            self.silences.begin(&self.kv, read.scope.text(), read.consistency, within, ASK_WITHIN);
+            self.watches.silences().begin(&self.kv, read.scope.text(), read.consistency, within);
         }
         answered
     }
@@ -336,11 +341,6 @@ fn unanswered(scope: &ReadScope, after: Duration) -> Error {
     // Whole seconds: a text for people.
     let after = Duration::from_secs(after.as_secs());
     Error::Timeout { request: format!("GET /v1/kv/{}", scope.text()), after }
-}
-
-/// The registry answers, and refuses this: an earlier answer is not shown in its place.
-fn is_refusal(error: &Error) -> bool {
-    matches!(error, Error::Refused { status: 400..=499, .. })
 }
 
 impl FetchedEntries {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{PrefixStore, PrefixView, watch::PrefixWatch};
+use crate::{PrefixStore, PrefixView, silence::Silences, watch::PrefixWatch};
 
 /// The watches of a sidecar, one for each prefix.
 pub struct PrefixWatches {
@@ -16,6 +16,7 @@ pub struct PrefixWatches {
     longest_wait: Arc<dyn Fn() -> Duration + Send + Sync>,
     store: PrefixStore,
     running: Mutex<RunningWatches>,
+    silences: Silences,
 }
 
 #[derive(Default)]
@@ -45,7 +46,8 @@ impl PrefixWatches {
         longest_wait: impl Fn() -> Duration + Send + Sync + 'static,
         store: PrefixStore,
     ) -> Self {
-        Self { kv, longest_wait: Arc::new(longest_wait), store, running: Mutex::default() }
+        let (running, silences) = (Mutex::default(), Silences::default());
+        Self { kv, longest_wait: Arc::new(longest_wait), store, running, silences }
     }
 
     /// Follows these prefixes from now on, and no others: a watch that runs goes on. `cache`: whether the last good answers stay on disk; if
@@ -78,6 +80,25 @@ impl PrefixWatches {
     /// no longer followed.
     pub fn view(&self, prefix: &str) -> Option<watch::Receiver<Arc<PrefixView>>> {
         self.running.lock().by_prefix.get(prefix).map(|running| running.view.clone())
+    }
+
+    /// Whether the registry does not answer now, by a question that waits for 1 s at most: the question of a watch says nothing for most of
+    /// a minute. Those that ask within a second share one question, and while the registry is silent they wait for none.
+    pub async fn is_registry_away(&self) -> bool {
+        let prefix = self.running.lock().by_prefix.keys().next().cloned();
+        match prefix {
+            Some(prefix) => self.silences.check(&self.kv, &prefix).await,
+            None => false,
+        }
+    }
+
+    /// Whether the registry does not answer, as the reads and [`PrefixWatches::is_registry_away`] find it from now on.
+    pub fn registry_away(&self) -> watch::Receiver<bool> {
+        self.silences.is_unheard()
+    }
+
+    pub(crate) fn silences(&self) -> &Silences {
+        &self.silences
     }
 
     /// Asks about the prefix at once, where the next question waits for its time, and not more than once a second: a client waits for a

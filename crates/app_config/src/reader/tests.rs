@@ -27,6 +27,8 @@ struct KvState {
     is_refused: bool,
     /// No question is answered; each hangs.
     hangs: bool,
+    /// The same for those that the leader answers.
+    is_leader_silent: bool,
 }
 
 impl KvState {
@@ -65,7 +67,7 @@ impl Kv for TestKv {
         &'a self,
         scope: KvScope<'a>,
         cursor: Cursor,
-        _: Consistency,
+        consistency: Consistency,
         wait: Duration,
     ) -> AnswerFuture<'a, KvAnswer> {
         Box::pin(async move {
@@ -83,7 +85,8 @@ impl Kv for TestKv {
             }
             // A watch ends its question itself, long after a read.
             let mut state = self.state.subscribe();
-            let _ = state.wait_for(|state| !state.hangs).await;
+            let of_leader = consistency != Consistency::Stale;
+            let _ = state.wait_for(|state| !state.hangs && !(of_leader && state.is_leader_silent)).await;
             self.state.borrow().answer(scope)
         })
     }
@@ -409,6 +412,77 @@ async fn while_the_registry_hangs_the_first_read_waits_for_a_second_and_the_othe
     sleep(Duration::from_millis(1)).await;
     let reading = rig.read(key("a/x"), 0, 0).await;
     assert_eq!((values(&reading).as_str(), reading.index, reading.stale_for), ("2", index, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_older_is_not_waited_for_a_second_time() {
+    let rig = ReaderRig::start("a/").await;
+    rig.put("a/x", "1");
+    rig.wait_until_known("a/").await;
+    rig.hang(true);
+    rig.read(key("a/x"), 0, 0).await;
+    let begun = Instant::now();
+    for _ in 0..2 {
+        let reading = rig.read_with(Consistency::Stale, key("a/x"), 0, 0).await.unwrap();
+        assert!(reading.stale_for.is_some(), "{reading:?}");
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    rig.put("a/x", "2");
+    rig.hang(false);
+    sleep(Duration::from_millis(2)).await;
+    let reading = rig.read_with(Consistency::Stale, key("a/x"), 0, 0).await.unwrap();
+    assert_eq!((values(&reading).as_str(), reading.stale_for), ("2", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_leader_alone_is_silent_what_may_be_older_is_that_of_another_server() {
+    let rig = ReaderRig::start("a/").await;
+    rig.put("a/x", "1");
+    rig.wait_until_known("a/").await;
+    rig.kv.state.send_modify(|state| state.is_leader_silent = true);
+    rig.read(key("a/x"), 0, 0).await;
+    rig.put("a/x", "2");
+    // The first one does not wait for what it does not know.
+    assert!(rig.read_with(Consistency::Stale, key("a/x"), 0, 0).await.unwrap().stale_for.is_some());
+    sleep(Duration::from_millis(2)).await;
+    for _ in 0..2 {
+        let reading = rig.read_with(Consistency::Stale, key("a/x"), 0, 0).await.unwrap();
+        assert_eq!((values(&reading).as_str(), reading.stale_for), ("2", None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_of_what_the_watch_has_learns_in_a_second_that_the_registry_is_away() {
+    let rig = ReaderRig::start("a/").await;
+    rig.put("a/x", "1");
+    rig.wait_until_known("a/").await;
+    let mut away = rig.watches.registry_away();
+    assert!(!rig.watches.is_registry_away().await);
+    // Answered a moment ago.
+    let reads = rig.kv.reads.load(Relaxed);
+    assert!(!rig.watches.is_registry_away().await);
+    assert_eq!(rig.kv.reads.load(Relaxed), reads);
+    sleep(Duration::from_secs(1)).await;
+    rig.hang(true);
+    let begun = Instant::now();
+    let both = tokio::join!(rig.watches.is_registry_away(), rig.watches.is_registry_away());
+    assert_eq!((both, begun.elapsed(), *away.borrow_and_update()), ((true, true), ANSWER_WITHIN, true));
+    tokio::task::yield_now().await;
+    assert_eq!(rig.kv.reads.load(Relaxed), reads + 2, "one for both, and one that waits for the end of it");
+    // Reads of keys know it, too.
+    assert!(rig.read(key("a/x"), 0, 0).await.stale_for.is_some());
+    assert!(rig.watches.is_registry_away().await);
+    assert_eq!(begun.elapsed(), ANSWER_WITHIN);
+    rig.hang(false);
+    away.changed().await.unwrap();
+    assert!(!*away.borrow() && !rig.watches.is_registry_away().await);
+    // An error is no answer, but a refusal is one.
+    sleep(Duration::from_secs(1)).await;
+    rig.kv.state.send_modify(|state| state.is_away = true);
+    assert!(rig.watches.is_registry_away().await);
+    rig.kv.state.send_modify(|state| (state.is_away, state.is_refused) = (false, true));
+    sleep(Duration::from_secs(1)).await;
+    assert!(!rig.watches.is_registry_away().await);
 }
 
 #[tokio::test(start_paused = true)]

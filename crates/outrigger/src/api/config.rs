@@ -8,8 +8,11 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use outrigger_app_config::{ConfigState, ConfigWatch, KnownConfig, ViewProblem, content_version};
+use outrigger_app_config::{
+    ConfigState, ConfigWatch, KnownConfig, PrefixWatches, ViewProblem, content_version,
+};
 use outrigger_config::ConfigFormat;
+use outrigger_locks::LockManager;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +35,28 @@ const PROBLEMS: HeaderName = HeaderName::from_static("x-outrigger-config-problem
 pub(crate) struct ConfigBackend {
     /// Absent: the registry has no keys.
     pub(crate) watch: Option<Arc<ConfigWatch>>,
+    /// Of the parts: they know whether the registry answers.
+    pub(crate) prefixes: Option<Arc<PrefixWatches>>,
+    pub(crate) drain: DrainSignal,
+}
+
+/// Tells streams that the sidecar stops.
+#[derive(Debug, Clone)]
+pub(crate) enum DrainSignal {
+    /// That of the locks. A drain that is called off gives later streams a token of their own.
+    Locks(LockManager),
+    /// One for all streams.
+    Token(CancellationToken),
+}
+
+impl DrainSignal {
     /// Cancelled: the sidecar stops.
-    pub(crate) draining: CancellationToken,
+    fn token(&self) -> CancellationToken {
+        match self {
+            Self::Locks(locks) => locks.draining(),
+            Self::Token(token) => token.clone(),
+        }
+    }
 }
 
 /// Answers `/v1/config` and `/v1/config/stream`.
@@ -47,13 +70,13 @@ pub(super) async fn answer(
     let control = control.map(|Extension(control)| control).unwrap_or_default();
     let is_stream = uri.path().ends_with("/stream") || accepts_stream(&headers);
     let query = uri.query().unwrap_or_default();
-    match answer_or_refuse(&backend, &method, query, &headers, is_stream, control) {
+    match answer_or_refuse(&backend, &method, query, &headers, is_stream, control).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn answer_or_refuse(
+async fn answer_or_refuse(
     backend: &ConfigBackend,
     method: &Method,
     query: &str,
@@ -71,15 +94,20 @@ fn answer_or_refuse(
         return Err(ApiProblem::no_kv());
     };
     let mut states = watch.state();
-    let state = states.borrow_and_update().clone();
-    if state.parts.is_empty() {
+    if states.borrow().parts.is_empty() {
         let detail = "api.config.sources names no part of a configuration";
         return Err(ApiProblem::new(ApiReason::NoSources, detail));
     }
     if is_stream {
         query.check_stream()?;
-        return Ok(follow_config(states, headers, backend.draining.clone(), control));
+        let (prefixes, draining) = (backend.prefixes.clone(), backend.drain.token());
+        return Ok(follow_config(states, prefixes, headers, draining, control));
     }
+    let is_away = match &backend.prefixes {
+        Some(prefixes) => prefixes.is_registry_away().await,
+        None => false,
+    };
+    let state = states.borrow_and_update().clone();
     let known = state.known.as_ref().ok_or_else(|| unknown(&state))?;
     let format = match query.format {
         Some(format) => format,
@@ -110,7 +138,7 @@ fn answer_or_refuse(
     if problems > 0 {
         fields.insert(PROBLEMS, problems.into());
     }
-    if state.is_stale() {
+    if is_away || state.is_stale() {
         mark_stale(fields, state.age(Instant::now()));
     }
     Ok(response)

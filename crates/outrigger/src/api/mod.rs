@@ -35,7 +35,7 @@ use outrigger_app_config::KvReader;
 use outrigger_locks::LockManager;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub(crate) use config::ConfigBackend;
+pub(crate) use config::{ConfigBackend, DrainSignal};
 pub(crate) use guard::{ApiGuard, read_token};
 pub use reason::ApiReason;
 

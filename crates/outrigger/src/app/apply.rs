@@ -8,10 +8,10 @@ use outrigger_config::{
     plan_reload,
 };
 use outrigger_dynamic_config::{AppliedResults, FollowedDocuments};
-use outrigger_locks::LockManager;
 use outrigger_proxy::PreparedSettings;
 use outrigger_registry::consul::NewCredentials;
 use prometheus::Gauge;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     admin::{self, AdminBackend as _, AdminState, BoundListeners, ServerLimits},
-    api::{self, ApiBackends, ApiGuard, ConfigBackend},
+    api::{self, ApiBackends, ApiGuard, ConfigBackend, DrainSignal},
     config_files::AppFiles,
     registry,
     reload::{AppliedReload, ReloadError, ReloadResult},
@@ -234,7 +234,12 @@ impl Running {
             kv: self.components.app_config.as_ref().map(|parts| parts.reader.clone()),
             config: ConfigBackend {
                 watch: self.components.app_config.as_ref().map(|parts| parts.merged.clone()),
-                draining: self.components.locks.as_ref().map(LockManager::draining).unwrap_or_default(),
+                prefixes: self.components.app_config.as_ref().map(|parts| parts.watches.clone()),
+                drain: self
+                    .components
+                    .locks
+                    .clone()
+                    .map_or_else(|| DrainSignal::Token(CancellationToken::new()), DrainSignal::Locks),
             },
         };
         let router = api::api_router(backends, guard);

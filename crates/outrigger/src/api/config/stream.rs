@@ -7,13 +7,15 @@
 //! | `stale` | the registry does not answer any more, or answers again: `{"stale": true}` |
 //! | `draining` | the sidecar stops, once; the stream ends when its listener closes |
 //!
+//! With each comment the registry is asked a question of its own, because that of a watch says nothing for most of a minute.
+//!
 //! A client that reads slowly gets the newest configuration, and none of those between: nothing is queued.
 
 use std::{convert::Infallible, sync::Arc};
 
 use axum::{body::Bytes, http::HeaderMap, response::Response};
 use futures_util::stream;
-use outrigger_app_config::ConfigState;
+use outrigger_app_config::{ConfigState, PrefixWatches};
 use serde_json::json;
 use tokio::{sync::watch, time::Interval};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,7 @@ use crate::{
 
 struct ConfigStream {
     states: watch::Receiver<Arc<ConfigState>>,
+    registry: Option<RegistryWatch>,
     control: ConnectionControl,
     /// Absent: it is told.
     draining: Option<CancellationToken>,
@@ -36,16 +39,37 @@ struct ConfigStream {
     is_told_stale: bool,
 }
 
+/// Whether the registry answers.
+struct RegistryWatch {
+    prefixes: Arc<PrefixWatches>,
+    is_away: watch::Receiver<bool>,
+}
+
+impl RegistryWatch {
+    /// Resolves with another answer.
+    async fn changed(watch: &mut Option<Self>) {
+        if let Some(watch) = watch
+            && watch.is_away.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
 /// The stream, from the present state of `states` on.
 pub(super) fn follow_config(
     states: watch::Receiver<Arc<ConfigState>>,
+    prefixes: Option<Arc<PrefixWatches>>,
     headers: &HeaderMap,
     draining: CancellationToken,
     control: ConnectionControl,
 ) -> Response {
     let told = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(Arc::from);
+    let registry = prefixes.map(|prefixes| RegistryWatch { is_away: prefixes.registry_away(), prefixes });
     let stream = ConfigStream {
         states,
+        registry,
         control,
         draining: Some(draining),
         comments: comments(),
@@ -94,7 +118,19 @@ impl ConfigStream {
                     }
                     news
                 }
-                _ = self.comments.tick() => ": no change\n\n".to_owned(),
+                () = RegistryWatch::changed(&mut self.registry) => match self.news() {
+                    news if news.is_empty() => continue,
+                    news => news,
+                },
+                _ = self.comments.tick() => {
+                    if let Some(registry) = &self.registry {
+                        registry.prefixes.is_registry_away().await;
+                    }
+                    match self.news() {
+                        news if news.is_empty() => ": no change\n\n".to_owned(),
+                        news => news,
+                    }
+                }
             };
             self.control.extend();
             return Some(chunk.into());
@@ -118,7 +154,8 @@ impl ConfigStream {
                 }
             }
         }
-        let is_stale = state.known.is_some() && state.is_stale();
+        let is_away = self.registry.as_mut().is_some_and(|registry| *registry.is_away.borrow_and_update());
+        let is_stale = state.known.is_some() && (is_away || state.is_stale());
         if std::mem::replace(&mut self.is_told_stale, is_stale) != is_stale {
             out.push_str(&frame(Some("stale"), None, &json!({"stale": is_stale})));
         }

@@ -79,7 +79,8 @@ impl ConfigRig {
     }
 
     async fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
-        let backend = ConfigBackend { watch: Some(self.watch.clone()), draining: self.draining.clone() };
+        let drain = DrainSignal::Token(self.draining.clone());
+        let backend = ConfigBackend { watch: Some(self.watch.clone()), prefixes: None, drain };
         let router = Router::new()
             .route("/v1/config", any(answer))
             .route("/v1/config/stream", any(answer))
@@ -194,10 +195,11 @@ async fn what_cannot_be_answered_says_why() {
     let answer = rig.ask("POST", "/v1/config", &[]).await;
     assert_eq!((answer.status().as_u16(), field(&answer, "allow")), (405, "GET, HEAD"));
     assert_eq!(rig.ask("HEAD", "/v1/config", &[]).await.status().as_u16(), 200);
-    let none = ConfigBackend { watch: None, draining: CancellationToken::new() };
+    let drain = DrainSignal::Token(CancellationToken::new());
+    let none = ConfigBackend { watch: None, prefixes: None, drain };
     let control = ConnectionControl::default();
-    let refused = answer_or_refuse(&none, &Method::GET, "", &HeaderMap::new(), false, control).unwrap_err();
-    assert_eq!(refusal(refused.into_response()).await, (501, "no_kv".into()));
+    let refused = answer_or_refuse(&none, &Method::GET, "", &HeaderMap::new(), false, control).await;
+    assert_eq!(refusal(refused.unwrap_err().into_response()).await, (501, "no_kv".into()));
 }
 
 #[tokio::test(start_paused = true)]

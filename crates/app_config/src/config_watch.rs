@@ -11,6 +11,7 @@ use std::{
 use futures_util::future::select_all;
 use outrigger_config::{ConfigContext, count};
 use outrigger_events::{Event, EventKind, Events};
+use outrigger_kv_watch::NewestSaver;
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use prometheus::{IntGaugeVec, register_int_gauge_vec_with_registry};
@@ -56,8 +57,8 @@ struct Merger {
     generation: u64,
     last_good: LastGoodDocuments,
     store: PrefixStore,
-    is_cached: bool,
-    is_store_failing: bool,
+    /// Absent: nothing is saved.
+    saver: Option<NewestSaver<KvEntries>>,
 }
 
 impl fmt::Debug for ConfigWatch {
@@ -87,8 +88,7 @@ impl ConfigWatch {
             generation: 0,
             last_good: LastGoodDocuments(stored.unwrap_or_default()),
             store,
-            is_cached: true,
-            is_store_failing: false,
+            saver: None,
         };
         let shared = Shared { state: watch::Sender::default(), merger: Mutex::new(merger), events, problems };
         shared.count(&[]);
@@ -105,10 +105,7 @@ impl ConfigWatch {
         let generation = {
             let mut merger = self.shared.merger.lock();
             merger.generation += 1;
-            merger.is_cached = cache;
-            if !cache {
-                merger.store.retain(&[]);
-            }
+            merger.set_cached(cache);
             self.shared.merge(&mut merger, now);
             merger.generation
         };
@@ -118,6 +115,15 @@ impl ConfigWatch {
         let follower = PartsFollower { shared: self.shared.clone(), generation, parts };
         let task = tokio::spawn(essential("the merged configuration of the app", follower.run()));
         *running = Some(AbortOnDropHandle::new(task));
+    }
+
+    /// Follows nothing any more. Returns when the last good documents are on disk; a disk that hangs makes it wait.
+    pub async fn stop(&self) {
+        *self.running.lock() = None;
+        let saver = self.shared.merger.lock().saver.clone();
+        if let Some(saver) = saver {
+            saver.flush().await;
+        }
     }
 
     /// What is known, from now on.
@@ -294,16 +300,27 @@ fn describe_change(before: Option<&ConfigView>, after: &ConfigView) -> Option<St
 }
 
 impl Merger {
-    /// Brings the file up to date. Blocks.
-    fn save(&mut self, is_changed: bool) {
-        if !self.is_cached || !(is_changed || self.is_store_failing) {
-            return;
+    /// Whether the last good documents stay on disk. Blocks.
+    fn set_cached(&mut self, is_cached: bool) {
+        if is_cached && self.saver.is_none() {
+            let store = self.store.clone();
+            let save = move |documents: &KvEntries| store.save(DOCUMENTS, documents, 0);
+            self.saver = Some(NewestSaver::new(save, |_, error| {
+                warn!(%error, "the last good documents of the app's configuration cannot be saved, a restart would lose them");
+            }));
+        } else if !is_cached {
+            if let Some(saver) = self.saver.take() {
+                saver.close();
+            }
+            self.store.retain(&[]);
         }
-        let saved = self.store.save(DOCUMENTS, &self.last_good.0, 0);
-        if let (Err(error), false) = (&saved, self.is_store_failing) {
-            warn!(%error, "the last good documents of the app's configuration cannot be saved, a restart would lose them");
+    }
+
+    /// Brings the file up to date.
+    fn save(&self, is_changed: bool) {
+        if let Some(saver) = self.saver.as_ref().filter(|saver| is_changed || saver.is_failing()) {
+            saver.put(self.last_good.0.clone());
         }
-        self.is_store_failing = saved.is_err();
     }
 }
 

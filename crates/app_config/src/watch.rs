@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config::{error_chain, prefix_covers};
-use outrigger_kv_watch::{Entries, KvFollower, KvNews};
+use outrigger_kv_watch::{Entries, KvFollower, KvNews, NewestSaver};
 use outrigger_registry::{Kv, KvEntry};
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -23,12 +24,42 @@ const HURRY_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct PrefixWatch {
     follower: KvFollower<Arc<KvEntry>>,
-    store: PrefixStore,
+    saver: PrefixSaver,
     view: watch::Sender<Arc<PrefixView>>,
-    /// The file has the entries that count.
+    /// The saver has the entries that count.
     is_saved: bool,
-    is_store_failing: bool,
     confirmed_file: Option<Instant>,
+}
+
+/// Writes the file of one prefix.
+pub(crate) type PrefixSaver = NewestSaver<KeptEntries>;
+
+/// What the file is to have.
+pub(crate) struct KeptEntries {
+    entries: Arc<KvEntries>,
+    index: u64,
+}
+
+/// Writes entries, or renews the time of those that are there. `on_disk`: of an earlier run.
+fn prefix_saver(store: PrefixStore, prefix: &str, on_disk: Option<Arc<KvEntries>>) -> PrefixSaver {
+    let file = store.path(prefix).map(|path| path.display().to_string()).unwrap_or_default();
+    let (saved, reported) = (prefix.to_owned(), prefix.to_owned());
+    let on_disk = Mutex::new(on_disk);
+    let save = move |kept: &KeptEntries| {
+        let KeptEntries { entries, index } = kept;
+        let is_there = on_disk.lock().as_ref().is_some_and(|known| Arc::ptr_eq(known, entries));
+        if is_there && store.confirm(&saved).is_ok() {
+            return Ok(());
+        }
+        *on_disk.lock() = None;
+        store.save(&saved, entries, *index)?;
+        *on_disk.lock() = Some(entries.clone());
+        Ok(())
+    };
+    NewestSaver::new(save, move |_, error| {
+        let prefix = &reported;
+        warn!(prefix, file, %error, "the last good entries cannot be saved, a restart would lose them");
+    })
 }
 
 impl PrefixWatch {
@@ -48,6 +79,7 @@ impl PrefixWatch {
             ..PrefixView::default()
         });
         let view = view.unwrap_or_default();
+        let saver = prefix_saver(store, prefix, view.entries.clone());
         let entries: Entries<_> = view.entries.as_deref().cloned().unwrap_or_default();
         let read = {
             let prefix = prefix.to_owned();
@@ -58,10 +90,9 @@ impl PrefixWatch {
         };
         Self {
             follower: KvFollower::new(kv, longest_wait, prefix, read, str::to_owned, entries),
-            store,
+            saver,
             view: watch::Sender::new(Arc::new(view)),
             is_saved,
-            is_store_failing: false,
             confirmed_file: None,
         }
     }
@@ -69,6 +100,11 @@ impl PrefixWatch {
     /// What is known of the prefix, from now on.
     pub(crate) fn view(&self) -> watch::Receiver<Arc<PrefixView>> {
         self.view.subscribe()
+    }
+
+    /// What writes its file.
+    pub(crate) fn saver(&self) -> PrefixSaver {
+        self.saver.clone()
     }
 
     /// Asks until it is dropped. `hurry`: a client waits for what the next question may tell.
@@ -120,32 +156,20 @@ impl PrefixWatch {
                 is_changed
             });
             if let Some(entries) = &next.entries {
-                self.keep(entries, next.index, is_confirmed, now).await;
+                self.keep(entries, next.index, is_confirmed, now);
             }
         }
     }
 
     /// Brings the file up to date.
-    async fn keep(&mut self, entries: &Arc<KvEntries>, index: u64, is_confirmed: bool, now: Instant) {
-        let (store, prefix) = (self.store.clone(), self.follower.prefix().to_owned());
-        let saved = if !self.is_saved && (is_confirmed || !self.is_store_failing) {
-            let entries = entries.clone();
-            tokio::task::spawn_blocking(move || store.save(&prefix, &entries, index)).await
-        } else if is_confirmed && self.confirmed_file.is_none_or(|at| now - at >= CONFIRM_EVERY) {
-            tokio::task::spawn_blocking(move || store.confirm(&prefix)).await
-        } else {
+    fn keep(&mut self, entries: &Arc<KvEntries>, index: u64, is_confirmed: bool, now: Instant) {
+        let is_due =
+            self.saver.is_failing() || self.confirmed_file.is_none_or(|at| now - at >= CONFIRM_EVERY);
+        if self.is_saved && !(is_confirmed && is_due) {
             return;
-        };
-        // A runtime that stops runs no new task.
-        let Ok(saved) = saved else { return };
-        if let (Err(error), false) = (&saved, self.is_store_failing) {
-            let prefix = self.follower.prefix();
-            let file = self.store.path(prefix).map(|path| path.display().to_string()).unwrap_or_default();
-            warn!(prefix, file, %error, "the last good entries cannot be saved, a restart would lose them");
         }
-        self.is_saved = saved.is_ok();
-        self.is_store_failing = saved.is_err();
-        self.confirmed_file = Some(now);
+        self.saver.put(KeptEntries { entries: entries.clone(), index });
+        (self.is_saved, self.confirmed_file) = (true, Some(now));
     }
 
     fn log_answer(&self, is_back: bool) {

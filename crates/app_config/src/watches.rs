@@ -8,7 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{PrefixStore, PrefixView, silence::Silences, watch::PrefixWatch};
+use crate::{
+    PrefixStore, PrefixView,
+    silence::Silences,
+    watch::{PrefixSaver, PrefixWatch},
+};
 
 /// The watches of a sidecar, one for each prefix.
 pub struct PrefixWatches {
@@ -29,6 +33,7 @@ struct RunningWatches {
 struct RunningWatch {
     view: watch::Receiver<Arc<PrefixView>>,
     hurry: Arc<Notify>,
+    saver: PrefixSaver,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -54,11 +59,15 @@ impl PrefixWatches {
     /// not, those that are there are removed. Reads small files. Needs a tokio runtime.
     pub fn follow(&self, prefixes: &[String], cache: bool) {
         let mut running = self.running.lock();
-        if running.is_cached != cache {
-            running.by_prefix.clear();
-        }
-        running.is_cached = cache;
-        running.by_prefix.retain(|prefix, _| prefixes.contains(prefix));
+        let is_cached_as_before = running.is_cached == cache;
+        let is_kept = |prefix: &String| is_cached_as_before && prefixes.contains(prefix);
+        let (kept, dropped) = std::mem::take(&mut running.by_prefix)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(prefix, _)| is_kept(prefix));
+        // Their files are removed.
+        dropped.values().for_each(|one| one.saver.close());
+        drop(dropped);
+        *running = RunningWatches { is_cached: cache, by_prefix: kept };
         self.store.retain(if cache { prefixes } else { &[] });
         for prefix in prefixes {
             if running.by_prefix.contains_key(prefix) {
@@ -67,11 +76,11 @@ impl PrefixWatches {
             let longest_wait = self.longest_wait.clone();
             let store = if cache { self.store.clone() } else { PrefixStore::none() };
             let watch = PrefixWatch::open(self.kv.clone(), move || longest_wait(), prefix, store);
-            let view = watch.view();
+            let (view, saver) = (watch.view(), watch.saver());
             let hurry = Arc::new(Notify::new());
             let run = watch.run(hurry.clone());
             let task = tokio::spawn(essential("the watch of the app's configuration", run));
-            let running_watch = RunningWatch { view, hurry, _task: AbortOnDropHandle::new(task) };
+            let running_watch = RunningWatch { view, hurry, saver, _task: AbortOnDropHandle::new(task) };
             running.by_prefix.insert(prefix.clone(), running_watch);
         }
     }
@@ -80,6 +89,15 @@ impl PrefixWatches {
     /// no longer followed.
     pub fn view(&self, prefix: &str) -> Option<watch::Receiver<Arc<PrefixView>>> {
         self.running.lock().by_prefix.get(prefix).map(|running| running.view.clone())
+    }
+
+    /// Follows nothing any more. Returns when the last good answers are on disk; a disk that hangs makes it wait.
+    pub async fn stop(&self) {
+        let stopped = std::mem::take(&mut self.running.lock().by_prefix);
+        let savers: Vec<_> = stopped.into_values().map(|one| one.saver).collect();
+        for saver in savers {
+            saver.flush().await;
+        }
     }
 
     /// Whether the registry does not answer now, by a question that waits for 1 s at most: the question of a watch says nothing for most of

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{DocumentStore, store::Documents};
+use crate::{DocumentSaver, DocumentStore, store::Documents};
 
 /// What became of each document that was applied. `None`: they could not be applied now, and are applied again later.
 pub type AppliedResults = Option<Vec<DocumentResult>>;
@@ -65,7 +65,7 @@ pub struct DocumentFollower {
     is_answered: bool,
     /// The documents that the token may not read, by the last answer.
     hidden: BTreeSet<String>,
-    is_store_failing: bool,
+    saver: DocumentSaver,
 }
 
 impl std::fmt::Debug for DocumentFollower {
@@ -82,6 +82,7 @@ impl DocumentFollower {
         longest_wait: impl Fn() -> Duration + Send + Sync + 'static,
         prefix: &str,
         store: DocumentStore,
+        saver: DocumentSaver,
     ) -> Self {
         let last_good = store.load();
         let prefix = settings_prefix(prefix);
@@ -94,14 +95,7 @@ impl DocumentFollower {
             move |name: &str| format!("{prefix}{name}")
         };
         let follower = KvFollower::new(kv, longest_wait, &prefix, read, key_of, last_good.clone());
-        Self {
-            follower,
-            store,
-            last_good,
-            is_answered: false,
-            hidden: BTreeSet::new(),
-            is_store_failing: false,
-        }
+        Self { follower, store, last_good, is_answered: false, hidden: BTreeSet::new(), saver }
     }
 
     /// The documents that count, each with its last good version. Before [`DocumentFollower::run`]: those of the run before, which the
@@ -127,8 +121,8 @@ impl DocumentFollower {
                 news = self.follower.next() => self.on_news(news, &signals.first_answer),
                 () = sleep_until_some(apply_again) => {}
                 () = signals.again.notified() => self.follower.mark_changed(),
-                // Never while documents are applied or saved.
-                () = signals.stop.cancelled() => return,
+                // Never while documents are applied.
+                () = signals.stop.cancelled() => return self.saver.flush().await,
             }
             let now = Instant::now();
             let is_again = apply_again.is_some_and(|at| at <= now);
@@ -141,7 +135,7 @@ impl DocumentFollower {
                         if self.is_answered {
                             set_if_other(&signals.first_answer, FirstAnswer::Received);
                         }
-                        self.note_results(&results).await;
+                        self.note_results(&results);
                     }
                     None => apply_again = Some(Instant::now() + APPLY_AGAIN),
                 }
@@ -195,7 +189,7 @@ impl DocumentFollower {
     }
 
     /// Keeps what was applied as the last good version, and forgets what is gone.
-    async fn note_results(&mut self, results: &[DocumentResult]) {
+    fn note_results(&mut self, results: &[DocumentResult]) {
         let mut last_good = self.last_good.clone();
         for result in results.iter().filter(|result| result.state == DocumentState::Applied) {
             if let Some(document) = self.follower.entries().get(&result.name) {
@@ -203,19 +197,11 @@ impl DocumentFollower {
             }
         }
         last_good.retain(|name, _| self.follower.entries().contains_key(name));
-        if last_good == self.last_good && !self.is_store_failing {
+        if last_good == self.last_good && !self.saver.is_failing() {
             return;
         }
         self.last_good = last_good;
-        let (store, documents) = (self.store.clone(), self.last_good.clone());
-        let saved = tokio::task::spawn_blocking(move || store.save(&documents)).await;
-        // A runtime that stops runs no new task.
-        let Ok(saved) = saved else { return };
-        if let (Err(error), false) = (&saved, self.is_store_failing) {
-            let file = self.store.path().map(|path| path.display().to_string()).unwrap_or_default();
-            warn!(file, %error, "the last good documents cannot be saved, a restart would lose them");
-        }
-        self.is_store_failing = saved.is_err();
+        self.saver.put(&self.store, &self.last_good);
     }
 }
 

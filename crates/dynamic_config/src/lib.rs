@@ -32,7 +32,7 @@ pub use session_file::SessionFile;
 pub use spread::{
     DocumentSpread, SidecarSpread, SpreadResult, SpreadState, removal_of, spread_of, spread_result,
 };
-pub use store::DocumentStore;
+pub use store::{DocumentSaver, DocumentStore};
 pub use versions::{
     DocumentVersionStore, EarlierVersion, FoundReceipt, KEPT_VERSIONS, MARK, NextVersion, Replaced,
 };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use outrigger_config::{SettingsDocument, file_name_part, read_own_file, replace_own_file};
-use outrigger_kv_watch::Entries;
+use outrigger_kv_watch::{Entries, NewestSaver};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -44,6 +44,35 @@ struct StoredDocument {
     #[serde(default)]
     created: u64,
     text: String,
+}
+
+/// Writes the file, which is the same one for every prefix: so what was followed before another prefix is written before.
+#[derive(Debug, Clone)]
+pub struct DocumentSaver(NewestSaver<(DocumentStore, Documents)>);
+
+impl Default for DocumentSaver {
+    fn default() -> Self {
+        let save = |(store, documents): &(DocumentStore, Documents)| store.save(documents);
+        Self(NewestSaver::new(save, |(store, _), error| {
+            let file = store.path().map(|path| path.display().to_string()).unwrap_or_default();
+            warn!(file, %error, "the last good documents cannot be saved, a restart would lose them");
+        }))
+    }
+}
+
+impl DocumentSaver {
+    pub(crate) fn put(&self, store: &DocumentStore, documents: &Documents) {
+        self.0.put((store.clone(), documents.clone()));
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.0.is_failing()
+    }
+
+    /// Resolves when everything is saved, or could not be. A disk that hangs makes it wait.
+    pub async fn flush(&self) {
+        self.0.flush().await;
+    }
 }
 
 impl DocumentStore {

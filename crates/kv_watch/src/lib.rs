@@ -9,12 +9,15 @@
 //! | `follower` | the question that is under way, and what its answer changes |
 //! | `believed` | which entries count, and when they are applied; pure |
 //! | `pace` | when the next question is asked; pure |
+//! | `saver` | keeps the newest content on disk, without a wait |
 //!
-//! The crate does not read values, and stores nothing: that is for those that follow a prefix.
+//! The crate does not read values, and knows no file: that is for those that follow a prefix.
 
 mod believed;
 mod follower;
 mod pace;
+mod saver;
 
 pub use believed::{DOUBT, Entries, GATHER};
 pub use follower::{KvFollower, KvNews};
+pub use saver::NewestSaver;

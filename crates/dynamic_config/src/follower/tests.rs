@@ -37,7 +37,8 @@ fn settings() -> LoadedConfig {
 impl Rig {
     fn start(store: DocumentStore) -> (Self, Vec<DocumentVersions>) {
         let (kv, questions) = ScriptedKv::new();
-        let follower = DocumentFollower::open(kv.clone(), || WAIT, "team/outrigger", store);
+        let follower =
+            DocumentFollower::open(kv.clone(), || WAIT, "team/outrigger", store, DocumentSaver::default());
         let stored = follower.documents();
         let (apply, applied) = mpsc::unbounded_channel();
         let signals = FollowerSignals {

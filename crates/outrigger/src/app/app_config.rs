@@ -1,12 +1,14 @@
 //! What follows the app's configuration in the registry's KV.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use outrigger_app_config::{AllowedKeys, ConfigWatch, KvReader, PrefixStore, PrefixWatches};
 use outrigger_config::{AppConfigSettings, Config, ConfigContext};
 use outrigger_discovery::unix_time;
 use outrigger_events::Events;
 use parking_lot::Mutex;
+use tokio::time::timeout;
+use tracing::warn;
 
 use crate::registry::{self, OpenedRegistry};
 
@@ -56,7 +58,18 @@ impl AppConfigParts {
         let part = |context: ConfigContext| self.watches.view(&context.prefix).map(|view| (context, view));
         self.merged.follow(contexts.into_iter().filter_map(part).collect(), settings.cache);
     }
+
+    /// Follows nothing any more. Returns when the last good answers are on disk, after 5 s at most.
+    pub(super) async fn stop(&self) {
+        let stopped = async { tokio::join!(self.watches.stop(), self.merged.stop()) };
+        if timeout(STOP_WITHIN, stopped).await.is_err() {
+            warn!("the last good answers of the KV are still being saved, stopping all the same");
+        }
+    }
 }
+
+/// Longest wait at the end for the last good answers to be on disk.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The files of the last good answers. `suffix`: of their names.
 fn open_store(config: &Config, suffix: &str) -> PrefixStore {

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use outrigger_config::{Config, DocumentResult, DocumentState, DocumentVersions, LoadedConfig};
 use outrigger_dynamic_config::{
-    AppliedResults, DocumentFollower, DocumentStore, FirstAnswer, FollowedDocuments, FollowerSignals,
+    AppliedResults, DocumentFollower, DocumentSaver, DocumentStore, FirstAnswer, FollowedDocuments,
+    FollowerSignals,
 };
 use outrigger_events::{Event, EventKind, Events};
 use outrigger_task::essential;
@@ -35,6 +36,7 @@ pub(super) struct SettingLayers {
     /// Notified: the documents are read again.
     again: Arc<Notify>,
     follower: Mutex<Option<RunningFollower>>,
+    saver: DocumentSaver,
     first_answer: watch::Sender<FirstAnswer>,
     start: watch::Sender<DocumentsAtStart>,
     pub(super) receipts: Receipts,
@@ -100,6 +102,7 @@ impl SettingLayers {
             applying: tokio::sync::Mutex::default(),
             again: Arc::default(),
             follower: Mutex::default(),
+            saver: DocumentSaver::default(),
             first_answer: watch::Sender::new(FirstAnswer::Pending),
             start: watch::Sender::new(DocumentsAtStart::Unknown),
             receipts: Receipts::register(metrics)?,
@@ -156,7 +159,8 @@ impl SettingLayers {
         }
         let source = registry.registry.clone();
         let store = open_store(config, &prefix);
-        let follower = DocumentFollower::open(kv, move || source.longest_wait(), &prefix, store);
+        let saver = self.saver.clone();
+        let follower = DocumentFollower::open(kv, move || source.longest_wait(), &prefix, store, saver);
         FollowerChange::Start { prefix, follower: Box::new(follower) }
     }
 
@@ -193,9 +197,15 @@ impl SettingLayers {
     pub(super) async fn stop(&self) {
         let follower = self.follower.lock().take();
         let stop_follower = async {
-            let Some(RunningFollower { stop, task, .. }) = follower else { return };
-            stop.cancel();
-            if timeout(STOP_WITHIN, task).await.is_err() {
+            let ended = async {
+                if let Some(RunningFollower { stop, task, .. }) = follower {
+                    stop.cancel();
+                    let _ = task.await;
+                }
+                // Of a follower of another prefix, too.
+                self.saver.flush().await;
+            };
+            if timeout(STOP_WITHIN, ended).await.is_err() {
                 warn!("documents of the KV are still being applied or saved, stopping all the same");
             }
         };

@@ -8,7 +8,7 @@ use outrigger_registration::HandOver;
 use super::{
     App, ShutdownSummary,
     servers::ServerSlot,
-    stop::{LOCKS_END_WITHIN, end_locks},
+    stop::{LOCKS_END_WITHIN, end_locks, stop_app_config},
 };
 
 /// How long an idle connection of the app may wait for its last request, because a request may be on its way.
@@ -90,6 +90,7 @@ impl App {
         let stop_traffic = async { components.proxy.shutdown(grace).await.aborted };
         // Withdraws nothing: the registration is left to the other process.
         let aborted = components.lifecycle.drain_and_stop(stop_traffic).await;
+        stop_app_config(components).await;
         components.discovery.shutdown().await;
         ShutdownSummary { aborted }
     }

@@ -9,7 +9,7 @@ use outrigger_registration::{AppAddress, wait_until_port_closed};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::App;
+use super::{App, components::Components};
 
 /// What the stop cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl App {
     /// is written, so that the next start has it; that takes 5 s at most.
     pub(crate) async fn abandon(self) {
         self.reload_task.abort();
-        self.running.layers.stop().await;
+        tokio::join!(self.running.layers.stop(), stop_app_config(&self.running.components));
         self.running.components.discovery.shutdown().await;
     }
 
@@ -154,8 +154,16 @@ impl App {
         let _ = self.reload_task.await;
         // Every stream of a lock has ended.
         self.running.servers.stop(API_STOP_WITHIN).await;
+        stop_app_config(&self.running.components).await;
         self.running.components.discovery.shutdown().await;
         ShutdownSummary { aborted }
+    }
+}
+
+/// To be called when the API answers no more: its answers are those of what is followed.
+pub(super) async fn stop_app_config(components: &Components) {
+    if let Some(app_config) = &components.app_config {
+        app_config.stop().await;
     }
 }
 

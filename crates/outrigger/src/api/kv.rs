@@ -42,6 +42,32 @@ const ESCAPED_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'=')
     .remove(b'@');
 
+/// The parameters of a read that Consul and its clients know. The sidecar has no use for those of the last line.
+const PARAMETERS: [&str; 22] = [
+    "raw",
+    "recurse",
+    "keys",
+    "separator",
+    "index",
+    "wait",
+    "stale",
+    "consistent",
+    "pretty",
+    "dc",
+    "token",
+    "cached",
+    "hash",
+    "max_stale",
+    "near",
+    "filter",
+    "node-meta",
+    "ns",
+    "partition",
+    "peer",
+    "region",
+    "sg",
+];
+
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
@@ -117,6 +143,11 @@ async fn answer_or_refuse(
     }
     let key = key_of(path, query)?;
     let query = GoQuery::read(query.unwrap_or_default());
+    if let Some(unknown) = query.names().find(|name| !PARAMETERS.contains(name)) {
+        let known = PARAMETERS.join(", ");
+        let detail = format!("there is no parameter {unknown:?}; there are {known}");
+        return Err(KvRefusal::own(ApiProblem::bad_request(detail)));
+    }
     let form = AnswerForm::of(&query);
     let (index, wait) = wait_of(&query)?;
     let consistency = consistency_of(&query)?;

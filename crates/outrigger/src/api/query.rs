@@ -29,6 +29,11 @@ impl<'a> GoQuery<'a> {
         Self(pairs.filter_map(read).collect())
     }
 
+    /// Every name.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_ref())
+    }
+
     /// Whether there is such a name, whatever its value.
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()

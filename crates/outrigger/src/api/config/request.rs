@@ -1,8 +1,11 @@
 //! What a request for the configuration asks for.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderMap, header};
 use outrigger_app_config::EnvQuoting;
 use outrigger_config::ConfigFormat;
+use percent_encoding::percent_decode_str;
 
 use crate::api::{problem::ApiProblem, reason::ApiReason};
 
@@ -46,7 +49,9 @@ impl ConfigQuery {
         let mut out = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match (name, value) {
+            let name = decode("the name of a parameter", name)?;
+            let value = decode(&format!("the value of {name}"), value)?;
+            match (&*name, &*value) {
                 ("format", name) => {
                     let found = FORMATS.iter().find(|(known, _)| *known == name);
                     let (_, format) = found.ok_or_else(|| {
@@ -87,6 +92,12 @@ impl ConfigQuery {
             "the stream has the configuration as JSON alone; ask /v1/config with each event",
         ))
     }
+}
+
+/// `what`: the text, for the problem.
+fn decode<'a>(what: &str, text: &'a str) -> Result<Cow<'a, str>, ApiProblem> {
+    let not_text = |_| ApiProblem::bad_request(format!("{what} ({text}) is not UTF-8"));
+    percent_decode_str(text).decode_utf8().map_err(not_text)
 }
 
 /// The format that the client prefers; JSON where it names none. Of two of one weight, the first one named.
@@ -160,6 +171,15 @@ mod tests {
         };
         assert_eq!(query, expected);
         assert_eq!(ConfigQuery::read("origins=false&quote=auto").unwrap(), ConfigQuery::default());
+        assert_eq!(ConfigQuery::read("form%61t=%65nv").unwrap().format, Some(ConfigFormat::Env));
+        for (query, expected) in [
+            ("format=%FF", "the value of format (%FF) is not UTF-8"),
+            ("%FF=1", "the name of a parameter (%FF) is not UTF-8"),
+            ("a=b", "there is no parameter \"a\""),
+        ] {
+            let problem = format!("{:?}", ConfigQuery::read(query).unwrap_err()).replace("\\\"", "\"");
+            assert!(problem.contains(expected), "{query}: {problem}");
+        }
         for query in [
             "format=xml",
             "format=value",

@@ -112,3 +112,23 @@ fn index_and_wait_are_those_of_consul() {
         assert_eq!(read(query), expected, "{query}");
     }
 }
+
+#[tokio::test]
+async fn a_parameter_that_neither_consul_nor_its_clients_know_is_refused_by_its_name() {
+    let answer = async |query: &str| {
+        let control = ConnectionControl::default();
+        let path = "/v1/kv/config/orders";
+        match answer_or_refuse(None, &Method::GET, path, Some(query), &control).await {
+            Err(KvRefusal::Own(problem)) => format!("{problem:?}"),
+            Err(_) | Ok(_) => "answered".to_owned(),
+        }
+    };
+    for query in
+        ["recurse&index=1&wait=60000ms&stale&pretty&token=a&cached&near=_agent", "dc=&consistent=", ""]
+    {
+        let without_registry = answer(query).await;
+        assert!(!without_registry.contains("no parameter"), "{query}: {without_registry}");
+    }
+    let refused = answer("recurse&indx=7").await;
+    assert!(refused.contains("there is no parameter") && refused.contains("indx"), "{refused}");
+}

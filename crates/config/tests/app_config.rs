@@ -250,4 +250,15 @@ fn a_registry_of_static_instances_has_no_keys() {
         warnings.iter().any(|one| one.contains("api.config: is not used: registry.file has no keys")),
         "{warnings:?}"
     );
+    // Without it no start would end well, and each would wait for it first.
+    let text =
+        "registry: {file: s.yaml}\napi: {config: {files: [{prefix: a, path: /a.json, required: true}]}}";
+    let problems = read(text).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].starts_with(
+            "o.yaml:2:61 api.config.files[0].required: the file is never written: registry.file"
+        ),
+        "{problems:?}"
+    );
 }

@@ -482,6 +482,25 @@ fn the_section_dynamic_config_says_what_is_wrong_with_it() {
 }
 
 #[test]
+fn rules_without_a_prefix_cause_a_warning() {
+    for (rules, expected) in [
+        ("allow: []", Some("o.yaml:1:25 dynamic_config.allow: has no effect")),
+        ("bounds: {timeout: 1s..2s}", Some("o.yaml:1:26 dynamic_config.bounds: has no effect")),
+        ("prefix: off, allow: []", None),
+        ("prefix: outrigger/, allow: []", None),
+    ] {
+        let text = format!("dynamic_config: {{{rules}}}\n");
+        let file = load(Some(("o.yaml", &text)), &Environment::default(), &Overrides::default()).unwrap();
+        let warnings = lines(&file.warnings);
+        let is_as_expected = match expected {
+            Some(expected) => warnings.len() == 1 && warnings[0].starts_with(expected),
+            None => warnings.is_empty(),
+        };
+        assert!(is_as_expected, "{rules}: {warnings:?}");
+    }
+}
+
+#[test]
 fn a_prefix_without_consul_causes_a_warning() {
     let file = load(
         Some(("o.yaml", "registry: {file: s.yaml}\ndynamic_config: {prefix: outrigger}\n")),

@@ -40,8 +40,13 @@ pub(super) fn read_app_config(r: &mut Reader<'_>, s: &Section<'_>, config: &Conf
     for source in r.sections(s, "sources") {
         out.sources.extend(read_source(r, &source, around));
     }
+    let mut required = None;
     for file in r.sections(s, "files") {
         let read = read_file(r, &file, !out.sources.is_empty(), around);
+        if read.as_ref().is_some_and(|read| read.required) {
+            let key = file.key("required");
+            required = required.or_else(|| Some((key.clone(), r.origins.get(&key).clone())));
+        }
         if let Some(first) =
             out.files.iter().find(|known| read.as_ref().is_some_and(|read| read.path == known.path))
         {
@@ -57,7 +62,18 @@ pub(super) fn read_app_config(r: &mut Reader<'_>, s: &Section<'_>, config: &Conf
         r.report(&r.origin_of(s), &s.path, InvalidValue::new(what, hint));
     }
     if count > 0 && matches!(config.registry, Registry::File(_)) {
-        r.warn(r.origin_of(s), &s.path, "is not used: registry.file has no keys", "use registry.consul");
+        match required {
+            // Every start would fail, after the wait for it.
+            Some((key, origin)) => {
+                let what = "the file is never written: registry.file has no keys, and files need Consul";
+                let hint = "use registry.consul, or remove the file or its required: true";
+                r.report(&origin, &key, InvalidValue::new(what, hint));
+            }
+            None => {
+                let what = "is not used: registry.file has no keys";
+                r.warn(r.origin_of(s), &s.path, what, "use registry.consul");
+            }
+        }
     }
     out
 }

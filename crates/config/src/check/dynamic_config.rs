@@ -18,6 +18,14 @@ pub(super) fn read_dynamic_config(r: &mut Reader<'_>, s: &Section<'_>, registry:
         let (key, hint) = (s.key("prefix"), "use registry.consul");
         r.warn(r.origins.get(&key).clone(), &key, "is not used: the registry is a file", hint);
     }
+    if out.prefix.is_none() && s.node("prefix").is_none() {
+        let given =
+            ["allow", "allow_services", "bounds"].into_iter().find_map(|name| Some((name, s.node(name)?)));
+        if let Some((name, node)) = given {
+            let what = "has no effect without a prefix: no document is read";
+            r.warn(r.origin_at(node.at), &s.key(name), what, "add prefix: outrigger");
+        }
+    }
     r.set_list(s, "allow", &mut out.allow, one_of(SettingGroup::ALL, SettingGroup::as_str));
     r.set_list(s, "allow_services", &mut out.allow_services, names::service);
     let mut texts = Default::default();

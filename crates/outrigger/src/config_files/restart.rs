@@ -331,14 +331,18 @@ impl<T: RestartTarget> RestartCoordinator<T> {
     }
 
     async fn restart(&self, slot: T::Slot, last_restart: &mut Option<Instant>) {
+        let mut before = self.app.now();
+        if self.requests.outstanding(before.has_read).is_none() {
+            // It was started in the moment in which the slot became free.
+            return slot.give_back().await;
+        }
         let mut slot = Some(slot);
         self.app.set_replaceable(true);
         loop {
-            let paths = self.outstanding().map(|all| all.paths).unwrap_or_default();
+            let paths = self.requests.outstanding(before.has_read).map(|all| all.paths).unwrap_or_default();
             self.record(EventKind::RestartBegan, &format!("for {paths}"));
             info!(files = paths, "restarting the app for its new configuration: callers leave it first");
             self.show(RestartState::Leaving, "callers are leaving the app");
-            let before = self.app.now();
             self.take_out(before).await;
             // Nothing has happened to the app yet.
             if !slot.as_ref().is_some_and(T::Slot::is_certain)
@@ -351,9 +355,8 @@ impl<T: RestartTarget> RestartCoordinator<T> {
                 break;
             }
             self.show(RestartState::Stopping, "the app is ending, and will be started again");
-            if self.app.now().starts == before.starts {
-                self.app.ask(AppRequest::Replace);
-            }
+            // Not one that is started before it is asked.
+            self.app.ask(AppRequest::Replace { starts: before.starts });
             let end = self.watch_trial(&mut slot, before, last_restart).await;
             match end {
                 TrialEnd::Serving => {
@@ -362,7 +365,7 @@ impl<T: RestartTarget> RestartCoordinator<T> {
                     (self.count)(true);
                     break;
                 }
-                TrialEnd::AnotherContent => {}
+                TrialEnd::AnotherContent => before = self.app.now(),
             }
         }
         self.app.set_replaceable(false);

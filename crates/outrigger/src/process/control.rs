@@ -25,7 +25,10 @@ pub(crate) enum AppRequest {
         pid: u32,
     },
     /// It ends and is started again: no caller calls it any more.
-    Replace,
+    Replace {
+        /// How often it was started by then ([`AppRun::starts`]). One that was started meanwhile stays.
+        starts: u64,
+    },
 }
 
 /// The app at one moment.

@@ -246,7 +246,11 @@ impl Supervisor<'_> {
                             self.send_signal(signal);
                         }
                     }
-                    AppRequest::Replace => return ProcessEvent::ReplaceRequested,
+                    AppRequest::Replace { starts } => {
+                        if self.sidecar.app_control().now().starts == starts {
+                            return ProcessEvent::ReplaceRequested;
+                        }
+                    }
                 },
                 signal = self.signals.next() => match signal {
                     SignalAction::Forward(signal) => self.send_signal(signal),

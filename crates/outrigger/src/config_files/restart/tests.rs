@@ -241,7 +241,10 @@ async fn supervise(app: Arc<AppControl>, world: Arc<World>, replaced: Arc<Mutex<
         };
         tokio::select! {
             request = requests.recv() => {
-                assert_eq!(request, Some(AppRequest::Replace));
+                let Some(AppRequest::Replace { starts }) = request else { panic!("{request:?}") };
+                if starts != app.now().starts {
+                    continue;
+                }
                 *replaced.lock() += 1;
                 if app.now().pid.is_some() {
                     sleep(SECOND).await;
@@ -401,6 +404,19 @@ async fn an_app_that_is_started_for_another_reason_meanwhile_is_not_restarted() 
     world.change(|state| state.holders.clear());
     sleep(10 * MINUTE).await;
     assert_eq!(one.replaced(), 0);
+    // Also where a slot becomes free in that moment.
+    for _ in 0..20 {
+        let world = Arc::<World>::default();
+        let one = Instance::start(&world, 1, terms(1, SECOND));
+        world.change(|state| state.holders.push(99));
+        one.change();
+        in_time("it waits", one.until(RestartState::Waiting)).await;
+        world.change(|state| state.holders.clear());
+        one.app.note_end();
+        one.app.note_start(7, one.app.files_version());
+        sleep(MINUTE).await;
+        assert_eq!((one.replaced(), one.holds_slot()), (0, false));
+    }
 }
 
 #[tokio::test(start_paused = true)]

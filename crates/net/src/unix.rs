@@ -1,19 +1,24 @@
 //! Listening Unix sockets, and the files by which they are found.
 //!
-//! A socket is made beside its place, with its permissions, and takes the place by a rename: so a client finds the old socket or the new
-//! one, and never a socket with other permissions.
+//! A socket is made in a folder of its own beside its place, with its permissions, and takes the place by a rename: so a client finds the
+//! old socket or the new one, and never a socket with other permissions. The folder is of this user alone: another user that may write
+//! the place cannot put a link to another file where the permissions of the socket are set.
 
 use std::{
-    fs, io,
+    fs::{self, File, OpenOptions},
+    io,
     os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
         net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
 use outrigger_config::{FileOwner, SocketAccess};
-use rustix::io::Errno;
+use rustix::{
+    fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chmodat, chownat, renameat, statat},
+    io::Errno,
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::BACKLOG;
@@ -31,10 +36,48 @@ pub struct BoundUnixSocket {
 #[derive(Debug)]
 pub struct SocketFile {
     place: PathBuf,
-    /// Where it is now: beside its place at first.
-    path: PathBuf,
+    /// Where it is until it takes its place.
+    made_in: Option<OwnFolder>,
     /// Device and number.
     id: (u64, u64),
+}
+
+/// The name of a socket in its folder.
+const SOCKET: &str = "s";
+
+/// A folder that no other user can enter. Dropping it removes it, with the socket.
+#[derive(Debug)]
+struct OwnFolder {
+    path: PathBuf,
+    folder: File,
+}
+
+impl OwnFolder {
+    /// Makes `PLACE.PID`.
+    fn make(place: &Path) -> io::Result<Self> {
+        let mut name = place.as_os_str().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let path = PathBuf::from(name);
+        // Of a process with the same number that was cut off: also one of a version that made the socket here.
+        let _ = fs::remove_file(path.join(SOCKET));
+        let _ = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let folder = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path)?;
+        let found = folder.metadata()?;
+        if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o077 != 0 {
+            let what = format!("another user has replaced the folder {}", path.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+        }
+        Ok(Self { path, folder })
+    }
+}
+
+impl Drop for OwnFolder {
+    fn drop(&mut self) {
+        let _ = rustix::fs::unlinkat(&self.folder, SOCKET, AtFlags::empty());
+        let _ = fs::remove_dir(&self.path);
+    }
 }
 
 impl SocketFile {
@@ -43,9 +86,9 @@ impl SocketFile {
     /// # Errors
     /// When the file cannot be renamed.
     pub fn take_place(&mut self) -> io::Result<()> {
-        if self.path != self.place {
-            fs::rename(&self.path, &self.place)?;
-            self.path.clone_from(&self.place);
+        if let Some(made_in) = &self.made_in {
+            renameat(&made_in.folder, SOCKET, CWD, &self.place)?;
+            self.made_in = None;
         }
         Ok(())
     }
@@ -54,8 +97,8 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_own = |file: fs::Metadata| (file.dev(), file.ino()) == self.id;
-        if fs::symlink_metadata(&self.path).is_ok_and(is_own) {
-            let _ = fs::remove_file(&self.path);
+        if self.made_in.is_none() && fs::symlink_metadata(&self.place).is_ok_and(is_own) {
+            let _ = fs::remove_file(&self.place);
         }
     }
 }
@@ -67,22 +110,20 @@ impl Drop for SocketFile {
 /// When something else listens there, when the file there is no socket, when the socket cannot be made, or when its owner does not exist.
 pub fn bind_unix(place: &Path, access: &SocketAccess, replaces: bool) -> io::Result<BoundUnixSocket> {
     check_place(place, replaces)?;
-    let mut name = place.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let path = PathBuf::from(name);
-    // Of a process with the same number that was cut off.
-    let _ = fs::remove_file(&path);
+    let made_in = OwnFolder::make(place)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::unix(&path)?)?;
-    let made = fs::symlink_metadata(&path)?;
-    let file = SocketFile { place: place.to_owned(), path, id: (made.dev(), made.ino()) };
+    socket.bind(&SockAddr::unix(made_in.path.join(SOCKET))?)?;
+    // By the folder that is open: another one in its place has no such socket.
+    let made = statat(&made_in.folder, SOCKET, AtFlags::SYMLINK_NOFOLLOW)?;
     // Before it listens: until then a connection is refused.
     if let Some(owner) = &access.owner {
         let (user, group) = find_owner(owner)?;
-        chown(&file.path, user, group)?;
+        let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
+        chownat(&made_in.folder, SOCKET, user, group, AtFlags::SYMLINK_NOFOLLOW)?;
     }
-    fs::set_permissions(&file.path, fs::Permissions::from_mode(access.mode))?;
+    chmodat(&made_in.folder, SOCKET, Mode::from_raw_mode(access.mode), AtFlags::empty())?;
+    let file = SocketFile { place: place.to_owned(), made_in: Some(made_in), id: (made.st_dev, made.st_ino) };
     socket.listen(BACKLOG)?;
     Ok(BoundUnixSocket { socket: socket.into(), file })
 }
@@ -147,12 +188,24 @@ mod tests {
         let mut bound = bind_unix(&place, &access(0o640), false).unwrap();
         assert!(!place.exists());
         bound.file.take_place().unwrap();
-        assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::metadata(&place).unwrap().mode() & 0o777, 0o640);
         UnixStream::connect(&place).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         drop(bound);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        // One that never took its place leaves nothing.
+        // One that never took its place leaves nothing. Until then no other user can reach it, whatever its mode.
+        let bound = bind_unix(&place, &access(0o666), false).unwrap();
+        let made_in: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap()).collect();
+        assert_eq!(made_in.len(), 1);
+        assert_eq!(made_in[0].metadata().unwrap().mode() & 0o7777, 0o700);
+        drop(bound);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        // What a process with the same number has left is in no way, as a folder and as a socket.
+        let left = place.with_file_name(format!("api.sock.{}", std::process::id()));
+        fs::create_dir(&left).unwrap();
+        drop(UnixListener::bind(left.join(SOCKET)).unwrap());
+        drop(bind_unix(&place, &access(0o600), false).unwrap());
+        drop(UnixListener::bind(&left).unwrap());
         drop(bind_unix(&place, &access(0o600), false).unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }

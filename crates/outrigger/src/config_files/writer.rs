@@ -2,14 +2,14 @@
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use outrigger_config::SmallFile;
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 
 /// Most links that lead from the path to the file.
 const MAX_LINKS: usize = 16;
@@ -116,10 +116,10 @@ pub(super) fn write_file(path: &Path, mode: u32, content: &[u8]) -> Result<Write
         Err(error) => return Err(WriteError::io("examine", &target)(error)),
     };
     if let Some(before) = &before
-        && has_content(&target, before, content)
+        && let Some(file) = open_with_content(&target, before, content)
     {
         if before.mode() & PERMISSIONS != mode {
-            fs::set_permissions(&target, fs::Permissions::from_mode(mode))
+            file.set_permissions(fs::Permissions::from_mode(mode))
                 .map_err(WriteError::io("set the mode of", &target))?;
         }
         return Ok(WriteResult::Unchanged);
@@ -193,10 +193,23 @@ fn check_regular(path: &Path, found: &Metadata) -> Result<(), WriteError> {
     Err(WriteError::NotAFile { path: path.to_owned(), what })
 }
 
-/// A file that cannot be read is replaced: the folder decides about that.
-fn has_content(path: &Path, found: &Metadata, content: &[u8]) -> bool {
-    usize::try_from(found.len()) == Ok(content.len())
-        && SmallFile::read(path, content.len()).is_ok_and(|read| read.bytes == content)
+/// The file at `path`, if it is the one that was `found` there and has this content: another user of the folder may put a link in its
+/// place at any time. A file that cannot be read is replaced: the folder decides about that.
+fn open_with_content(path: &Path, found: &Metadata, content: &[u8]) -> Option<File> {
+    if usize::try_from(found.len()) != Ok(content.len()) {
+        return None;
+    }
+    // Not blocking: a pipe in its place would wait for a writer.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
+    let opened = file.metadata().ok()?;
+    if (opened.dev(), opened.ino()) != (found.dev(), found.ino()) {
+        return None;
+    }
+    // One byte more tells that it has grown.
+    let mut read = Vec::with_capacity(content.len() + 1);
+    (&file).take(content.len() as u64 + 1).read_to_end(&mut read).ok()?;
+    (read == content).then_some(file)
 }
 
 fn replace(target: &Path, mode: u32, content: &[u8], before: Option<&Metadata>) -> Result<(), WriteError> {
@@ -328,6 +341,21 @@ mod tests {
         // An empty value is a content.
         assert_eq!(write_file(&path, 0o640, b"").unwrap(), WriteResult::Written);
         assert_eq!(write_file(&path, 0o640, b"").unwrap(), WriteResult::Unchanged);
+    }
+
+    #[test]
+    fn what_took_the_place_of_the_file_after_the_look_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "same").unwrap();
+        fs::write(at("other"), "same").unwrap();
+        let found = fs::metadata(at("file")).unwrap();
+        assert!(open_with_content(&at("file"), &found, b"same").is_some());
+        assert!(open_with_content(&at("file"), &found, b"else").is_none());
+        symlink(at("file"), at("link")).unwrap();
+        for place in [at("link"), at("other")] {
+            assert!(open_with_content(&place, &found, b"same").is_none(), "{}", place.display());
+        }
     }
 
     #[test]

@@ -373,6 +373,8 @@ mod tests {
         let mut content = first.open(None, ConfigFormat::Properties);
         first.answer(source.0, 9, &[("", 8, "a: 1\n")]).await;
         assert_eq!(answered(&mut content).await, Ok("a=1\n".into()));
+        // It is on disk after an orderly stop.
+        first.merged.stop().await;
 
         let mut second = Rig::with_documents(documents());
         second.merge(&[source]);

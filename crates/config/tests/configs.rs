@@ -138,6 +138,8 @@ fn the_alternatives_in_the_comments_are_valid_too() {
     let from = text.find("  consul:\n").unwrap();
     let to = text.find("  # file: ").unwrap();
     let file = format!("{}{}", &text[..from], &text[to..]).replace("  # file: ", "  file: ");
+    // A file of the app is read from Consul.
+    let file = file.replace("required: true", "required: false");
     let env: Environment = [("CONSUL_TOKEN", "hush")].into_iter().collect();
     let (from, to) = (text.find("service:\n").unwrap(), text.find("# An app with several ports").unwrap());
     let to_registry = text.find("# Where instances come from").unwrap();

@@ -258,7 +258,7 @@ mod tests {
             assert!(why.contains(expected) && why.contains("on_change.http"), "{why}");
             let told = told.into_inner();
             assert!(
-                told.len() == 1 && told[0].0 < 2 * TELL_AFTER && told[0].1.contains(expected),
+                told.len() == 1 && told[0].0 < HANDLER_WAIT / 4 && told[0].1.contains(expected),
                 "{told:?}"
             );
         }

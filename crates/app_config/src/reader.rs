@@ -244,9 +244,14 @@ impl KvReader {
         let may_be_older = read.consistency != Consistency::Consistent;
         let known = view.filter(|view| view.entries.is_some() && may_be_older);
         let is_away = known.as_ref().is_some_and(|view| view.failure.is_some());
+        // A server that was restarted may answer with earlier entries while it reads its log.
+        let consistency = match read.consistency {
+            Consistency::Default if is_away => Consistency::Consistent,
+            consistency => consistency,
+        };
         let answered = match self.silence(read, known.is_some()) {
             Some(after) => Err(unanswered(&read.scope, after)),
-            None => self.ask_registry(read, known.is_some()).await,
+            None => self.ask_registry(read, consistency, known.is_some()).await,
         };
         if is_empty && answered.as_ref().is_ok_and(|answer| !answer.entries.is_empty()) {
             // The watch asks about a prefix without keys from time to time alone. What it has must not be older than what clients have.
@@ -279,7 +284,12 @@ impl KvReader {
     }
 
     /// One question. `is_known`: there are last good entries.
-    async fn ask_registry(&self, read: &KvRead, is_known: bool) -> Result<KvAnswer, Error> {
+    async fn ask_registry(
+        &self,
+        read: &KvRead,
+        consistency: Consistency,
+        is_known: bool,
+    ) -> Result<KvAnswer, Error> {
         let within = match (is_known, read.index) {
             (true, _) => ANSWER_WITHIN,
             (false, 0) => ASK_WITHIN,
@@ -289,7 +299,7 @@ impl KvReader {
             ReadScope::Key(key) => KvScope::Key(key),
             ReadScope::Prefix(prefix) => KvScope::Prefix(prefix),
         };
-        let asked = self.kv.watch_kv(scope, Cursor::START, read.consistency, within);
+        let asked = self.kv.watch_kv(scope, Cursor::START, consistency, within);
         let answered = timeout(within, asked).await.unwrap_or_else(|_| Err(unanswered(&read.scope, within)));
         if let Err(Error::Timeout { .. }) = &answered {
             self.watches.silences().begin(&self.kv, read.scope.text(), read.consistency, within);

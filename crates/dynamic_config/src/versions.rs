@@ -214,7 +214,8 @@ impl DocumentVersionStore {
     }
 
     fn read<'a>(&'a self, scope: KvScope<'a>) -> AnswerFuture<'a, KvAnswer> {
-        self.kv.watch_kv(scope, Cursor::START, Consistency::Default, READ_WITHIN)
+        // A server that was restarted has earlier entries while it reads its log.
+        self.kv.watch_kv(scope, Cursor::START, Consistency::Consistent, READ_WITHIN)
     }
 
     fn history_prefix(&self, name: &str) -> String {

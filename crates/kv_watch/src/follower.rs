@@ -222,8 +222,7 @@ fn ask(
         sleep_until(next.at).await;
         let wait = if next.cursor == Cursor::START { Duration::ZERO } else { longest };
         let asked = Instant::now();
-        let scope = KvScope::Prefix(&prefix);
-        let mut answer = kv.watch_kv(scope, next.cursor, Consistency::Default, longest).await;
+        let mut answer = ask_for_present(&*kv, &prefix, next.cursor, longest).await;
         let mut hidden = BTreeSet::new();
         if let Ok(listed) = &mut answer {
             let found = match listed.entries.is_empty() && known.is_empty() {
@@ -237,6 +236,24 @@ fn ask(
         }
         TimedAnswer { took: asked.elapsed(), wait, answer, hidden }
     })
+}
+
+/// The entries as they are at the leader after all that it has committed. A server that was restarted may answer with earlier ones while it
+/// reads its log. A question that waits has seen the present ones before; it is repeated where the index went back.
+async fn ask_for_present(
+    kv: &dyn Kv,
+    prefix: &str,
+    cursor: Cursor,
+    longest: Duration,
+) -> Result<KvAnswer, Error> {
+    let scope = KvScope::Prefix(prefix);
+    if cursor != Cursor::START {
+        let answer = kv.watch_kv(scope, cursor, Consistency::Default, longest).await?;
+        if answer.cursor != Cursor::START {
+            return Ok(answer);
+        }
+    }
+    kv.watch_kv(scope, Cursor::START, Consistency::Consistent, longest).await
 }
 
 /// Tells a prefix without keys from one that the token may not read, which Consul shows in the same way. To read a single key is

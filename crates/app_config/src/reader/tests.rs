@@ -29,6 +29,8 @@ struct KvState {
     hangs: bool,
     /// The same for those that the leader answers.
     is_leader_silent: bool,
+    /// The entries and the index that a restarted server has while it reads its log. A consistent question waits for the end of that.
+    earlier: Option<(u64, BTreeMap<String, KvEntry>)>,
 }
 
 impl KvState {
@@ -87,7 +89,14 @@ impl Kv for TestKv {
             let mut state = self.state.subscribe();
             let of_leader = consistency != Consistency::Stale;
             let _ = state.wait_for(|state| !state.hangs && !(of_leader && state.is_leader_silent)).await;
-            self.state.borrow().answer(scope)
+            if consistency == Consistency::Consistent {
+                let _ = state.wait_for(|state| state.earlier.is_none()).await;
+            }
+            let mut state = self.state.borrow().clone();
+            if let Some((index, entries)) = state.earlier.take() {
+                (state.index, state.entries) = (index, entries);
+            }
+            state.answer(scope)
         })
     }
 
@@ -412,6 +421,38 @@ async fn while_the_registry_hangs_the_first_read_waits_for_a_second_and_the_othe
     sleep(Duration::from_millis(1)).await;
     let reading = rig.read(key("a/x"), 0, 0).await;
     assert_eq!((values(&reading).as_str(), reading.index, reading.stale_for), ("2", index, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_entries_of_a_server_that_reads_its_log_are_not_taken_for_the_present_ones() {
+    let rig = ReaderRig::start("a/").await;
+    rig.put("a/x", "1");
+    let earlier = rig.kv.state.borrow().clone();
+    rig.put("a/x", "2");
+    let mut view = rig.watches.view("a/").unwrap();
+    let has = |text: &'static [u8]| {
+        move |view: &Arc<PrefixView>| view.entries.as_ref().is_some_and(|all| all["a/x"].value == text)
+    };
+    view.wait_for(has(b"2")).await.unwrap();
+    let index = rig.read(key("a/x"), 0, 0).await.index;
+    rig.kv.state.send_modify(|state| state.is_away = true);
+    view.wait_for(|view| view.failure.is_some()).await.unwrap();
+    rig.kv.state.send_modify(|state| {
+        (state.is_away, state.earlier) = (false, Some((earlier.index, earlier.entries)));
+    });
+    for _ in 0..20 {
+        sleep(Duration::from_secs(1)).await;
+        let reading = rig.read(key("a/x"), 0, 0).await;
+        assert_eq!((values(&reading).as_str(), reading.index), ("2", index));
+        assert!(reading.stale_for.is_some());
+        assert!(has(b"2")(&view.borrow()));
+    }
+    rig.kv.state.send_modify(|state| state.earlier = None);
+    rig.put("a/x", "3");
+    view.wait_for(has(b"3")).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let reading = rig.read(key("a/x"), 0, 0).await;
+    assert_eq!((values(&reading).as_str(), reading.stale_for), ("3", None));
 }
 
 #[tokio::test(start_paused = true)]

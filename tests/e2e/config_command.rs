@@ -402,18 +402,26 @@ async fn without_consul_and_without_the_rights_the_commands_say_so() {
     let token = operator.folder.path().join("token");
     operator.flags.extend(["--token-file".to_owned(), token.display().to_string()]);
     std::fs::write(&token, denied).unwrap();
-    for line in ["init", "get defaults"] {
+    for line in ["init", "get defaults", "status", "status defaults", "revert defaults", "delete defaults"] {
         let (_, stderr) = operator.run(line).await.assert_code(1);
         assert!(stderr.contains("403") && stderr.contains("key_prefix"), "{line}: {stderr}");
     }
     let (_, stderr) = operator.put("defaults", "timeout: 1s\n", "").await.assert_code(1);
     assert!(stderr.contains("403"), "{stderr}");
-    std::fs::write(&token, allowed).unwrap();
+    std::fs::write(&token, &allowed).unwrap();
     operator.run("init").await.assert_code(0);
     operator.put("defaults", "timeout: 1s\n", "").await.written();
     operator.put("defaults", "timeout: 2s\n", "").await.written();
     operator.run("revert defaults").await.written();
     operator.run("get defaults --history").await.assert_code(0);
+    let settings = "key_prefix \"team/settings/\" { policy = \"write\" }\n";
+    let no_history = create_token(&consul, "settings", &format!("{DENY_KEYS}{settings}")).await;
+    std::fs::write(&token, no_history).unwrap();
+    for line in ["get defaults --history", "revert defaults"] {
+        let (_, stderr) = operator.run(line).await.assert_code(1);
+        assert!(stderr.contains("403"), "{line}: {stderr}");
+    }
+    std::fs::write(&token, allowed).unwrap();
     operator.run("delete defaults").await.assert_code(0);
     let root = TestKv::new(consul.http_addr(), Some("root"));
     root.put("team/receipts/a/b", r#"{"index":0,"version":"1","documents":{}}"#).await;

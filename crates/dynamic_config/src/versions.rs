@@ -106,12 +106,12 @@ impl DocumentVersionStore {
     /// When the registry cannot be asked.
     pub async fn documents(&self) -> Result<Vec<SettingsDocument>, Error> {
         let prefix = settings_prefix(&self.prefix);
-        let answer = self.read(KvScope::Prefix(&prefix)).await?;
+        let entries = self.read_below(&prefix).await?;
         let document = |entry: KvEntry| {
             let name = entry.key.strip_prefix(&prefix)?.to_owned();
             Some(document_of(name, entry))
         };
-        Ok(answer.entries.into_iter().filter_map(document).collect())
+        Ok(entries.into_iter().filter_map(document).collect())
     }
 
     /// One document. `None`: there is none.
@@ -119,8 +119,8 @@ impl DocumentVersionStore {
     /// # Errors
     /// When the registry cannot be asked.
     pub async fn document(&self, name: &str) -> Result<Option<SettingsDocument>, Error> {
-        let answer = self.read(KvScope::Key(&self.key_of(name))).await?;
-        Ok(answer.entries.into_iter().next().map(|entry| document_of(name.to_owned(), entry)))
+        let entry = self.read_key(&self.key_of(name)).await?;
+        Ok(entry.into_iter().next().map(|entry| document_of(name.to_owned(), entry)))
     }
 
     /// The earlier versions of a document, the newest first.
@@ -129,12 +129,12 @@ impl DocumentVersionStore {
     /// When the registry cannot be asked.
     pub async fn earlier_versions(&self, name: &str) -> Result<Vec<EarlierVersion>, Error> {
         let prefix = self.history_prefix(name);
-        let answer = self.read(KvScope::Prefix(&prefix)).await?;
+        let entries = self.read_below(&prefix).await?;
         let version = |entry: KvEntry| {
             let (index, flags) = parse_version(entry.key.strip_prefix(&prefix)?)?;
             Some(EarlierVersion { index, flags, value: entry.value, replaced_at: entry.flags })
         };
-        let mut versions: Vec<_> = answer.entries.into_iter().filter_map(version).collect();
+        let mut versions: Vec<_> = entries.into_iter().filter_map(version).collect();
         versions.sort_by_key(|version| std::cmp::Reverse(version.index));
         Ok(versions)
     }
@@ -154,10 +154,7 @@ impl DocumentVersionStore {
         let key = self.key_of(name);
         let at = Some(current.map_or(0, |current| current.index));
         let flags_now = match current {
-            Some(_) => {
-                let known = self.read(KvScope::Key(&key)).await?.entries;
-                known.first().map_or(0, |entry| entry.flags)
-            }
+            Some(_) => self.read_key(&key).await?.map_or(0, |entry| entry.flags),
             None => 0,
         };
         let mut changes = match (next, current) {
@@ -205,6 +202,9 @@ impl DocumentVersionStore {
     ) -> Result<(Vec<FoundReceipt>, Cursor), Error> {
         let prefix = receipts_prefix(&self.prefix);
         let answer = self.kv.watch_kv(KvScope::Prefix(&prefix), cursor, Consistency::Default, wait).await?;
+        if answer.entries.is_empty() {
+            self.check_rights(&prefix).await?;
+        }
         let receipt = |entry: KvEntry| {
             let (service, id) = entry.key.strip_prefix(&prefix)?.split_once('/')?;
             let receipt = serde_json::from_slice(&entry.value).map_err(|error| error.to_string());
@@ -213,7 +213,25 @@ impl DocumentVersionStore {
         Ok((answer.entries.into_iter().filter_map(receipt).collect(), answer.cursor))
     }
 
-    fn read<'a>(&'a self, scope: KvScope<'a>) -> AnswerFuture<'a, KvAnswer> {
+    /// Every entry below a prefix.
+    async fn read_below(&self, prefix: &str) -> Result<Vec<KvEntry>, Error> {
+        let entries = self.ask(KvScope::Prefix(prefix)).await?.entries;
+        if entries.is_empty() {
+            self.check_rights(prefix).await?;
+        }
+        Ok(entries)
+    }
+
+    async fn read_key(&self, key: &str) -> Result<Option<KvEntry>, Error> {
+        Ok(self.ask(KvScope::Key(key)).await?.entries.into_iter().next())
+    }
+
+    /// Consul shows no entry below a prefix to a token that may not read there, and refuses to read a single key.
+    async fn check_rights(&self, prefix: &str) -> Result<(), Error> {
+        self.read_key(prefix).await.map(drop)
+    }
+
+    fn ask<'a>(&'a self, scope: KvScope<'a>) -> AnswerFuture<'a, KvAnswer> {
         // A server that was restarted has earlier entries while it reads its log.
         self.kv.watch_kv(scope, Cursor::START, Consistency::Consistent, READ_WITHIN)
     }

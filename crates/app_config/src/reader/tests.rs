@@ -88,7 +88,7 @@ impl Kv for TestKv {
             // A watch ends its question itself, long after a read.
             let mut state = self.state.subscribe();
             let of_leader = consistency != Consistency::Stale;
-            let _ = state.wait_for(|state| !state.hangs && !(of_leader && state.is_leader_silent)).await;
+            let _ = state.wait_for(|state| !(state.hangs || of_leader && state.is_leader_silent)).await;
             if consistency == Consistency::Consistent {
                 let _ = state.wait_for(|state| state.earlier.is_none()).await;
             }

@@ -111,7 +111,7 @@ async fn a_lease_is_renewed_given_back_and_lost(consul: SocketAddr) {
         assert_eq!(again[member], lease[member], "{again}");
     }
     let id = lease["lease"].as_str().unwrap();
-    let (status, renewed) = api.post(&format!("/v1/locks/jobs/{id}/renew"), "").await;
+    let (status, renewed) = api.post(&format!("/v1/locks/jobs/{id}/renew"), "{}").await;
     assert_eq!((status, &renewed["token"]), (StatusCode::OK, &lease["token"]));
     let (status, body) = api.post("/v1/locks/jobs?ttl=10s&owner=worker-2", "").await;
     assert_eq!((status, &body["reason"]), (StatusCode::CONFLICT, &json!("lock_held")));
@@ -241,6 +241,13 @@ async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
             "",
             "no parameter \"ttl\"",
         ),
+        (
+            Method::POST,
+            "/v1/locks/jobs/00000000000000000000000000000000/renew",
+            r#"{"ttl": "1h"}"#,
+            "take no body",
+        ),
+        (Method::DELETE, "/v1/leader/jobs/00000000000000000000000000000000", "now", "take no body"),
         (Method::POST, "/v1/locks/../config?ttl=10s", "", "must not be empty"),
         (Method::POST, "/v1/locks/%2e%2e/config?ttl=10s", "", "must not be empty"),
         (Method::POST, "/v1/locks/a/b/renew", "", "a renewal is"),
@@ -446,6 +453,12 @@ async fn a_silent_registry_is_told_at_the_end_of_the_wait(consul: SocketAddr) {
         // Two seconds later at most, and as much again for a slow machine.
         assert!(at.elapsed() < Duration::from_secs(wait + 4), "a wait of {wait} s: {:?}", at.elapsed());
     }
+    for accept in ["*/*", "text/event-stream"] {
+        let at = tokio::time::Instant::now();
+        let (status, body) = api.send(Method::GET, "/v1/leader/jobs", &[("accept", accept)], "").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+        assert!(at.elapsed() < Duration::from_secs(4), "{accept}: {:?}", at.elapsed());
+    }
 }
 
 #[tokio::test]
@@ -473,4 +486,40 @@ async fn a_lock_that_the_token_may_not_read_is_not_shown_as_free() {
         assert!(body["detail"].as_str().is_some_and(|detail| detail.contains("answered 403")), "{body}");
     }
     api.app.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_semaphore_of_which_the_token_may_not_read_the_holders_is_not_shown_as_free() {
+    if !consul::available("the rights of a token to the holders of a semaphore") {
+        return;
+    }
+    let server = consul::Consul::server_with(ACL).await.expect("a server");
+    let folder = tempfile::tempdir().unwrap();
+    let start = async |name: &str, rules: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, create_token(&server, name, rules).await).unwrap();
+        let registry = format!("address: \"http://{}\", token_file: {}", server.http_addr(), file.display());
+        let (app, _) = start_router_by(&registry, "api: {listen: \"127.0.0.1:0\"}").await;
+        Api { addr: app.api_addrs()[0], app }
+    };
+    let holder = start(
+        "holder",
+        "key_prefix \"\" { policy = \"write\" }\nsession_prefix \"\" { policy = \"write\" }\n",
+    )
+    .await;
+    let reader =
+        start("reader", &format!("{DENY_KEYS}key \"locks/pool/.lock\" {{ policy = \"read\" }}\n")).await;
+    let ask = r#"{"ttl": "10m", "limit": 1000}"#;
+    let (_, lease) = holder.post("/v1/locks/pool", ask).await;
+    for accept in ["*/*", "text/event-stream"] {
+        let (status, body) = reader.send(Method::GET, "/v1/locks/pool", &[("accept", accept)], "").await;
+        let expected = (StatusCode::SERVICE_UNAVAILABLE, &json!("registry_unavailable"));
+        assert_eq!((status, &body["reason"]), expected, "{accept}: {body}");
+    }
+    // Its list has no holder then, so there is none that is hidden.
+    let path = format!("/v1/locks/pool/{}", lease["lease"].as_str().unwrap());
+    assert_eq!(holder.send(Method::DELETE, &path, &[], "").await.0, StatusCode::NO_CONTENT);
+    assert_eq!(reader.get("/v1/locks/pool").await["held"], json!(false));
+    holder.app.shutdown().await;
+    reader.app.shutdown().await;
 }

@@ -296,7 +296,7 @@ impl Hold {
 
     /// Keeps the hold until it ends, tells the end, and gives the lock back where that was asked for. Its session is not ended. `record_end`
     /// is called with the end before it is told; not where another process goes on with the hold. `save` resolves when the record has the
-    /// end: what was told as given back is not a lease of the next process.
+    /// end, or soon: what is given back is not a lease of the next process.
     pub(crate) async fn keep(
         &self,
         registry: &dyn Locks,
@@ -324,8 +324,12 @@ impl Hold {
             Ending::Released => {
                 record_end(&HoldState::Released);
                 self.state.send_replace(HoldState::Released);
-                let give_back = self.give_back(registry, clock, validity, known);
-                let mut give_back = std::pin::pin!(async { tokio::join!(give_back, save).0 });
+                // Before the registry frees it: a process that is killed in between leaves no lease that another client seems to have freed.
+                let give_back = async {
+                    save.await;
+                    self.give_back(registry, clock, validity, known).await
+                };
+                let mut give_back = std::pin::pin!(give_back);
                 let released = match timeout(RELEASE_TIMEOUT, &mut give_back).await {
                     Ok(released) => released,
                     Err(_) => {

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{ANSWER_MARGIN, CALL_TIMEOUT, LockManager, Shared, bounded, waiters::Waiting};
+use super::{ANSWER_MARGIN, CALL_TIMEOUT, LockManager, Shared, bounded, late, waiters::Waiting};
 use crate::{
     HoldState, LockName,
     hold::Hold,
@@ -65,7 +65,8 @@ impl LockWatch {
         if let Some(seen) = self.view.last() {
             self.told = seen.into();
         }
-        self.manager.0.describe(&self.name, self.told.clone()).await
+        let until = Instant::now() + ANSWER_MARGIN;
+        self.manager.0.describe(&self.name, self.told.clone(), until).await
     }
 }
 
@@ -124,13 +125,15 @@ pub struct LocksOverview {
 }
 
 impl LockManager {
-    /// What the registry says of a lock now.
+    /// What the registry says of a lock now, within [`ANSWER_MARGIN`].
     ///
     /// # Errors
     /// When it does not answer.
     pub async fn view(&self, name: &LockName) -> Result<LockView, RegistryError> {
-        let watched = self.0.read(name).await?;
-        Ok(self.0.describe(name, watched).await)
+        let until = Instant::now() + ANSWER_MARGIN;
+        let read = timeout_at(until, self.0.read(name)).await;
+        let watched = read.map_err(|_| late("the state of a lock", ANSWER_MARGIN))??;
+        Ok(self.0.describe(name, watched, until).await)
     }
 
     /// What the registry says of a lock now, and its changes from then on. A lock that was never used is read again every second.
@@ -190,10 +193,10 @@ impl Shared {
         Ok(WatchedLock { kind: answer.kind, holders: answer.holders })
     }
 
-    /// Adds what is known here, and what the registry says of the sessions.
-    pub(super) async fn describe(&self, name: &LockName, watched: WatchedLock) -> LockView {
+    /// Adds what is known here, and what the registry says of the sessions before `until`.
+    async fn describe(&self, name: &LockName, watched: WatchedLock, until: Instant) -> LockView {
         let mut holders = self.know(&self.place(name, 2).path, &watched.holders);
-        self.name_sessions(&mut holders, Instant::now() + ANSWER_MARGIN).await;
+        self.name_sessions(&mut holders, until).await;
         let waiters = self.waiters.all().iter().filter(|waiting| waiting.name == *name).count();
         LockView { watched, holders, waiters }
     }

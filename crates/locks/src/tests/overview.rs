@@ -48,22 +48,28 @@ async fn the_sessions_of_many_holders_are_asked_about_together() {
     for _ in 0..6 {
         held.push(one.hold(Acquire { limit: 6, ..request(Duration::ZERO) }).await.unwrap());
     }
-    registry.set_latency(s(1));
+    registry.set_latency(Duration::from_millis(500));
     let at = Instant::now();
     let holders = two.view(&name("jobs")).await.unwrap().holders;
     let named = holders.iter().filter(|known| known.session.is_some()).count();
     assert_eq!(
         (holders.len(), named, at.elapsed()),
-        (6, 6, s(2)),
+        (6, 6, s(1)),
         "one look at the lock, and one at the sessions"
     );
     // A session that does not answer costs the names alone.
     let three = manager(&registry);
-    registry.set_latency(s(5));
+    registry.set_latency(Duration::from_millis(1500));
     let at = Instant::now();
     let holders = three.view(&name("jobs")).await.unwrap().holders;
     assert!(holders.len() == 6 && holders.iter().all(|known| known.session.is_none()), "{holders:?}");
-    assert_eq!(at.elapsed(), s(7));
+    assert_eq!(at.elapsed(), s(2));
+    // The lock itself is waited for as long, too.
+    registry.set_latency(s(5));
+    let at = Instant::now();
+    assert_eq!(three.view(&name("jobs")).await.unwrap_err().label(), "timeout");
+    assert!(three.watch(&name("jobs")).await.is_err());
+    assert_eq!(at.elapsed(), s(4));
 }
 
 #[tokio::test(start_paused = true)]

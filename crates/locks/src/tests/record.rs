@@ -246,6 +246,27 @@ async fn a_lease_that_was_told_as_given_back_is_unknown_to_the_next_process() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_is_freed_when_the_record_says_that_it_is_given_back_and_not_before() {
+    let processes = Processes::new();
+    let before = processes.start().await;
+    let leased = lease(&before, "jobs", 30).await.unwrap();
+    let hangs = before.record().hang().await;
+    let releases = {
+        let (before, id) = (before.clone(), leased.id.clone());
+        tokio::spawn(async move { before.release(&name("jobs"), &id).await })
+    };
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(processes.registry.holders("locks/jobs").len(), 1, "the record has the lease");
+    drop(hangs);
+    wait_until(|| processes.registry.holders("locks/jobs").is_empty()).await;
+    // It is killed before the answer comes.
+    processes.registry.cut_off();
+    releases.abort();
+    let after = processes.start().await;
+    assert_eq!(after.renew(&name("jobs"), &leased.id).await, Err(LeaseError::Unknown));
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_request_waits_for_a_disk_that_hangs_for_longer_than_a_moment() {
     let processes = Processes::new();
     let before = processes.start().await;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     problem::{ApiProblem, millis},
     reason::ApiReason,
-    request::{AcquireRequest, Target, refuse_parameters},
+    request::{AcquireRequest, Target, refuse_body, refuse_parameters},
     stream::{hold_response, state_json, watch_response},
 };
 use crate::sse::accepts_stream;
@@ -48,6 +48,9 @@ async fn answer_or_refuse(
     };
     if !matches!(target, Target::Hold(_) | Target::Lease(_)) {
         refuse_parameters(query)?;
+    }
+    if matches!(target, Target::Renew(..) | Target::Release(..)) {
+        refuse_body(body)?;
     }
     match target {
         Target::State(name) if accepts_stream(headers) => {

@@ -108,6 +108,19 @@ pub(super) fn refuse_parameters(query: Option<&str>) -> Result<(), ApiProblem> {
     }
 }
 
+/// Refuses the body of a renewal or a release, which take none: a `ttl` there would not be in effect.
+///
+/// # Errors
+/// When it has content, other than an empty object.
+pub(super) fn refuse_body(body: &[u8]) -> Result<(), ApiProblem> {
+    let is_empty_object = || serde_json::from_slice(body).is_ok_and(|Members(members)| members.is_empty());
+    if body.is_empty() || is_empty_object() {
+        return Ok(());
+    }
+    let detail = "a renewal and a release of a lease take no body: the lease keeps the ttl, limit and value with which it was acquired";
+    Err(ApiProblem::bad_request(detail))
+}
+
 /// A parameter, and in which part of the request it is.
 struct Given<T> {
     value: T,

@@ -126,7 +126,9 @@ impl Locks for Consul {
     fn remove_unused_lock<'a>(&'a self, place: &'a LockPlace) -> AnswerFuture<'a, bool> {
         Box::pin(async move {
             let (key, prefix) = (lock_key(place), format!("{}/", place.path));
-            let read = self.read_place(place, KvScope::Prefix(&prefix)).await?;
+            let entries = self.read_entries(KvScope::Prefix(&prefix)).await?;
+            let read = judge(place, &entries);
+            self.check_read(place, KvScope::Prefix(&prefix), &entries, &read).await?;
             match read.kind {
                 LockKind::Unused => Ok(true),
                 LockKind::Foreign => Ok(false),
@@ -180,10 +182,9 @@ impl Locks for Consul {
             let (key, prefix) = (lock_key(place), format!("{}/", place.path));
             let scope = if place.limit == 1 { KvScope::Key(&key) } else { KvScope::Prefix(&prefix) };
             let answer = self.watch_kv(scope, cursor, Consistency::Consistent, wait).await?;
-            if answer.entries.iter().all(|entry| entry.key != key) {
-                self.check_read(place, scope, &key).await?;
-            }
-            let Read { kind, written_at, holders, .. } = judge(place, &answer.entries);
+            let read = judge(place, &answer.entries);
+            self.check_read(place, scope, &answer.entries, &read).await?;
+            let Read { kind, written_at, holders, .. } = read;
             Ok(LockAnswer { kind, holders, last_write: written_at, cursor: answer.cursor })
         })
     }
@@ -338,21 +339,36 @@ impl Consul {
         Err(too_many_rounds(&key))
     }
 
-    /// Tells a place without a lock from one that the token may not read: Consul shows a prefix without the keys that it hides, and refuses
-    /// to read a single one, also where there is none.
+    /// Tells a key that is not there from one that the token may not read: Consul shows a prefix without the keys that it hides, and refuses
+    /// to read a single one, also where there is none. One is enough: the key of the lock, or that of a holder in its list.
     ///
     /// # Errors
     /// When the token may not read the key, or the registry does not answer.
-    async fn check_read(&self, place: &LockPlace, scope: KvScope<'_>, key: &str) -> Result<(), Error> {
-        match scope {
-            KvScope::Prefix(_) => self.read_place(place, KvScope::Key(key)).await.map(drop),
+    async fn check_read(
+        &self,
+        place: &LockPlace,
+        scope: KvScope<'_>,
+        entries: &[KvEntry],
+        read: &Read,
+    ) -> Result<(), Error> {
+        if let KvScope::Key(_) = scope {
             // This question was about the key itself.
-            KvScope::Key(_) => Ok(()),
+            return Ok(());
+        }
+        let contenders = read.gone.iter().map(|session| contender_key(place, session));
+        let mut expected = std::iter::once(lock_key(place)).chain(contenders);
+        match expected.find(|key| entries.iter().all(|entry| entry.key != *key)) {
+            Some(missing) => self.read_entries(KvScope::Key(&missing)).await.map(drop),
+            None => Ok(()),
         }
     }
 
-    /// Reads before all that can wait: a lock that is to be given back must not wait for watches.
     async fn read_place(&self, place: &LockPlace, scope: KvScope<'_>) -> Result<Read, Error> {
+        Ok(judge(place, &self.read_entries(scope).await?))
+    }
+
+    /// Reads before all that can wait: a lock that is to be given back must not wait for watches.
+    async fn read_entries(&self, scope: KvScope<'_>) -> Result<Vec<KvEntry>, Error> {
         let target = kv::target(scope, Consistency::Default, None);
         let ask = ApiRequest::get("lock_read", target, AGENT_CALL_TIMEOUT).urgent();
         let request = ask.method_and_path();
@@ -361,7 +377,7 @@ impl Consul {
                 kv::parse_answer(&reply, Cursor::START, Consistency::Default, &request)
             })
             .await?;
-        Ok(judge(place, &answer.entries))
+        Ok(answer.entries)
     }
 }
 

@@ -400,7 +400,7 @@ async fn a_sidecar_holds_the_lock_of_a_command(registry: SocketAddr) {
     assert_eq!(first.end().await.code, Some(0));
     destroy_sessions(registry).await;
     let lost = waits.end().await;
-    assert!(lost.code == Some(4) && lost.stderr.contains("the lock jobs is lost"), "{lost:?}");
+    assert!(lost.code == Some(4) && lost.stderr.contains("the lock jobs is lost: the registry"), "{lost:?}");
     for on_loss in ["term", "ignore"] {
         let missing = ["lock", "--api", &api, "--on-loss", on_loss, "missing", "--", "/no/such/program"];
         let missing = process::run_outrigger(&missing).await;
@@ -467,6 +467,10 @@ async fn a_silent_or_killed_sidecar_ends_the_command(registry: SocketAddr) {
     let token = first.held().await;
     // Longer than the time to live of the session: the machine is suspended, or the process hangs.
     sidecar.signal("STOP");
+    let at = Instant::now();
+    let silent = Running::start(&["--api", &api, "--wait", "1s", "silent"], UNTIL_EOF).end().await;
+    assert_eq!(silent.code, Some(5), "{silent:?}");
+    assert!(at.elapsed() < Duration::from_secs(8), "{:?}", at.elapsed());
     let consul = url(registry);
     let next = ["--consul", &*consul, "--ttl", "10s", "--lock-delay", "1s", "jobs"];
     let mut second = Running::start(&next, "echo held $OUTRIGGER_LOCK_TOKEN; date +%s%N; cat >/dev/null");
@@ -532,5 +536,19 @@ async fn a_lease_of_which_no_command_is_started_is_given_back() {
         let ended = command.end().await;
         assert_eq!(ended.code, Some(code), "{ended:?}");
         server.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_another_request_of_a_sidecar_is_refused_at_once() {
+    let lease = format!("x/{}", "a".repeat(32));
+    for name in ["a/hold", "hold", "renew", "a/renew", &lease] {
+        for place in [["--api", "127.0.0.1:9"], ["--consul", "http://127.0.0.1:9"]] {
+            let command = [&["lock"], &place[..], &[name, "--", "true"]].concat();
+            let refused = process::run_outrigger(&command).await;
+            let stderr = String::from_utf8_lossy(&refused.stderr);
+            assert_eq!(refused.status.code(), Some(2), "{name}: {stderr}");
+            assert!(stderr.contains("the last segment of"), "{stderr}");
+        }
     }
 }

@@ -204,6 +204,7 @@ async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
     for (method, path, body, words) in [
         (Method::POST, "/v1/locks/jobs", "", "a lease needs a ttl"),
         (Method::POST, "/v1/locks/jobs?ttl=soon", "", "ttl \"soon\""),
+        (Method::POST, "/v1/locks/jobs?ttl=10s&value=%zz", "", "value in the query has a %"),
         (Method::POST, "/v1/locks/jobs?ttl=10ms", "", "out of range"),
         (Method::POST, "/v1/locks/jobs?ttl=10s&limit=0", "", "limit must be 1 to 1000"),
         (Method::POST, "/v1/locks/jobs?ttl=10s&ttl=20s", "", "ttl is in the query twice"),
@@ -257,6 +258,19 @@ async fn requests_that_are_wrong_or_foreign_are_refused(consul: SocketAddr) {
         let (status, answer) = api.send(method, path, &[token], body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: {answer}");
         assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{path}: {answer}");
+    }
+    // An error that repeats a value cuts it.
+    let long = "x".repeat(60_000);
+    for body in [
+        json!({"ttl": long}),
+        json!({"ttl": [long]}),
+        json!({long.as_str(): 1}),
+        json!(long),
+        json!({"ttl": "10s", "owner": long}),
+    ] {
+        let (status, answer) = api.send(Method::POST, "/v1/locks/jobs", &[token], &body.to_string()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(answer["detail"].as_str().is_some_and(|detail| detail.len() < 400), "{answer}");
     }
     // A renewal without its last segment acquires nothing.
     let path = "/v1/locks/jobs/00000000000000000000000000000000?ttl=10s";
@@ -441,7 +455,17 @@ async fn a_silent_registry_is_told_at_the_end_of_the_wait(consul: SocketAddr) {
     let api = Api::start(proxy.addr(), "").await;
     let (_, lease) = api.post("/v1/locks/jobs?ttl=30s", "").await;
     assert!(lease["token"].is_u64(), "{lease}");
+    let mut watch =
+        EventStream::open(api.addr, "GET /v1/leader/jobs HTTP/1.1\r\nAccept: text/event-stream").await;
+    assert_eq!(watch.next("state").await["held"], json!(true));
     proxy.set(RegistryMode::Hang);
+    let stale = watch.next("stale").await;
+    assert_eq!(
+        (&stale["stale"], &stale["reason"]),
+        (&json!(true), &json!("registry_unavailable")),
+        "{stale}"
+    );
+    assert!(stale["detail"].is_string(), "{stale}");
     for wait in [0, 2] {
         let at = tokio::time::Instant::now();
         let (status, body) = api.post(&format!("/v1/locks/other?ttl=30s&wait={wait}s"), "").await;
@@ -459,6 +483,8 @@ async fn a_silent_registry_is_told_at_the_end_of_the_wait(consul: SocketAddr) {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
         assert!(at.elapsed() < Duration::from_secs(4), "{accept}: {:?}", at.elapsed());
     }
+    proxy.set(RegistryMode::Pass);
+    assert_eq!(watch.next("stale").await, json!({"stale": false}));
 }
 
 #[tokio::test]

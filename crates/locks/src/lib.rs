@@ -42,5 +42,5 @@ pub use manager::{
     Acquire, Held, HeldHere, Lease, LeaseHere, LockManager, LockView, LockWatch, LocksOverview, Waiting,
     WaitingHere,
 };
-pub use name::{LockName, NameError};
+pub use name::{LockName, NameError, is_lease_id};
 pub use view::WatchedLock;

@@ -4,6 +4,8 @@ use std::fmt;
 
 /// Longest name, bytes. Consul takes longer keys; a log line does not read well with them.
 const MAX_LENGTH: usize = 256;
+/// Digits of the id of a lease.
+const LEASE_LENGTH: usize = 32;
 
 /// The name of a lock, as `jobs` or `reports/nightly`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +26,19 @@ pub enum NameError {
     /// It has another character.
     #[error("the name of a lock consists of letters, digits, `-`, `_`, `.`, `:` and `/`, not {0:?}")]
     Character(char),
+    /// Its last segment is that of a request.
+    #[error("the last segment of a name must not be `hold` or `renew`")]
+    Request,
+    /// Its last segment is the id of a lease.
+    #[error(
+        "the last segment of the name of a lock must not be 32 hexadecimal digits: that is the id of a lease"
+    )]
+    LeaseId,
+}
+
+/// Whether a text has the form of the id of a lease.
+pub fn is_lease_id(text: &str) -> bool {
+    text.len() == LEASE_LENGTH && text.bytes().all(|c| c.is_ascii_hexdigit())
 }
 
 impl LockName {
@@ -43,6 +58,29 @@ impl LockName {
             Err(NameError::Segment)
         } else {
             Ok(Self(text.to_owned()))
+        }
+    }
+
+    /// Checks a name for a request, of which the path must not mean another one.
+    ///
+    /// # Errors
+    /// Says the first rule that it breaks.
+    pub fn parse_requested(text: &str) -> Result<Self, NameError> {
+        let name = Self::parse(text)?;
+        match text.rsplit('/').next() {
+            Some("hold" | "renew") => Err(NameError::Request),
+            _ => Ok(name),
+        }
+    }
+
+    /// Checks a name for the request for a lease.
+    ///
+    /// # Errors
+    /// Says the first rule that it breaks.
+    pub fn parse_leased(text: &str) -> Result<Self, NameError> {
+        match text.rsplit_once('/') {
+            Some((_, last)) if is_lease_id(last) => Err(NameError::LeaseId),
+            _ => Self::parse_requested(text),
         }
     }
 
@@ -84,6 +122,21 @@ mod tests {
             ("a\nb", NameError::Character('\n')),
         ] {
             assert_eq!(LockName::parse(bad), Err(expected), "{bad:?}");
+        }
+    }
+    #[test]
+    fn the_name_of_a_lease_does_not_end_as_another_request() {
+        let id = "0123456789abcdefABCDEF0123456789";
+        for (text, requested, leased) in [
+            ("a/hold", Some(NameError::Request), Some(NameError::Request)),
+            ("renew", Some(NameError::Request), Some(NameError::Request)),
+            (&*format!("x/{id}"), None, Some(NameError::LeaseId)),
+            (id, None, None),
+            ("hold/a", None, None),
+            ("a b", Some(NameError::Character(' ')), Some(NameError::Character(' '))),
+        ] {
+            assert_eq!(LockName::parse_requested(text).err(), requested, "{text}");
+            assert_eq!(LockName::parse_leased(text).err(), leased, "{text}");
         }
     }
 }

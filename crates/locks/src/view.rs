@@ -7,7 +7,7 @@ use std::{
 };
 
 use outrigger_policy::backoff::Backoff;
-use outrigger_registry::{Cursor, LockHolder, LockKind, LockPlace, Locks, SessionId};
+use outrigger_registry::{Cursor, LockAnswer, LockHolder, LockKind, LockPlace, Locks, SessionId};
 use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
@@ -33,6 +33,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const UNUSED_INTERVAL: Duration = Duration::from_secs(1);
 /// Least time between two answers that say the same.
 const UNCHANGED_INTERVAL: Duration = Duration::from_millis(250);
+/// Least time between two questions about a watched lock beside its watch, however many ask for them.
+const CHECK_INTERVAL: Duration = Duration::from_secs(4);
 /// Pauses after a failed question.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(5) };
 
@@ -52,6 +54,12 @@ pub struct WatchedLock {
     pub kind: LockKind,
     /// The sessions that hold it.
     pub holders: Vec<LockHolder>,
+}
+
+impl From<LockAnswer> for SeenLock {
+    fn from(answer: LockAnswer) -> Self {
+        Self { kind: answer.kind, holders: answer.holders, index: answer.cursor.index() }
+    }
 }
 
 impl From<SeenLock> for WatchedLock {
@@ -97,12 +105,17 @@ impl SeenLock {
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     seen: watch::Receiver<Option<SeenLock>>,
-    _watch: Arc<Watch>,
+    watch: Arc<Watch>,
 }
 
 #[derive(Debug)]
 struct Watch {
+    place: LockPlace,
+    sender: watch::Sender<Option<SeenLock>>,
+    /// Its copies show what was seen before them as new.
     seen: watch::Receiver<Option<SeenLock>>,
+    /// When the registry was asked beside the watch, and why it has not answered.
+    checked: tokio::sync::Mutex<Option<(Instant, Option<Arc<str>>)>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -130,13 +143,20 @@ impl Views {
             let (sender, seen) = watch::channel(None);
             let slot = self.slots.clone().try_acquire_owned().ok();
             let name = format!("the watch of the lock {}", place.path);
-            let task = run(self.registry.clone(), place.clone(), sender, slot, self.sightings.clone());
+            let task =
+                run(self.registry.clone(), place.clone(), sender.clone(), slot, self.sightings.clone());
             let task = AbortOnDropHandle::new(self.runtime.spawn(essential(name, task)));
-            let watch = Arc::new(Watch { seen, _task: task });
+            let watch = Arc::new(Watch {
+                place: place.clone(),
+                sender,
+                seen,
+                checked: Default::default(),
+                _task: task,
+            });
             open.insert(place.clone(), Arc::downgrade(&watch));
             watch
         });
-        View { seen: watch.seen.clone(), _watch: watch }
+        View { seen: watch.seen.clone(), watch }
     }
 
     /// What an open watch of the lock at `place` has seen last.
@@ -155,6 +175,34 @@ impl View {
     /// What was seen until now is no change.
     pub(crate) fn mark_seen(&mut self) {
         self.seen.mark_unchanged();
+    }
+
+    /// Asks the registry a question of its own, because that of the watch says nothing for most of a minute, and shows a newer answer to all that
+    /// look at the lock. `Some`: why it does not answer within `limit`.
+    pub(crate) async fn check(&self, registry: &dyn Locks, limit: Duration) -> Option<Arc<str>> {
+        let Watch { place, sender, checked, .. } = &*self.watch;
+        let mut checked = checked.lock().await;
+        if let Some((_, failure)) = checked.as_ref().filter(|(at, _)| at.elapsed() < CHECK_INTERVAL) {
+            return failure.clone();
+        }
+        let failure: Option<Arc<str>> =
+            match timeout(limit, registry.watch_lock(place, Cursor::START, limit)).await {
+                Ok(Ok(answer)) => {
+                    let now = SeenLock::from(answer);
+                    sender.send_if_modified(|before| {
+                        let is_newer = before.as_ref().is_none_or(|before| before.index < now.index);
+                        if is_newer {
+                            *before = Some(now);
+                        }
+                        is_newer
+                    });
+                    None
+                }
+                Ok(Err(error)) => Some(outrigger_config::error_chain(&error).into()),
+                Err(_) => Some(format!("the registry gave no answer within {limit:?}").into()),
+            };
+        *checked = Some((Instant::now(), failure.clone()));
+        failure
     }
 
     /// Resolves when something else is seen. Dropping the future loses nothing.
@@ -183,8 +231,7 @@ async fn run(
                 failures = 0;
                 cursor = if slot.is_some() { answer.cursor } else { Cursor::START };
                 sightings.record(&place, answer.kind, &answer.holders);
-                let now =
-                    SeenLock { kind: answer.kind, holders: answer.holders, index: answer.cursor.index() };
+                let now = SeenLock::from(answer);
                 let is_unused = now.kind == LockKind::Unused;
                 let is_new = seen.send_if_modified(|before| {
                     let is_new = before.as_ref() != Some(&now);

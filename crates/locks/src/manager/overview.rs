@@ -60,6 +60,11 @@ impl LockWatch {
         }
     }
 
+    /// Asks the registry now. `Some`: why it does not answer, so that what was told may be no longer true.
+    pub async fn check(&self) -> Option<Arc<str>> {
+        self.view.check(&*self.manager.0.registry, ANSWER_MARGIN).await
+    }
+
     /// What was seen last. From now on it is told.
     pub async fn tell(&mut self) -> LockView {
         if let Some(seen) = self.view.last() {

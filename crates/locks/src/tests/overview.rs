@@ -89,6 +89,34 @@ async fn a_watch_tells_the_present_state_once_and_then_the_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_says_why_the_registry_does_not_answer_and_asks_once_for_all() {
+    let registry = FakeRegistry::new();
+    let (one, two) = (manager(&registry), manager(&registry));
+    let held = one.hold(request(Duration::ZERO)).await.unwrap();
+    let (_, watch) = two.watch(&name("jobs")).await.unwrap();
+    let (_, mut other) = two.watch(&name("jobs")).await.unwrap();
+    sleep(s(1)).await;
+    for (fault, words) in [
+        (Fault::Hangs, "no answer within 2s"),
+        (Fault::Refuses, "No cluster leader"),
+        (Fault::Forbids, "403"),
+    ] {
+        registry.fail_client(1, Some(fault));
+        let at = Instant::now();
+        let (first, second) = tokio::join!(watch.check(), other.check());
+        assert!(first.as_ref().is_some_and(|why| why.contains(words)) && first == second, "{first:?}");
+        assert!(at.elapsed() <= s(2), "{:?}", at.elapsed());
+        sleep(s(5)).await;
+    }
+    // The watch itself pauses after its failures: the answer is newer.
+    held.release().await;
+    registry.fail_client(1, None);
+    assert_eq!(watch.check().await, None);
+    timeout(Duration::from_millis(1), other.changed()).await.unwrap();
+    assert_eq!(other.tell().await.holders, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_overview_says_what_is_held_what_waits_and_why() {
     let registry = FakeRegistry::new();
     let (one, two) = (manager(&registry), manager(&registry));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     problem::{ApiProblem, millis},
     reason::ApiReason,
-    request::{AcquireRequest, Target, refuse_body, refuse_parameters},
+    request::{AcquireRequest, Target, refuse_body, refuse_parameters, shown},
     stream::{hold_response, state_json, watch_response},
 };
 use crate::sse::accepts_stream;
@@ -64,7 +64,8 @@ async fn answer_or_refuse(
         Target::Hold(name) => {
             let request = AcquireRequest::read(name, query, body, false)?;
             if let Some(owner) = request.owner {
-                let detail = format!("owner {owner:?} is for leases; a connection is its own owner");
+                let detail =
+                    format!("owner {:?} is for leases; a connection is its own owner", shown(&owner));
                 return Err(ApiProblem::bad_request(detail));
             }
             Ok(hold_response(locks.hold(request.acquire).await?, &locks))

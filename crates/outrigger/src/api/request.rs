@@ -1,13 +1,14 @@
 //! Reads the requests about locks: path, query and body.
 
 use std::{
+    borrow::Cow,
     fmt::{self, Display},
     time::Duration,
 };
 
 use axum::http::Method;
 use outrigger_config::parse_duration;
-use outrigger_locks::{Acquire, LockName};
+use outrigger_locks::{Acquire, LockName, is_lease_id};
 use percent_encoding::percent_decode_str;
 use serde::{
     Deserialize, Deserializer,
@@ -29,8 +30,8 @@ const MAX_LIMIT: u32 = 1000;
 const MAX_VALUE: usize = 4096;
 /// Longest owner, bytes.
 const MAX_OWNER: usize = 256;
-/// Digits of the id of a lease.
-const LEASE_LENGTH: usize = 32;
+/// Most characters of a request that an error repeats, so that it can be read.
+const MAX_SHOWN: usize = 100;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,27 +58,26 @@ impl Target {
             .decode_utf8()
             .map_err(|_| ApiProblem::bad_request("the path is not UTF-8"))?;
         let (before, last) = path.rsplit_once('/').unwrap_or(("", &path));
-        let is_lease = |text: &str| text.len() == LEASE_LENGTH && text.bytes().all(|c| c.is_ascii_hexdigit());
-        let name = |text: &str| match LockName::parse(text) {
-            Ok(name) if !matches!(text.rsplit('/').next(), Some("hold" | "renew")) => Ok(name),
-            Ok(_) => Err(ApiProblem::bad_request("the last segment of a name must not be `hold` or `renew`")),
-            Err(error) => Err(ApiProblem::bad_request(error.to_string())),
+        let name = |text: &str| {
+            LockName::parse_requested(text).map_err(|error| ApiProblem::bad_request(error.to_string()))
         };
         match (method, last) {
             (&Method::GET | &Method::HEAD, _) => name(&path).map(Self::State),
             (&Method::POST, "hold") => name(before).map(Self::Hold),
             (&Method::POST, "renew") => match before.rsplit_once('/') {
-                Some((before, lease)) if is_lease(lease) => Ok(Self::Renew(name(before)?, lease.to_owned())),
+                Some((before, lease)) if is_lease_id(lease) => {
+                    Ok(Self::Renew(name(before)?, lease.to_owned()))
+                }
                 _ => Err(ApiProblem::bad_request("a renewal is POST /v1/locks/NAME/LEASE/renew")),
             },
             // Not a lock of this name: a renewal without its last segment would acquire one.
-            (&Method::POST, lease) if is_lease(lease) && !before.is_empty() => {
+            (&Method::POST, lease) if is_lease_id(lease) && !before.is_empty() => {
                 let detail = "the path ends with the id of a lease: POST …/LEASE/renew renews it, and DELETE …/LEASE gives it back; the last \
                               segment of the name of a lock that is leased is not 32 hexadecimal digits";
                 Err(ApiProblem::new(ApiReason::MethodNotAllowed, detail).allow("GET, HEAD, DELETE"))
             }
             (&Method::POST, _) => name(&path).map(Self::Lease),
-            (&Method::DELETE, lease) if is_lease(lease) && !before.is_empty() => {
+            (&Method::DELETE, lease) if is_lease_id(lease) && !before.is_empty() => {
                 Ok(Self::Release(name(before)?, lease.to_owned()))
             }
             (&Method::DELETE, _) => {
@@ -101,7 +101,8 @@ pub(super) fn refuse_parameters(query: Option<&str>) -> Result<(), ApiProblem> {
         None => Ok(()),
         Some((name, _)) => {
             let detail = format!(
-                "there is no parameter {name:?}: of the requests about locks, those that acquire one take parameters"
+                "there is no parameter {:?}: of the requests about locks, those that acquire one take parameters",
+                shown(name)
             );
             Err(ApiProblem::bad_request(detail))
         }
@@ -199,9 +200,16 @@ impl Parameters {
     fn read_query(&mut self, query: &str) -> Result<(), ApiProblem> {
         for (name, value) in pairs(query) {
             let value = value.replace('+', " ");
+            if has_broken_escape(&value) {
+                let detail = format!(
+                    "{} in the query has a % without two hexadecimal digits; write %25 for a % itself",
+                    shown(name)
+                );
+                return Err(ApiProblem::bad_request(detail));
+            }
             let value = percent_decode_str(&value)
                 .decode_utf8()
-                .map_err(|_| ApiProblem::bad_request(format!("{name} in the query is not UTF-8")))?;
+                .map_err(|_| ApiProblem::bad_request(format!("{} in the query is not UTF-8", shown(name))))?;
             // Digits are the one thing that a query and JSON write in another way.
             let value = match name {
                 "limit" => value.parse().map_or_else(|_| Value::from(&*value), |limit: u32| limit.into()),
@@ -216,8 +224,12 @@ impl Parameters {
         if body.is_empty() {
             return Ok(());
         }
-        let Members(members) = serde_json::from_slice(body)
-            .map_err(|error| ApiProblem::bad_request(format!("the body is no JSON of a lock: {error}")))?;
+        let Members(members) = serde_json::from_slice(body).map_err(|error| {
+            // It may repeat a text of any length.
+            let error = error.to_string();
+            let error = if error.len() > 2 * MAX_SHOWN { shown(&error) } else { error.into() };
+            ApiProblem::bad_request(format!("the body is no JSON of a lock: {error}"))
+        })?;
         members.into_iter().try_for_each(|(name, value)| self.set(&name, value, BODY))
     }
 
@@ -235,7 +247,8 @@ impl Parameters {
             }
             other => {
                 let detail = format!(
-                    "there is no parameter {other:?}, as in the {part}; there are wait, ttl, owner, value and limit"
+                    "there is no parameter {:?}, as in the {part}; there are wait, ttl, owner, value and limit",
+                    shown(other)
                 );
                 return Err(ApiProblem::bad_request(detail));
             }
@@ -258,7 +271,8 @@ fn put<T>(
         None if value.is_null() => return Ok(()),
         None => {
             return Err(ApiProblem::bad_request(format!(
-                "{name} in the {part} must be {kind}; it is {value}"
+                "{name} in the {part} must be {kind}; it is {}",
+                shown(&value.to_string())
             )));
         }
     };
@@ -282,10 +296,12 @@ impl<T> Given<T> {
 
 impl Given<String> {
     fn duration(&self, name: &str, least: Duration, most: Duration) -> Result<Duration, ApiProblem> {
-        let value = parse_duration(&self.value).map_err(|what| self.wrong(name, what))?;
+        let value = parse_duration(&shown(&self.value)).map_err(|what| self.wrong(name, what))?;
         if value < least || value > most {
             let range = [least, most].map(outrigger_config::format_duration).join(" to ");
-            return Err(self.wrong(name, format_args!("{:?} is out of range; allowed: {range}", self.value)));
+            return Err(
+                self.wrong(name, format_args!("{:?} is out of range; allowed: {range}", shown(&self.value)))
+            );
         }
         Ok(value)
     }
@@ -320,4 +336,42 @@ impl<'de> Deserialize<'de> for Members {
 fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// Whether a `%` is no escape of a byte: such a text is decoded to itself otherwise.
+fn has_broken_escape(text: &str) -> bool {
+    text.split('%').skip(1).any(|after| {
+        let digits = after.bytes().take(2);
+        digits.filter(u8::is_ascii_hexdigit).count() < 2
+    })
+}
+
+/// A text of a request as an error repeats it: cut after [`MAX_SHOWN`] characters.
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_SHOWN) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percent_sign_is_followed_by_two_digits() {
+        for good in ["", "a", "%41", "a%2fb%00", "%25zz"] {
+            assert!(!has_broken_escape(good), "{good}");
+        }
+        for bad in ["%", "%z", "%zz", "%4", "%4z", "a%", "%41%4", "%%41", "%é"] {
+            assert!(has_broken_escape(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_two_characters() {
+        assert_eq!(shown("ü"), "ü");
+        let (long, short) = ("ü".repeat(MAX_SHOWN + 1), "ü".repeat(MAX_SHOWN));
+        assert_eq!((shown(&short), shown(&long)), ((&*short).into(), format!("{short}…").into()));
+    }
 }

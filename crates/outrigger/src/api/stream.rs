@@ -3,7 +3,7 @@
 //! The lock lives as long as the connection: hyper drops the body when the peer closes it, and a comment every few seconds finds a peer
 //! that has vanished.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{body::Bytes, response::Response};
 use futures_util::{StreamExt as _, stream};
@@ -102,7 +102,8 @@ pub(super) fn state_json(name: &LockName, view: &LockView) -> Value {
     })
 }
 
-/// The changes of a lock, the present state first.
+/// The changes of a lock, the present state first. With each comment the registry is asked, and an event `stale` tells when it does not answer
+/// or refuses, and when it answers again.
 pub(super) fn watch_response(
     name: LockName,
     first: &LockView,
@@ -110,21 +111,44 @@ pub(super) fn watch_response(
     locks: &LockManager,
 ) -> Response {
     let first = event("state", &state_json(&name, first));
-    let changes = stream::unfold(
-        (watch, comments(), locks.draining(), name),
-        |(mut watch, mut comments, draining, name)| async move {
-            let is_changed = tokio::select! {
-                biased;
-                () = draining.cancelled() => return None,
-                () = watch.changed() => true,
-                _ = comments.tick() => false,
-            };
-            let next = match is_changed {
-                true => event("state", &state_json(&name, &watch.tell().await)),
-                false => Bytes::from_static(b": no change\n\n"),
-            };
-            Some((next, (watch, comments, draining, name)))
-        },
-    );
+    let changes = WatchStream { name, watch, comments: comments(), draining: locks.draining(), stale: None };
+    let changes = stream::unfold(changes, |mut changes| async move {
+        let next = changes.next().await?;
+        Some((next, changes))
+    });
     stream_response(stream::once(async { first }).chain(changes).map(Ok::<_, Infallible>))
+}
+
+/// The changes of a lock.
+struct WatchStream {
+    name: LockName,
+    watch: LockWatch,
+    comments: Interval,
+    draining: CancellationToken,
+    /// Why the registry does not answer, as it was told.
+    stale: Option<Arc<str>>,
+}
+
+impl WatchStream {
+    async fn next(&mut self) -> Option<Bytes> {
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => None,
+            () = self.watch.changed() => {
+                let state = state_json(&self.name, &self.watch.tell().await);
+                Some(event("state", &state))
+            }
+            _ = self.comments.tick() => {
+                let was_stale = self.stale.is_some();
+                self.stale = self.watch.check().await;
+                Some(match &self.stale {
+                    Some(why) if !was_stale => {
+                        event("stale", &json!({"stale": true, "reason": "registry_unavailable", "detail": &**why}))
+                    }
+                    None if was_stale => event("stale", &json!({"stale": false})),
+                    _ => Bytes::from_static(b": no change\n\n"),
+                })
+            }
+        }
+    }
 }

@@ -63,7 +63,7 @@ pub(super) const REPLACER: &str = "exec-guarded";
 )]
 pub(super) struct LockArguments {
     /// Name of the lock. With the default prefix, NAME is the key locks/NAME/.lock in Consul.
-    #[arg(value_name = "NAME", value_parser = parse_name)]
+    #[arg(value_name = "NAME", value_parser = parse_leased_name)]
     name: LockName,
     /// Most holders at once. Above 1 it is a semaphore; every holder must give the same number.
     #[arg(short = 'n', long = "limit", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -127,6 +127,11 @@ pub(super) struct ExecGuardedArguments {
     /// The command, and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// The same names in Consul itself as by a sidecar.
+fn parse_leased_name(text: &str) -> Result<LockName, String> {
+    LockName::parse_leased(text).map_err(|error| error.to_string())
 }
 
 fn parse_name(text: &str) -> Result<LockName, String> {

@@ -35,8 +35,10 @@ use crate::{
 
 /// The longest wait of one request that a sidecar takes.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// Longest time for an answer, beside the wait that it was asked for.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for an answer, beside the wait that it was asked for: the sidecar answers 2 s later at the latest.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest time for the end of a lease after the command has ended.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time for the answer to a renewal.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two renewals, a third of the certain time at most: an end that the sidecar learns of is told this late.
@@ -244,13 +246,14 @@ impl SidecarLocks {
             }
             ApiAddress::Tcp(address) => {
                 let addrs = address.resolve().await.map_err(|error| failed(&error))?;
-                let mut last = Err(failed(&"it has no address"));
+                let (until, mut last) = (Instant::now() + limit, Err(failed(&"it has no address")));
                 for addr in addrs {
                     let request = build(&addr.to_string())?;
-                    last = http_client::exchange(addr, request, limit)
+                    let left = until.saturating_duration_since(Instant::now());
+                    last = http_client::exchange(addr, request, left)
                         .await
                         .map_err(|error| failed(&error_chain(&error)));
-                    if last.is_ok() {
+                    if last.is_ok() || Instant::now() >= until {
                         break;
                     }
                 }
@@ -300,7 +303,9 @@ impl SidecarLease {
                 ),
             },
             Ok((StatusCode::GONE, problem)) => {
-                Renewed::Lost(problem["detail"].as_str().unwrap_or("the lease is lost").to_owned())
+                let detail = problem["detail"].as_str().unwrap_or("the lease is lost");
+                // The name of the lock is said with it.
+                Renewed::Lost(detail.strip_prefix("the lock is lost: ").unwrap_or(detail).to_owned())
             }
             Ok((status, problem)) => {
                 let detail = problem["detail"].as_str().unwrap_or_default();
@@ -350,7 +355,7 @@ impl SidecarLease {
         if self.is_lost.get() {
             return Ok(());
         }
-        match self.locks.send(Method::DELETE, &self.path, "", ANSWER_TIMEOUT).await {
+        match self.locks.send(Method::DELETE, &self.path, "", RELEASE_TIMEOUT).await {
             // Gone: it is lost, so there is nothing to give back.
             Ok((StatusCode::NO_CONTENT | StatusCode::ACCEPTED | StatusCode::GONE, _)) => Ok(()),
             Ok((status, problem)) => Err(format!(

@@ -142,8 +142,11 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// A disk on which each write waits for the test, and what was written.
-    fn hanging_disk() -> (NewestSaver<u32>, mpsc::Sender<io::Result<()>>, Arc<Mutex<Vec<u32>>>) {
+    /// What was written; what could not be, with 1,000 added.
+    type WriteLog = Arc<Mutex<Vec<u32>>>;
+
+    /// A disk on which each write waits for the test.
+    fn hanging_disk() -> (NewestSaver<u32>, mpsc::Sender<io::Result<()>>, WriteLog) {
         let (end, ends) = mpsc::channel();
         let ends = Mutex::new(ends);
         let log = Arc::new(Mutex::new(Vec::new()));

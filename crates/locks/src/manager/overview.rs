@@ -130,7 +130,7 @@ pub struct LocksOverview {
 }
 
 impl LockManager {
-    /// What the registry says of a lock now, within [`ANSWER_MARGIN`].
+    /// What the registry says of a lock now, within 2 s.
     ///
     /// # Errors
     /// When it does not answer.

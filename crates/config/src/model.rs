@@ -14,6 +14,7 @@ mod process;
 mod registry;
 mod service;
 mod traffic;
+mod upstream;
 
 use std::path::PathBuf;
 
@@ -26,7 +27,7 @@ pub use app_config::{
 pub use dynamic_config::{Bounds, DynamicConfig, SettingGroup, TunedService, UnknownKeys};
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
-    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, Upstream,
+    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
 };
 pub use process::{
     AppProcess, AwaitApp, Drain, InheritedToken, Log, LogFormat, OnAppExit, ProcessGroup, Propagation,
@@ -40,6 +41,7 @@ pub use traffic::{
     Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch, RouteTarget, SUBSET_FIELDS,
     Split, SplitEntry, SplitTarget, Sticky, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest,
 };
+pub use upstream::Upstream;
 
 /// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]

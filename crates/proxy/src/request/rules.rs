@@ -85,9 +85,6 @@ impl Downstream<'_> {
             service.settings = route.settings_over(&service.settings);
             change_head(route, head, facts);
         }
-        if let Some(subset) = &service.subset {
-            subset.count_request();
-        }
         Ok(true)
     }
 }

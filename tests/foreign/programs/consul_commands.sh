@@ -8,7 +8,7 @@
 # `same`, `has` and `refused`. Every command is bounded in time. Each test uses keys and names of its own.
 #
 # Functions are called by name, and code is given to `consul lock` as text:
-# shellcheck disable=SC2317,SC2016
+# shellcheck disable=SC2317,SC2329,SC2016
 set -uo pipefail
 
 cd "$FOREIGN_ROOM" || exit 1

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config::{MAX_DOCUMENT_BYTES, SettingsDocument, settings_prefix};
+use outrigger_kv_watch::check_rights;
 use outrigger_registry::{
     AnswerFuture, Consistency, Cursor, Error, Kv, KvAnswer, KvChange, KvEntry, KvScope,
 };
@@ -120,7 +121,7 @@ impl DocumentVersionStore {
     /// When the registry cannot be asked.
     pub async fn document(&self, name: &str) -> Result<Option<SettingsDocument>, Error> {
         let entry = self.read_key(&self.key_of(name)).await?;
-        Ok(entry.into_iter().next().map(|entry| document_of(name.to_owned(), entry)))
+        Ok(entry.map(|entry| document_of(name.to_owned(), entry)))
     }
 
     /// The earlier versions of a document, the newest first.
@@ -203,7 +204,7 @@ impl DocumentVersionStore {
         let prefix = receipts_prefix(&self.prefix);
         let answer = self.kv.watch_kv(KvScope::Prefix(&prefix), cursor, Consistency::Default, wait).await?;
         if answer.entries.is_empty() {
-            self.check_rights(&prefix).await?;
+            check_rights(&*self.kv, &prefix, READ_WITHIN).await?;
         }
         let receipt = |entry: KvEntry| {
             let (service, id) = entry.key.strip_prefix(&prefix)?.split_once('/')?;
@@ -217,18 +218,13 @@ impl DocumentVersionStore {
     async fn read_below(&self, prefix: &str) -> Result<Vec<KvEntry>, Error> {
         let entries = self.ask(KvScope::Prefix(prefix)).await?.entries;
         if entries.is_empty() {
-            self.check_rights(prefix).await?;
+            check_rights(&*self.kv, prefix, READ_WITHIN).await?;
         }
         Ok(entries)
     }
 
     async fn read_key(&self, key: &str) -> Result<Option<KvEntry>, Error> {
         Ok(self.ask(KvScope::Key(key)).await?.entries.into_iter().next())
-    }
-
-    /// Consul shows no entry below a prefix to a token that may not read there, and refuses to read a single key.
-    async fn check_rights(&self, prefix: &str) -> Result<(), Error> {
-        self.read_key(prefix).await.map(drop)
     }
 
     fn ask<'a>(&'a self, scope: KvScope<'a>) -> AnswerFuture<'a, KvAnswer> {

@@ -257,11 +257,11 @@ async fn ask_for_present(
 }
 
 /// Tells a prefix without keys from one that the token may not read, which Consul shows in the same way. To read a single key is
-/// refused, also where there is none.
+/// refused, also where there is none. Each of at most two questions has `longest`.
 ///
 /// # Errors
 /// When the token may read neither the key `prefix` nor those below it, or a key cannot be read.
-async fn check_rights(kv: &dyn Kv, prefix: &str, longest: Duration) -> Result<(), Error> {
+pub async fn check_rights(kv: &dyn Kv, prefix: &str, longest: Duration) -> Result<(), Error> {
     let below = format!("{}/", prefix.trim_end_matches('/'));
     let mut refusal = None;
     // A rule may be about one of the two alone.

@@ -19,5 +19,5 @@ mod pace;
 mod saver;
 
 pub use believed::{DOUBT, Entries, GATHER};
-pub use follower::{KvFollower, KvNews};
+pub use follower::{KvFollower, KvNews, check_rights};
 pub use saver::NewestSaver;

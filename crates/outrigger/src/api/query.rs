@@ -1,4 +1,4 @@
-//! The query of a request as Go reads it: for answers that are as Consul's.
+//! The query of a request: as it was sent, and as Go reads it, for answers that are as Consul's.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -43,6 +43,12 @@ impl<'a> GoQuery<'a> {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
+}
+
+/// The names and values of a query, as they were sent.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 /// A duration of Go's `time.ParseDuration`: `1m30s`, `1.5h`, `100us`. `Some(None)`: it is negative. `None`: it is none.

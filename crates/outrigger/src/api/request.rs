@@ -16,7 +16,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{problem::ApiProblem, reason::ApiReason};
+use super::{problem::ApiProblem, query::pairs, reason::ApiReason};
 
 /// Longest wait of a request.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -330,12 +330,6 @@ impl<'de> Deserialize<'de> for Members {
         }
         deserializer.deserialize_map(MembersVisitor)
     }
-}
-
-/// The names and values of a query, as they were sent.
-fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 /// Whether a `%` is no escape of a byte: such a text is decoded to itself otherwise.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::Interval};
 use tokio_util::sync::CancellationToken;
 
-use super::problem::holder_json;
+use super::{problem::holder_json, reason::ApiReason};
 use crate::sse::{comments, frame, stream_response};
 
 /// A comment: the client ignores it.
@@ -143,7 +143,8 @@ impl WatchStream {
                 self.stale = self.watch.check().await;
                 Some(match &self.stale {
                     Some(why) if !was_stale => {
-                        event("stale", &json!({"stale": true, "reason": "registry_unavailable", "detail": &**why}))
+                        let reason = ApiReason::RegistryUnavailable.label();
+                        event("stale", &json!({"stale": true, "reason": reason, "detail": &**why}))
                     }
                     None if was_stale => event("stale", &json!({"stale": false})),
                     _ => Bytes::from_static(b": no change\n\n"),

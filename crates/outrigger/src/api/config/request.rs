@@ -7,7 +7,7 @@ use outrigger_app_config::EnvQuoting;
 use outrigger_config::ConfigFormat;
 use percent_encoding::percent_decode_str;
 
-use crate::api::{problem::ApiProblem, reason::ApiReason};
+use crate::api::{problem::ApiProblem, query::pairs, reason::ApiReason};
 
 /// The formats by their names.
 const FORMATS: [(&str, ConfigFormat); 4] = [
@@ -47,8 +47,7 @@ impl ConfigQuery {
     /// Names the parameter that is wrong, and what is allowed.
     pub(super) fn read(query: &str) -> Result<Self, ApiProblem> {
         let mut out = Self::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for (name, value) in pairs(query) {
             let name = decode("the name of a parameter", name)?;
             let value = decode(&format!("the value of {name}"), value)?;
             match (&*name, &*value) {

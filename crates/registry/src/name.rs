@@ -1,9 +1,11 @@
-//! Names of services in hosts, by the grammar of Consul's DNS. Pure.
+//! Names of services in hosts and in questions of DNS, by the grammar of Consul's DNS. Pure.
 //!
 //! ```text
-//! NAME                                       one label
-//! [TAG.]NAME.service[.DC.dc][.DOMAIN]
+//! NAME                                       one label; in a host alone
+//! [TAG.]NAME.service[.DC.dc][.DOMAIN]        in a question with the domain
 //! [TAG.]NAME.service.DC.DOMAIN               the form before Consul 1.14
+//! _NAME._TAG.service…                        in a question alone (RFC 2782); the tag tcp means any
+//! HEX.addr…                                  in a question alone: an IP address in hexadecimal digits
 //! ```
 //!
 //! As in Consul, the last of its words (`service`, `node`, …) divides a host, and all labels before NAME are one tag (`v1.2`).
@@ -12,7 +14,10 @@
 //!
 //! Source: Consul's `agent/dns.go` and its page "Static DNS lookups" (1.22).
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// A service as a host names it. All in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,6 +53,26 @@ pub enum HostForm<'a> {
     Other,
 }
 
+/// What a name of DNS below the domain is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum DnsForm<'a> {
+    /// A service. `is_srv`: in the form of RFC 2782, `_NAME._tcp`.
+    Service {
+        /// The service.
+        name: ServiceName<'a>,
+        /// Whether it is in the form of RFC 2782.
+        is_srv: bool,
+    },
+    /// An address, as an SRV record names that of an instance.
+    Address(IpAddr),
+    /// A form of Consul's DNS that is not offered.
+    NotOffered(ConsulForm),
+    /// Names below it may exist, and it has no record itself: `service`, `service.dc2`.
+    Parent,
+    /// No name of this grammar.
+    Other,
+}
+
 /// A form of Consul's DNS that names no service that could be called by it here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConsulForm {
@@ -64,7 +89,7 @@ const KINDS: [(&str, ConsulForm); 6] = [
     ("connect", ConsulForm { text: ".connect.", meaning: "the proxies of a service in the mesh" }),
     ("ingress", ConsulForm { text: ".ingress.", meaning: "the ingress gateways of a service" }),
     ("node", ConsulForm { text: ".node.", meaning: "a node" }),
-    ("addr", ConsulForm { text: ".addr.", meaning: "an address in hexadecimal digits" }),
+    (ADDR, ConsulForm { text: ".addr.", meaning: "an address in hexadecimal digits" }),
 ];
 
 /// The forms that narrow the service by a pair of labels, as `default.ns`.
@@ -77,6 +102,9 @@ const SUFFIXES: [(&str, ConsulForm); 4] = [
 
 const RFC_2782: ConsulForm = ConsulForm { text: "_NAME._tcp.", meaning: "an SRV record (RFC 2782)" };
 const PORT: ConsulForm = ConsulForm { text: ".port.", meaning: "a named port of a service" };
+
+/// The word behind an address.
+const ADDR: &str = "addr";
 
 /// The word that divides the name of a service from the rest.
 const SERVICE: &str = "service";
@@ -97,8 +125,7 @@ pub fn parse_host<'a>(host: &'a str, domain: &str, is_declared: impl Fn(&str) ->
     let inner = without_domain(host, domain);
     let has_domain = inner.is_some();
     let Some(labels) = Labels::of(inner.unwrap_or(host)) else { return HostForm::Other };
-    let is_kind = |label: &str| is(label, SERVICE) || KINDS.iter().any(|(word, _)| is(label, word));
-    let Some(at) = (0..labels.len()).rev().find(|at| is_kind(labels.get(*at))) else {
+    let Some(at) = labels.last_kind() else {
         let is_srv = labels.len() == 2 && labels.ends_as_srv(2);
         return if is_srv { HostForm::NotOffered(RFC_2782) } else { HostForm::Other };
     };
@@ -109,6 +136,56 @@ pub fn parse_host<'a>(host: &'a str, domain: &str, is_declared: impl Fn(&str) ->
         (Some(_), Some((_, form))) => HostForm::NotOffered(*form),
         (Some(Err(form)), None) => HostForm::NotOffered(form),
         (Some(Ok(datacenter)), None) => labels.service_before(at, datacenter, is_declared),
+    }
+}
+
+/// Reads a name of DNS below the domain: `inner` are the labels before the domain, without a dot at the end. `is_declared` as for
+/// [`parse_host`].
+pub fn parse_dns_name<'a>(inner: &'a str, is_declared: impl Fn(&str) -> bool) -> DnsForm<'a> {
+    let Some(labels) = Labels::of(inner) else { return DnsForm::Other };
+    let Some(at) = labels.last_kind() else {
+        return if labels.len() == 2 && is(labels.get(1), "dc") || is(inner, "dc") {
+            DnsForm::Parent
+        } else {
+            DnsForm::Other
+        };
+    };
+    let Some(place) = labels.locality(at + 1, true) else { return DnsForm::Other };
+    let kind = KINDS.iter().find(|(word, _)| is(labels.get(at), word));
+    match (place, kind) {
+        _ if at == 0 => DnsForm::Parent,
+        (_, Some((ADDR, _))) => match address_of(labels.range(0, at)) {
+            Some(ip) => DnsForm::Address(ip),
+            None => DnsForm::Other,
+        },
+        (_, Some((_, form))) => DnsForm::NotOffered(*form),
+        (Err(form), None) => DnsForm::NotOffered(form),
+        (Ok(datacenter), None) if at == 2 && labels.ends_as_srv(2) => labels.srv_service(datacenter),
+        (Ok(datacenter), None) => match labels.service_before(at, datacenter, is_declared) {
+            HostForm::Service(name) => DnsForm::Service { name, is_srv: false },
+            HostForm::NotOffered(form) if form != RFC_2782 => DnsForm::NotOffered(form),
+            HostForm::NotOffered(_) | HostForm::Other => DnsForm::Other,
+        },
+    }
+}
+
+/// The address of 8 or 32 hexadecimal digits.
+fn address_of(digits: &str) -> Option<IpAddr> {
+    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    match digits.len() {
+        8 => u32::from_str_radix(digits, 16).ok().map(|bits| Ipv4Addr::from_bits(bits).into()),
+        32 => u128::from_str_radix(digits, 16).ok().map(|bits| Ipv6Addr::from_bits(bits).into()),
+        _ => None,
+    }
+}
+
+/// The name of an address, which [`parse_dns_name`] reads back: `7f000001.addr.dc1.consul`.
+pub fn address_name(ip: IpAddr, datacenter: &str, domain: &str) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("{:08x}.{ADDR}.{datacenter}.{domain}", ip.to_bits()),
+        IpAddr::V6(ip) => format!("{:032x}.{ADDR}.{datacenter}.{domain}", ip.to_bits()),
     }
 }
 
@@ -160,6 +237,24 @@ impl<'a> Labels<'a> {
             if from == 0 { 0 } else { self.ends.get(from - 1).map_or(self.host.len(), |end| end + 1) };
         let end = if to == 0 { 0 } else { self.ends.get(to - 1).copied().unwrap_or(self.host.len()) };
         self.host.get(start..end).unwrap_or_default()
+    }
+
+    /// The last of the words that divide a name.
+    fn last_kind(&self) -> Option<usize> {
+        let is_kind = |label: &str| is(label, SERVICE) || KINDS.iter().any(|(word, _)| is(label, word));
+        (0..self.len()).rev().find(|at| is_kind(self.get(*at)))
+    }
+
+    /// The service of the two labels `_NAME._TAG`. The tag `tcp` means any instance.
+    fn srv_service(&self, datacenter: Option<&'a str>) -> DnsForm<'a> {
+        let bare = |at| self.get(at).strip_prefix('_').filter(|rest| !rest.is_empty());
+        let (Some(service), Some(tag)) = (bare(0), bare(1)) else { return DnsForm::Other };
+        let name = ServiceName {
+            service: lowercase(service),
+            tag: (!is(tag, "tcp")).then(|| lowercase(tag)),
+            datacenter: datacenter.map(lowercase),
+        };
+        DnsForm::Service { name, is_srv: true }
     }
 
     /// Whether the two labels before `end` are those of an SRV record: `_NAME._PROTOCOL`.
@@ -314,6 +409,70 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_dns_is_a_service_an_address_a_parent_or_another_form() {
+        let read = |inner| parse_dns_name(inner, |name| name == "billing.v2");
+        let service = |service: &'static str, tag: Option<&'static str>, datacenter: Option<&'static str>| {
+            ServiceName {
+                service: service.into(),
+                tag: tag.map(Into::into),
+                datacenter: datacenter.map(Into::into),
+            }
+        };
+        for (inner, name, is_srv) in [
+            ("orders.service", service("orders", None, None), false),
+            ("ORDERS.Service.DC2", service("orders", None, Some("dc2")), false),
+            ("v1.2.orders.service.dc2.dc", service("orders", Some("v1.2"), Some("dc2")), false),
+            ("blue.billing.v2.service", service("billing.v2", Some("blue"), None), false),
+            ("_orders._tcp.service", service("orders", None, None), true),
+            ("_Orders._TCP.service.dc2", service("orders", None, Some("dc2")), true),
+            ("_orders._v2.service.dc2.dc", service("orders", Some("v2"), Some("dc2")), true),
+            // Consul has no word for UDP: a tag.
+            ("_orders._udp.service", service("orders", Some("udp"), None), true),
+            ("_orders.service", service("_orders", None, None), false),
+        ] {
+            assert_eq!(read(inner), DnsForm::Service { name, is_srv }, "{inner}");
+        }
+        for parent in ["service", "Service.dc2", "service.dc2.dc", "dc2.dc", "dc", "addr", "node.dc1"] {
+            assert_eq!(read(parent), DnsForm::Parent, "{parent}");
+        }
+        for other in [
+            "",
+            "orders",
+            "dc2",
+            "orders..service",
+            "x._orders._tcp.service",
+            "_._tcp.service",
+            "_orders._tcp",
+            "orders.service.a.b.c",
+            "7f00000.addr",
+            "+f000001.addr.dc1",
+            "a.7f000001.addr",
+        ] {
+            assert_eq!(read(other), DnsForm::Other, "{other}");
+        }
+        for (inner, text) in [
+            ("host-1.node", ".node."),
+            ("my.prepared.query.dc2", ".query."),
+            ("orders.connect", ".connect."),
+            ("orders.service.default.ns", ".ns."),
+            ("http.port.orders.service", ".port."),
+        ] {
+            assert!(matches!(read(inner), DnsForm::NotOffered(form) if form.text == text), "{inner}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_an_address_is_read_back() {
+        for ip in ["127.0.0.21", "0.0.0.1", "2001:db8::15", "::1"] {
+            let ip: IpAddr = ip.parse().unwrap();
+            let name = address_name(ip, "dc1", "consul");
+            let inner = name.strip_suffix(".consul").unwrap();
+            assert_eq!(parse_dns_name(inner, |_| false), DnsForm::Address(ip), "{name}");
+        }
+        assert_eq!(address_name([127, 0, 0, 21].into(), "dc1", "consul"), "7f000015.addr.dc1.consul");
+    }
+
+    #[test]
     fn any_other_host_names_no_service() {
         let long = "a".repeat(64);
         for host in [
@@ -363,6 +522,7 @@ mod tests {
         #[test]
         fn no_host_panics(host in "\\PC{0,40}", domain in "[a-z.]{0,12}") {
             let _ = parse_host(&host, &domain, |name| name.len().is_multiple_of(2));
+            let _ = parse_dns_name(&host, |name| name.len().is_multiple_of(2));
         }
 
         #[test]

@@ -72,6 +72,19 @@ pub fn bind(addr: SocketAddr) -> Result<BoundSocket, BindError> {
     open().map_err(|source| BindError { addr, source })
 }
 
+/// Binds a socket of datagrams to one address, non-blocking.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind_datagrams(addr: SocketAddr) -> Result<UdpSocket, BindError> {
+    let open = || {
+        let socket = UdpSocket::bind(addr)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    open().map_err(|source| BindError { addr, source })
+}
+
 /// Whether this machine has the address `ip`. True where that cannot be found out.
 pub fn has_address(ip: IpAddr) -> bool {
     // A datagram socket, because the ports of TCP may be used up.

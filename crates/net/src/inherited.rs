@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -32,12 +32,18 @@ pub struct ListeningSocket {
     pub socket: OwnedFd,
 }
 
-/// A listening socket that another process opened.
+/// A listening socket that another process opened; or a socket of datagrams that is bound.
 #[derive(Debug)]
 pub struct InheritedSocket {
-    socket: TcpListener,
+    socket: InheritedKind,
     addr: SocketAddr,
     opened_for: Option<OpenedFor>,
+}
+
+#[derive(Debug)]
+enum InheritedKind {
+    Stream(TcpListener),
+    Datagrams(UdpSocket),
 }
 
 /// What the socket was opened for, where its opener tells: finds the socket of a port that the system chose.
@@ -51,11 +57,13 @@ impl InheritedSocket {
     /// The socket `fd`, non-blocking and closed when this process executes another program.
     ///
     /// # Errors
-    /// When it is no TCP socket that listens.
+    /// When it is neither a TCP socket that listens nor a UDP socket.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let refused = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));
-        if socket_type(&fd)? != SocketType::STREAM || !socket_acceptconn(&fd)? {
-            return refused("it is no stream socket that listens");
+        match socket_type(&fd)? {
+            SocketType::STREAM if socket_acceptconn(&fd)? => {}
+            SocketType::DGRAM => return Self::datagrams(fd),
+            _ => return refused("it is no stream socket that listens"),
         }
         fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
         let socket = TcpListener::from(fd);
@@ -64,7 +72,16 @@ impl InheritedSocket {
         socket.set_nonblocking(true)?;
         // Accepted connections inherit it.
         set_tcp_nodelay(&socket, true)?;
-        Ok(Self { socket, addr, opened_for: None })
+        Ok(Self { socket: InheritedKind::Stream(socket), addr, opened_for: None })
+    }
+
+    fn datagrams(fd: OwnedFd) -> io::Result<Self> {
+        fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+        let socket = UdpSocket::from(fd);
+        // An error for a socket of another family.
+        let addr = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: InheritedKind::Datagrams(socket), addr, opened_for: None })
     }
 
     /// The same; its opener had opened it for the setting `key`, of which `configured_addr` is an address.
@@ -102,12 +119,27 @@ impl Inherited {
     /// When there is none and the address cannot be listened on.
     pub fn take_or_bind(&self, key: &str, addr: SocketAddr) -> Result<BoundSocket, BindError> {
         let mut sockets = self.lock();
-        match sockets.iter().position(|one| one.is_meant_by(key, addr)) {
-            Some(at) => {
-                let InheritedSocket { socket, addr, .. } = sockets.swap_remove(at);
+        let is_meant = |one: &InheritedSocket| {
+            matches!(one.socket, InheritedKind::Stream(_)) && one.is_meant_by(key, addr)
+        };
+        match sockets.iter().position(is_meant).map(|at| sockets.swap_remove(at)) {
+            Some(InheritedSocket { socket: InheritedKind::Stream(socket), addr, .. }) => {
                 Ok(BoundSocket { socket, addr })
             }
-            None => bind(addr),
+            Some(InheritedSocket { socket: InheritedKind::Datagrams(_), .. }) | None => bind(addr),
+        }
+    }
+
+    /// The inherited socket of datagrams that is bound to `addr`, if there is one. `key` is the setting that names the address.
+    pub fn take_datagrams(&self, key: &str, addr: SocketAddr) -> Option<UdpSocket> {
+        let mut sockets = self.lock();
+        let is_meant = |one: &InheritedSocket| {
+            matches!(one.socket, InheritedKind::Datagrams(_)) && one.is_meant_by(key, addr)
+        };
+        let at = sockets.iter().position(is_meant)?;
+        match sockets.swap_remove(at).socket {
+            InheritedKind::Datagrams(socket) => Some(socket),
+            InheritedKind::Stream(_) => None,
         }
     }
 
@@ -185,15 +217,31 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_of_datagrams_is_taken_beside_a_listening_one_at_the_same_address() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let stream = opened("127.0.0.1:0").opened_for("dns.listen", any);
+        let addr = stream.addr;
+        let datagrams = std::net::UdpSocket::bind(addr).unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(b"early", addr).unwrap();
+        let datagrams = InheritedSocket::new(datagrams.into()).unwrap().opened_for("dns.listen", any);
+        let inherited = Inherited::new(vec![datagrams, stream]);
+        assert_eq!(inherited.take_or_bind("dns.listen", any).unwrap().addr, addr);
+        let taken = inherited.take_datagrams("dns.listen", any).unwrap();
+        assert_eq!(taken.local_addr().unwrap(), addr);
+        let mut buffer = [0; 8];
+        assert_eq!(taken.recv(&mut buffer).unwrap(), 5, "what was queued before is not lost");
+        assert!(inherited.take_datagrams("dns.listen", any).is_none(), "taken once");
+    }
+
+    #[test]
     fn what_is_no_listening_tcp_socket_is_refused() {
         let connected = TcpStream::connect(opened("127.0.0.1:0").addr).unwrap();
-        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let (pair, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let other_family = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
-        let all: [OwnedFd; 5] =
-            [connected.into(), datagrams.into(), pair.into(), other_family.into(), file.into()];
+        let all: [OwnedFd; 4] = [connected.into(), pair.into(), other_family.into(), file.into()];
         for fd in all {
             assert!(InheritedSocket::new(fd).is_err());
         }

@@ -28,7 +28,7 @@ mod unix;
 
 pub use accept::{Acceptor, accept_queued};
 pub use address::{AddressError, format_host_port, parse_ip};
-pub use bind::{BACKLOG, BindError, BoundSocket, bind, bind_listen, has_address};
+pub use bind::{BACKLOG, BindError, BoundSocket, bind, bind_datagrams, bind_listen, has_address};
 pub use dial::{
     DialError, DialStage, Purpose, connect, connect_to_any, connect_to_instance, first_connected,
 };

@@ -74,6 +74,12 @@ impl Follower {
         }
     }
 
+    /// Whether the service is still watched: another one may have taken its place in a quota
+    /// ([`Discovery::forget`](crate::Discovery::forget)). Takes a lock for a moment.
+    pub fn is_watched(&self) -> bool {
+        self.services.is_watched(&self.service)
+    }
+
     /// Whether any answer of this watch listed an instance. A name without instances is kept for
     /// `discovery.unknown_ttl` only.
     pub fn ever_had_instances(&self) -> bool {

@@ -148,7 +148,7 @@ impl Families {
             )?,
             watched: gauge("outrigger_watched_services", "Services watched, by reason.", &["kind"])?,
         };
-        for kind in [WatchReason::Declared, WatchReason::OnDemand] {
+        for kind in [WatchReason::Declared, WatchReason::OnDemand, WatchReason::Lookup] {
             families.watched.with_label_values(&[kind.label()]); // so that 0 is shown
         }
         Ok(families)

@@ -91,6 +91,8 @@ struct ServicesState {
     /// Slots with [`Slot::unknown`] set. Counted here, so that a flood of made-up names does not walk the
     /// map for each name.
     unknown: usize,
+    /// Slots with [`Slot::lookup_only`] set.
+    lookup_only: usize,
     closed: bool,
 }
 
@@ -100,8 +102,12 @@ struct Slot {
     followers: usize,
     /// Followers with [`WatchReason::Declared`].
     declared: usize,
+    /// Followers with [`WatchReason::Lookup`].
+    lookups: usize,
     /// Counted in [`ServicesState::unknown`].
     unknown: bool,
+    /// Counted in [`ServicesState::lookup_only`].
+    lookup_only: bool,
     stop: CancellationToken,
 }
 
@@ -147,8 +153,11 @@ impl Services {
         if state.closed {
             return Err(FollowError::ShuttingDown);
         }
-        if !state.slots.contains_key(&query) {
+        let slot = state.slots.get(&query);
+        if slot.is_none_or(|slot| slot.lookup_only) {
             self.check_quota(&state, reason)?;
+        }
+        if slot.is_none() {
             let slot = Slot::new(query.clone(), self.stop.child_token());
             start(slot.service.clone(), slot.stop.clone());
             state.slots.insert(query.clone(), slot);
@@ -156,7 +165,7 @@ impl Services {
         state
             .update_slot(&query, |slot| {
                 slot.followers += 1;
-                slot.declared += usize::from(reason == WatchReason::Declared);
+                slot.count(reason);
                 slot.service.clone()
             })
             .ok_or(FollowError::ShuttingDown) // unreachable: inserted above
@@ -165,10 +174,11 @@ impl Services {
     /// Whether one more service may be watched.
     fn check_quota(&self, state: &ServicesState, reason: WatchReason) -> Result<(), FollowError> {
         let outrigger_config::DiscoverySettings { max_services, max_unknown, .. } = self.settings();
-        if reason == WatchReason::Declared {
-            return Ok(());
+        match reason {
+            WatchReason::Declared | WatchReason::Lookup => return Ok(()),
+            WatchReason::OnDemand => {}
         }
-        if state.slots.len() >= max_services {
+        if state.slots.len() - state.lookup_only >= max_services {
             return Err(FollowError::TooManyServices { limit: max_services });
         }
         // A name that the registry has not answered for may still have instances; `max_services` limits those
@@ -187,8 +197,8 @@ impl Services {
             return;
         }
         state.update_slot(&service.query, |slot| {
-            slot.declared -= usize::from(from == WatchReason::Declared);
-            slot.declared += usize::from(to == WatchReason::Declared);
+            slot.discount(from);
+            slot.count(to);
         });
     }
 
@@ -200,12 +210,12 @@ impl Services {
         }
         let left = state.update_slot(query, |slot| {
             slot.followers -= 1;
-            slot.declared -= usize::from(reason == WatchReason::Declared);
+            slot.discount(reason);
             slot.followers
         });
         let removed = if left == Some(0) { state.slots.remove(query) } else { None };
         if let Some(slot) = &removed {
-            state.unknown -= usize::from(slot.unknown);
+            state.uncount(slot);
             slot.stop.cancel();
         }
         drop(state); // before `removed`, which may be large
@@ -220,7 +230,7 @@ impl Services {
             _ => None,
         };
         if let Some(slot) = &removed {
-            state.unknown -= usize::from(slot.unknown);
+            state.uncount(slot);
             slot.stop.cancel();
         }
         drop(state); // before `removed`, which may be large
@@ -236,6 +246,12 @@ impl Services {
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.stop.cancel();
+    }
+
+    /// Whether `service` is watched: it is not after [`Services::forget`] and [`Services::close`].
+    pub(crate) fn is_watched(&self, service: &Arc<Service>) -> bool {
+        let state = self.state.lock();
+        !state.closed && state.has_slot_of(service)
     }
 
     /// Whether any service is watched.
@@ -302,20 +318,45 @@ impl ServicesState {
     fn update_slot<T>(&mut self, query: &Query, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
         let slot = self.slots.get_mut(query)?;
         let result = change(slot);
-        let unknown = slot.declared == 0 && !slot.service.ever_had_instances();
+        let lookup_only = slot.lookups == slot.followers;
+        let unknown = slot.declared == 0 && !lookup_only && !slot.service.ever_had_instances();
         self.unknown = self.unknown + usize::from(unknown) - usize::from(slot.unknown);
-        slot.unknown = unknown;
+        self.lookup_only = self.lookup_only + usize::from(lookup_only) - usize::from(slot.lookup_only);
+        (slot.unknown, slot.lookup_only) = (unknown, lookup_only);
         Some(result)
+    }
+
+    /// A slot that was removed.
+    fn uncount(&mut self, slot: &Slot) {
+        self.unknown -= usize::from(slot.unknown);
+        self.lookup_only -= usize::from(slot.lookup_only);
     }
 }
 
 impl Slot {
     fn new(query: Query, stop: CancellationToken) -> Self {
-        Self { service: Arc::new(Service::new(query)), followers: 0, declared: 0, unknown: false, stop }
+        let service = Arc::new(Service::new(query));
+        Self { service, followers: 0, declared: 0, lookups: 0, unknown: false, lookup_only: false, stop }
+    }
+
+    /// One more follower has this reason.
+    fn count(&mut self, reason: WatchReason) {
+        self.declared += usize::from(reason == WatchReason::Declared);
+        self.lookups += usize::from(reason == WatchReason::Lookup);
+    }
+
+    /// One follower less has this reason.
+    fn discount(&mut self, reason: WatchReason) {
+        self.declared -= usize::from(reason == WatchReason::Declared);
+        self.lookups -= usize::from(reason == WatchReason::Lookup);
     }
 
     fn row(&self) -> ServiceRow {
-        let reason = if self.declared > 0 { WatchReason::Declared } else { WatchReason::OnDemand };
+        let reason = match self {
+            Self { declared: 1.., .. } => WatchReason::Declared,
+            Self { lookup_only: true, .. } => WatchReason::Lookup,
+            Self { .. } => WatchReason::OnDemand,
+        };
         ServiceRow { service: self.service.clone(), followers: self.followers, reason }
     }
 }

@@ -7,6 +7,9 @@ pub enum WatchReason {
     Declared,
     /// A request named the service.
     OnDemand,
+    /// A look-up of the name alone asked for it, and nothing is sent to it by that. No quota of [`Discovery`](crate::Discovery)
+    /// applies or counts it: the follower has a quota of its own.
+    Lookup,
 }
 
 impl WatchReason {
@@ -15,6 +18,7 @@ impl WatchReason {
         match self {
             Self::Declared => "declared",
             Self::OnDemand => "on_demand",
+            Self::Lookup => "lookup",
         }
     }
 }

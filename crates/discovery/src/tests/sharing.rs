@@ -271,3 +271,28 @@ fn a_follower_may_be_used_on_any_thread() {
     sent(|follower| follower.changed());
     sent(|follower| follower.first_answer());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_alone_counts_in_no_quota_and_is_none_of_a_service_in_use() {
+    let mut rig = Rig::with(quotas(1, 1));
+    let follow = |rig: &Rig, service: &str, reason| rig.discovery.follow(query(service), reason);
+    let first = follow(&rig, "first", WatchReason::Lookup).unwrap();
+    rig.next().await.answer(list(7, &[]));
+    let _second = follow(&rig, "second", WatchReason::Lookup).expect("no quota applies");
+    assert_eq!(first.status().reason, WatchReason::Lookup);
+    assert_eq!(rig.metric("outrigger_watched_services{kind=\"lookup\"}"), Some(2.0));
+
+    let in_use = follow(&rig, "orders", WatchReason::OnDemand).expect("the first of one");
+    let full = Some(FollowError::TooManyServices { limit: 1 });
+    assert_eq!(follow(&rig, "first", WatchReason::OnDemand).err(), full, "that it is looked up is no place");
+    let looked_up = follow(&rig, "orders", WatchReason::Lookup).expect("watched already");
+    assert_eq!(looked_up.status().reason, WatchReason::OnDemand);
+    drop(in_use);
+    assert_eq!(looked_up.status().reason, WatchReason::Lookup);
+    assert!(looked_up.is_watched());
+    let _next = follow(&rig, "first", WatchReason::OnDemand).expect("the place is free");
+    rig.discovery.forget(&query("orders"));
+    assert!(!looked_up.is_watched());
+    drop((first, looked_up));
+    assert_eq!(rig.metric("outrigger_watched_services{kind=\"lookup\"}"), Some(1.0));
+}

@@ -65,6 +65,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
         }
         locks { prefix max_held max_waiters lock_delay ends_with_node }
     }
+    dns { listen answer forward consul browsers }
     drain { timeout propagation margin max_propagation unobserved_wait await_app linger }
     app { consul_token process_group }
     on_app_exit

@@ -41,6 +41,8 @@ pub struct Overrides {
     pub metrics_listen: Option<String>,
     /// `--api-listen ADDR`: `api.listen`.
     pub api_listen: Option<String>,
+    /// `--dns-listen ADDR`: `dns.listen`.
+    pub dns_listen: Option<String>,
     /// `--workers N|auto`: `workers`.
     pub workers: Option<String>,
     /// `--drain DURATION`: `drain.timeout`.
@@ -98,6 +100,7 @@ impl Overrides {
             ("admin.listen", "--admin-listen", &self.admin_listen),
             ("admin.metrics_listen", "--metrics-listen", &self.metrics_listen),
             ("api.listen", "--api-listen", &self.api_listen),
+            ("dns.listen", "--dns-listen", &self.dns_listen),
             ("workers", "--workers", &self.workers),
             ("drain.timeout", "--drain", &self.drain),
             ("on_app_exit", "--on-app-exit", &self.on_app_exit),
@@ -139,6 +142,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_METRICS_LISTEN", "admin.metrics_listen"),
     ("OUTRIGGER_API_LISTEN", "api.listen"),
     ("OUTRIGGER_API_TOKEN_FILE", "api.token_file"),
+    ("OUTRIGGER_DNS_LISTEN", "dns.listen"),
     ("OUTRIGGER_WORKERS", "workers"),
     ("OUTRIGGER_DRAIN", "drain.timeout"),
     ("OUTRIGGER_AWAIT_APP", "drain.await_app"),
@@ -329,6 +333,7 @@ mod tests {
             admin_listen: text(),
             api_listen: text(),
             metrics_listen: text(),
+            dns_listen: text(),
             workers: text(),
             drain: text(),
             on_app_exit: text(),
@@ -337,7 +342,7 @@ mod tests {
             access_log: Some(true),
         };
         let flags = all.set_values();
-        assert_eq!(flags.len(), 20);
+        assert_eq!(flags.len(), 21);
         for key in VARIABLES.iter().map(|(_, key)| key).chain(flags.iter().map(|(key, _, _)| key)) {
             assert!(keys.iter().any(|k| k == key), "{key} is no key");
         }

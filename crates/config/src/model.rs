@@ -7,6 +7,7 @@
 mod allowed_origin;
 mod api;
 mod app_config;
+mod dns;
 mod dynamic_config;
 mod listeners;
 mod policy;
@@ -22,6 +23,7 @@ pub use app_config::{
     AppConfigSettings, AppSignal, ConfigContext, ConfigFile, ConfigFormat, KvLayout, LoopbackUrl, OnChange,
     PropertySource, SpringSource, prefix_covers,
 };
+pub use dns::{Dns, DnsAnswer, DnsBrowsers};
 pub use dynamic_config::{Bounds, DynamicConfig, SettingGroup, TunedService, UnknownKeys};
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
@@ -66,6 +68,8 @@ pub struct Config {
     pub admin: Admin,
     /// The API for the local app.
     pub api: Api,
+    /// The DNS listener.
+    pub dns: Dns,
     /// How long the drain may take.
     pub drain: Drain,
     /// The app that the sidecar starts.
@@ -93,6 +97,7 @@ impl Default for Config {
             tuned: Vec::new(),
             admin: Admin { listen: Listen::localhost(7079), metrics_listen: None },
             api: Api::default(),
+            dns: Dns::default(),
             drain: Drain::default(),
             app: AppProcess { consul_token: InheritedToken::Pass, process_group: ProcessGroup::Own },
             on_app_exit: OnAppExit::Exit,

@@ -5,10 +5,10 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
     ApiListen, AppConfigSettings, AppSignal, AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConfigFile,
-    ConfigFormat, ConsulSettings, DynamicConfig, Health, HedgePolicy, InheritedToken, KvLayout, Layer,
-    LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection, Policy, Pool, Probe, ProcessGroup,
-    Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Service, SettingGroup, SpringSource,
-    Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
+    ConfigFormat, ConsulSettings, DnsAnswer, DnsBrowsers, DynamicConfig, Health, HedgePolicy, InheritedToken,
+    KvLayout, Layer, LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection, Policy, Pool, Probe,
+    ProcessGroup, Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Service, SettingGroup,
+    SpringSource, Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
 };
 
 /// Replaces a secret.
@@ -407,6 +407,11 @@ impl SettingList {
             self.text("api.locks.lock_delay", format_duration(delay));
         }
         self.text("api.locks.ends_with_node", api.locks.ends_with_node);
+        self.text_if_some("dns.listen", config.dns.listen.as_ref());
+        self.text("dns.answer", config.dns.answer.as_str());
+        self.list("dns.forward", &config.dns.forward);
+        self.text_if_some("dns.consul", config.dns.consul);
+        self.text("dns.browsers", config.dns.browsers.as_str());
         self.text("drain.timeout", format_duration(config.drain.timeout));
         self.text("drain.propagation", config.drain.propagation);
         self.text("drain.margin", format_duration(config.drain.margin));
@@ -479,4 +484,6 @@ name_variants!(ConfigFormat {
 });
 name_variants!(AppSignal { Hup: "HUP", Usr1: "USR1", Usr2: "USR2", Winch: "WINCH", Quit: "QUIT" });
 name_variants!(SettingGroup { Tuning: "tuning", Routing: "routing" });
+name_variants!(DnsAnswer { Loopback: "loopback", Instances: "instances" });
+name_variants!(DnsBrowsers { Refuse: "refuse", Allow: "allow" });
 name_variants!(LogFormat { Auto: "auto", Text: "text", Json: "json" });

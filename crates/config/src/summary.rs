@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    Config, LoadedConfig, Origin, Probe, Registry, Service, Token, format_duration,
+    Config, DnsAnswer, LoadedConfig, Origin, Probe, Registry, Service, Token, format_duration,
     settings::{DisplayValue, Setting, effective_origin, list_settings},
 };
 
@@ -74,6 +74,13 @@ fn list_overview(config: &Config, all: &[Setting]) -> Vec<(&'static str, String)
     let metrics = config.admin.metrics_listen.as_ref();
     let metrics = metrics.map(|listen| format!("; metrics and health alone: {listen}")).unwrap_or_default();
     lines.push(("admin", format!("{}{metrics}", config.admin.listen)));
+    if let Some(listen) = &config.dns.listen {
+        let answer = match config.dns.answer {
+            DnsAnswer::Loopback => "the outbound listener",
+            DnsAnswer::Instances => "the usable instances",
+        };
+        lines.push(("dns", format!("{listen}, {answer} for the name of a service")));
+    }
     lines.push(("workers", config.workers.to_string()));
     lines
 }

@@ -40,6 +40,7 @@ fn list_listeners(config: &Config) -> Vec<(String, &Listen)> {
     all.extend(config.admin.metrics_listen.iter().map(|listen| ("admin.metrics_listen".to_owned(), listen)));
     let api = config.api.listen.as_ref().and_then(ApiListen::tcp);
     all.extend(api.map(|listen| ("api.listen".to_owned(), listen)));
+    all.extend(config.dns.listen.iter().map(|listen| ("dns.listen".to_owned(), listen)));
     let own = config.upstreams.iter().enumerate();
     all.extend(own.filter_map(|(n, up)| up.listen.as_ref().map(|l| (format!("upstreams[{n}].listen"), l))));
     all

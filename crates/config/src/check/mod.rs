@@ -6,6 +6,7 @@
 
 mod api;
 mod app_config;
+mod dns;
 mod documents;
 mod dynamic_config;
 mod environment;
@@ -77,6 +78,7 @@ pub(crate) fn check(
     r.set(&section, "listen", &mut config.admin.listen, address::listen_address);
     config.admin.metrics_listen = r.get(&section, "metrics_listen", address::listen_address);
     config.api = api::read_api(&mut r, &root, &config);
+    config.dns = dns::read_dns(&mut r, &root);
     read_drain(&mut r, &root, &mut config.drain);
     let section = r.section(&root, "app");
     let ways = one_of(InheritedToken::ALL, InheritedToken::as_str);
@@ -88,6 +90,7 @@ pub(crate) fn check(
     let section = r.section(&root, "log");
     read_log(&mut r, &section, &mut config.log);
     listeners::check(&mut r, &config);
+    dns::check_peers(&mut r, &config);
     upstreams::check_count(&mut r, &root, &config);
     upstreams::check_names(&mut r, &config);
     registry::check_service(&mut r, &config);

@@ -56,6 +56,9 @@ pub(super) struct SettingsFlags {
     /// Address of the API for the app: configuration and locks; also unix:/path. Default: none. [env: OUTRIGGER_API_LISTEN]
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     api_listen: Option<String>,
+    /// Address of the DNS listener, which answers the names of services on this machine. Default: none. [env: OUTRIGGER_DNS_LISTEN]
+    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    dns_listen: Option<String>,
     /// Data-plane threads. Default: auto, which is min(cores, 2). [env: OUTRIGGER_WORKERS]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
@@ -121,6 +124,7 @@ impl SettingsFlags {
             admin_listen: self.admin_listen.clone(),
             metrics_listen: self.metrics_listen.clone(),
             api_listen: self.api_listen.clone(),
+            dns_listen: self.dns_listen.clone(),
             workers: self.workers.clone(),
             drain: self.drain.clone(),
             on_app_exit: self.on_app_exit.clone(),

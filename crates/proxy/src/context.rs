@@ -189,6 +189,8 @@ pub(crate) struct DownstreamSettings {
     pub(crate) unread: Duration,
     /// Whether the log gets one line per request.
     pub(crate) access_log: bool,
+    /// Names of services resolve to this machine, and refuse what a browser sends (`dns.browsers`).
+    pub(crate) guards_browsers: bool,
     /// What hosts may name.
     pub(crate) names: Arc<HostNames>,
     /// The setting `hosts` of each service that has it.
@@ -211,6 +213,7 @@ impl DownstreamSettings {
             },
             unread: idle.fold(config.defaults.body_idle, Duration::max),
             access_log: config.log.access,
+            guards_browsers: config.dns.guards_browsers(),
             names: Arc::new(HostNames::new(config)),
             hosts: config
                 .upstreams

@@ -57,6 +57,8 @@ reasons! {
     OutsideHost: 421, "outside_host", "The Host is not a service of the registry";
     /// A browser sent the request from another origin.
     ForbiddenOrigin: 403, "forbidden_origin", "Browser requests from other origins are refused";
+    /// A browser sent the request to the name of a service, which DNS resolves to this sidecar.
+    BrowserRefused: 403, "browser_refused", "Browser requests to the names of services are refused";
     /// The Host is the sidecar's own address, and the path names no service.
     NoRoute: 404, "no_route", "The path names no service";
     /// The request has passed through this sidecar before.

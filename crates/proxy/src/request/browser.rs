@@ -12,6 +12,10 @@
 //! A name that resolves to this machine only since its page was loaded (DNS rebinding) makes that page one of the same origin,
 //! without a mark. The listener of one service, which accepts any host, so refuses a browser's request for a host outside the
 //! registry on its own port, unless the setting `hosts` names the host.
+//!
+//! Where the DNS listener turns the names of services to this machine, every page reaches them by a plain name, and a GET of a page
+//! of plain http bears neither mark. So such a name refuses whatever any browser sends, unless a setting allows it: there `Sec-Fetch-…`,
+//! `Upgrade-Insecure-Requests` and a User-Agent of `Mozilla/…` are marks, too.
 
 use outrigger_config::AllowedOrigin;
 use outrigger_http1::{Head, Name};
@@ -25,18 +29,22 @@ use crate::{
 /// Names that only matter here; they are searched for only where a request would be refused.
 const SEC_FETCH_MODE: &[u8] = b"sec-fetch-mode";
 const SEC_FETCH_DEST: &[u8] = b"sec-fetch-dest";
+/// Names that matter for the name of a service alone.
+const SEC_FETCH: &[u8] = b"sec-fetch-";
+const UPGRADE_INSECURE_REQUESTS: &[u8] = b"upgrade-insecure-requests";
 
 /// Checks a request that a browser may have sent. `authority`: its Host, or that of its target; `is_absolute`: the target is in
-/// absolute form.
+/// absolute form; `is_marked`: it has a mark that only browsers set.
 ///
 /// # Errors
-/// [`Reason::ForbiddenOrigin`]; the refusal names the setting that allows the request.
+/// [`Reason::ForbiddenOrigin`] or [`Reason::BrowserRefused`]; the refusal names the setting that allows the request.
 pub(crate) fn check_page(
     info: &ConnectionInfo,
     settings: &DownstreamSettings,
     head: &Head,
     authority: &str,
     is_absolute: bool,
+    is_marked: bool,
 ) -> Result<(), Refusal> {
     // HTTP/1.0 may have no Host, and then the path names the service.
     let names = &settings.names;
@@ -45,7 +53,8 @@ pub(crate) fn check_page(
     if !is_own_host && !has_own_port && !is_absolute {
         return Ok(());
     }
-    let mut is_known = !matches!(names.parse(authority), ParsedHost::Outside | ParsedHost::NotOffered(_));
+    let parsed = names.parse(authority);
+    let mut is_known = !matches!(parsed, ParsedHost::Outside | ParsedHost::NotOffered(_));
     if let Some(cluster) = info.listener.kind.cluster()
         && !is_own_host
     {
@@ -53,10 +62,13 @@ pub(crate) fn check_page(
         if is_listed && !is_absolute {
             return Ok(());
         }
-        if !is_listed && !is_known {
+        if !is_listed && !is_known && is_marked {
             return Err(rebinding_refusal(&cluster.label, authority));
         }
         is_known |= is_listed;
+    }
+    if settings.guards_browsers && has_own_port && !is_own_host && matches!(parsed, ParsedHost::Service(_)) {
+        check_service_name(head, &settings.outbound.allow_origins, authority)?;
     }
     // Another port of this machine is another origin. A page that has the request's own authority is one of the service
     // itself, unless the name can have been turned to this machine.
@@ -65,6 +77,49 @@ pub(crate) fn check_page(
             || is_known && is_same_authority(origin, authority)
     };
     check_marks(head, &settings.outbound.allow_origins, is_own)
+}
+
+/// Judges a request for the name of a service, which resolves to this machine.
+fn check_service_name(head: &Head, allowed: &[AllowedOrigin], authority: &str) -> Result<(), Refusal> {
+    if allowed.contains(&AllowedOrigin::Any) {
+        return Ok(());
+    }
+    if head.has(Name::Origin) {
+        let is_allowed = |origin: &[u8]| {
+            std::str::from_utf8(origin).is_ok_and(|origin| allowed.iter().any(|one| one.allows(origin)))
+        };
+        let is_own = |origin: &[u8]| {
+            let authority_of_page = origin.strip_prefix(b"http://").map(std::str::from_utf8);
+            matches!(authority_of_page, Some(Ok(page)) if is_same_authority(page, authority))
+        };
+        if head.values(Name::Origin).all(is_allowed) {
+            return Ok(());
+        }
+        if let Some(foreign) = head.values(Name::Origin).find(|origin| !is_allowed(origin) && !is_own(origin))
+        {
+            let mark = format!("Origin: {}", String::from_utf8_lossy(foreign));
+            return Err(name_refusal(&mark, authority));
+        }
+    }
+    let mark = head.fields().iter().find_map(|field| {
+        let (name, value) = (head.name(field), head.value(field));
+        let is_mark = name.get(..SEC_FETCH.len()).is_some_and(|start| start.eq_ignore_ascii_case(SEC_FETCH))
+            || name.eq_ignore_ascii_case(UPGRADE_INSECURE_REQUESTS);
+        match field.known {
+            Name::UserAgent if value.starts_with(b"Mozilla/") => Some("User-Agent: Mozilla/…".to_owned()),
+            _ if is_mark => Some(String::from_utf8_lossy(name).into_owned()),
+            _ => None,
+        }
+    });
+    mark.map_or(Ok(()), |mark| Err(name_refusal(&mark, authority)))
+}
+
+fn name_refusal(mark: &str, authority: &str) -> Refusal {
+    let detail = format!(
+        "a browser sent this request ({mark}) to {authority:?}, a name that DNS turns to this sidecar (dns.answer: loopback); \
+         dns.browsers: allow carries such requests, outbound.allow_origins those of the pages that it names"
+    );
+    Refusal::new(Reason::BrowserRefused, detail)
 }
 
 /// Judges the marks. `is_own` tells whether an authority is this listener's own.
@@ -202,6 +257,39 @@ mod tests {
         }
         assert_eq!(check("GET", &[AllowedOrigin::Null], "Origin: null"), Ok(()));
         assert!(check("GET", &[AllowedOrigin::Null], "Sec-Fetch-Site: cross-site").is_err());
+    }
+
+    #[test]
+    fn the_name_of_a_service_refuses_whatever_a_browser_sends() {
+        let app = AllowedOrigin::Exact("https://app.example".to_owned());
+        let check = |allowed: &[AllowedOrigin], fields: &str| {
+            check_service_name(&request("GET", fields), allowed, "orders.service.consul:7070")
+        };
+        for (fields, is_fine) in [
+            ("", true),
+            ("User-Agent: curl/8.0", true),
+            ("User-Agent: Mozilla/5.0 (X11; Linux)", false),
+            ("Upgrade-Insecure-Requests: 1", false),
+            ("Sec-Fetch-Site: none", false),
+            ("sec-fetch-user: ?1", false),
+            ("Sec-Fetch: 1", true),
+            ("Origin: https://evil.example", false),
+            ("Origin: null", false),
+            ("Origin: \u{e9}", false),
+            // A page of the service itself, as far as it is none of a browser.
+            ("Origin: http://orders.service.consul:7070", true),
+            ("Origin: http://orders.service.consul:7070\nUser-Agent: Mozilla/5.0", false),
+            ("Origin: https://app.example\nSec-Fetch-Site: cross-site\nUser-Agent: Mozilla/5.0", true),
+            ("Origin: https://app.example\nOrigin: https://evil.example", false),
+        ] {
+            let checked = check(std::slice::from_ref(&app), fields);
+            assert_eq!(checked.is_ok(), is_fine, "{fields}: {checked:?}");
+            if let Err(refusal) = checked {
+                assert_eq!(refusal.reason, Reason::BrowserRefused);
+                assert!(refusal.detail.contains("dns.browsers: allow"), "{}", refusal.detail);
+            }
+            assert!(check(&[AllowedOrigin::Any], fields).is_ok(), "{fields}");
+        }
     }
 
     #[test]

@@ -52,18 +52,48 @@ pub(crate) struct RequestFacts {
     pub(crate) framing: Framing,
     pub(crate) deadline: ClientDeadline,
     pub(crate) changes: HeadChanges,
-    /// The request carries a mark that only browsers set.
-    pub(crate) is_from_browser: bool,
+    /// Whether the request is one of a browser.
+    pub(crate) browser: BrowserCheck,
     /// There is a Host field.
     pub(crate) has_host: bool,
     /// `Max-Forwards` of a TRACE or OPTIONS is 0: this proxy answers the request itself (RFC 9110 §7.6.2).
     pub(crate) ends_here: bool,
 }
 
+/// Whether a request is to be checked as one that a browser may have sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BrowserCheck(u8);
+
+impl BrowserCheck {
+    /// Bit of a request that is checked whatever it carries.
+    const ALWAYS: u8 = 1;
+    /// Bit of a mark that only browsers set.
+    const MARKED: u8 = 2;
+
+    fn new(always: bool) -> Self {
+        Self(u8::from(always) * Self::ALWAYS)
+    }
+
+    fn mark(&mut self) {
+        self.0 |= Self::MARKED;
+    }
+
+    /// Whether there is anything to check.
+    pub(crate) fn is_due(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether the request carries a mark that only browsers set.
+    pub(crate) fn is_marked(self) -> bool {
+        self.0 & Self::MARKED != 0
+    }
+}
+
 /// Refuses what could be read in two ways, and what is not offered; reads what the request asks of this hop.
 ///
-/// One pass over the fields: most requests carry none of those that matter.
-pub(crate) fn read_request(head: &mut Head) -> Result<RequestFacts, Refusal> {
+/// One pass over the fields: most requests carry none of those that matter. `guards_browsers`: every request is looked at for marks
+/// of browsers.
+pub(crate) fn read_request(head: &mut Head, guards_browsers: bool) -> Result<RequestFacts, Refusal> {
     let method = head.method();
     if method == b"CONNECT" {
         return Err(Refusal::new(
@@ -83,7 +113,7 @@ pub(crate) fn read_request(head: &mut Head) -> Result<RequestFacts, Refusal> {
         framing,
         deadline: ClientDeadline::default(),
         changes: HeadChanges { allows_retries: true, ..HeadChanges::default() },
-        is_from_browser: false,
+        browser: BrowserCheck::new(guards_browsers),
         has_host: false,
         ends_here: false,
     };
@@ -124,9 +154,9 @@ impl RequestFacts {
             Name::Upgrade => seen.upgrade = true,
             // It means something only together with `h2c`.
             Name::Http2Settings => self.changes.drop = self.changes.drop.with(Name::Http2Settings),
-            Name::Origin | Name::SecFetchSite => self.is_from_browser = true,
+            Name::Origin | Name::SecFetchSite => self.browser.mark(),
             // A browser's GET from a page of plain http carries neither Origin nor Sec-Fetch-Site.
-            Name::UserAgent => self.is_from_browser |= value.starts_with(b"Mozilla/"),
+            Name::UserAgent if value.starts_with(b"Mozilla/") => self.browser.mark(),
             Name::IdempotencyKey => self.changes.has_idempotency_key = true,
             // The app's credentials for its proxy are no business of the instance (RFC 9110 §11.7.2).
             Name::ProxyAuthorization => self.changes.drop = self.changes.drop.with(Name::ProxyAuthorization),
@@ -339,7 +369,7 @@ mod tests {
     /// The head that the instance gets.
     fn passed_on(text: &str) -> String {
         let mut head = request(text);
-        let facts = read_request(&mut head).unwrap();
+        let facts = read_request(&mut head, false).unwrap();
         let mut outbox = Outbox::new();
         let edits = Edits { add: &facts.changes.add, drop: facts.changes.drop, ..Edits::default() };
         write_head(&head, &edits, facts.framing, &mut outbox);
@@ -407,7 +437,7 @@ mod tests {
         ] {
             let text = format!("GET / HTTP/1.1\nHost: o\nConnection: upgrade\nUpgrade: {asked}\n\n");
             let mut request = head(&text, HeadKind::Request);
-            let facts = read_request(&mut request).unwrap();
+            let facts = read_request(&mut request, false).unwrap();
             let text = format!("HTTP/1.1 101 Switching Protocols\nUpgrade: {switched}\n\n");
             let response = head(&text, HeadKind::Response);
             assert_eq!(facts.changes.accepts_upgrade(&request, &response), is_asked, "{asked}: {switched}");
@@ -429,7 +459,7 @@ mod tests {
             ("GET o:80 HTTP/1.1\nHost: o\n\n", false),
             ("CONNECT o:80 HTTP/1.1\nHost: o:80\n\n", false),
         ] {
-            assert_eq!(read_request(&mut request(text)).is_ok(), is_fine, "{text}");
+            assert_eq!(read_request(&mut request(text), false).is_ok(), is_fine, "{text}");
         }
     }
 

@@ -68,7 +68,7 @@ pub(crate) fn handle(
         // Dropped behind the account, which counts in the cells of the service.
         let mut service = None;
         let mut account = RequestAccount::new(info.worker.cells(), settings.access_log, accepted, &head);
-        let mut facts = read_request(&mut head);
+        let mut facts = read_request(&mut head, settings.guards_browsers);
         let (framing, expects) = match &facts {
             Ok(facts) => (facts.framing, facts.changes.expects_continue),
             // Where the body ends is not known: nothing behind the head is read, and the connection ends.

@@ -43,13 +43,14 @@ pub(crate) fn find<'h>(
     facts: &mut RequestFacts,
 ) -> Result<Destination<'h>, Refusal> {
     let host_bytes = head.first(Name::Host);
-    if facts.is_from_browser {
+    if facts.browser.is_due() {
         let target = head.target();
         let authority =
             absolute_parts(target).map_or(host_bytes.unwrap_or_default(), |(_, authority, _)| authority);
         // What is no text is refused for that below.
         if let Ok(authority) = std::str::from_utf8(authority) {
-            browser::check_page(info, settings, head, authority, !target_is_path(target))?;
+            let is_marked = facts.browser.is_marked();
+            browser::check_page(info, settings, head, authority, !target_is_path(target), is_marked)?;
         }
     }
     if target_is_path(head.target())

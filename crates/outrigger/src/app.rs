@@ -142,6 +142,11 @@ impl App {
         self.running.servers.api.addrs()
     }
 
+    /// The addresses of the DNS listener; empty without `dns.listen`.
+    pub fn dns_addrs(&self) -> Vec<SocketAddr> {
+        self.running.components.dns.addrs()
+    }
+
     /// The last decisions with their reasons.
     pub fn events(&self) -> &Events {
         &self.running.components.events

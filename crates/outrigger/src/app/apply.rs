@@ -7,6 +7,7 @@ use outrigger_config::{
     Api, ApiListen, Config, LoadedConfig, Origin, ReloadPlan, SocketAccess, error_chain, fingerprint,
     plan_reload,
 };
+use outrigger_dns::{DNS_LISTEN, DnsChange};
 use outrigger_dynamic_config::{AppliedResults, FollowedDocuments};
 use outrigger_proxy::PreparedSettings;
 use outrigger_registry::consul::NewCredentials;
@@ -49,6 +50,7 @@ struct PreparedApply {
     admin: ServerChange,
     metrics: ServerChange,
     api: ServerChange,
+    dns: DnsChange,
     credentials: Option<NewCredentials>,
 }
 
@@ -159,6 +161,8 @@ impl Running {
                     .map_err(|source| ApiBindError::Unix { path: path.clone(), source })
             }
         });
+        let dns_before = old.and_then(|old| old.dns.listen.as_ref());
+        let dns = self.components.dns.prepare(dns_before, config.dns.listen.as_ref(), inherited);
         let own = [proxy.own_addrs(), inherited.addrs()].concat();
         let mut failures = ListenFailures::new(&own);
         let proxy =
@@ -166,16 +170,17 @@ impl Running {
         let admin = failures.note(ADMIN_LISTEN, admin);
         let metrics = failures.note(METRICS_LISTEN, metrics);
         let api = failures.note_api(api);
-        match (proxy, admin, metrics, api) {
-            (Some(proxy), Some(admin), Some(metrics), Some(api)) => {
-                Ok(PreparedApply { loaded, proxy, admin, metrics, api, credentials })
+        let dns = failures.note(DNS_LISTEN, dns);
+        match (proxy, admin, metrics, api, dns) {
+            (Some(proxy), Some(admin), Some(metrics), Some(api), Some(dns)) => {
+                Ok(PreparedApply { loaded, proxy, admin, metrics, api, dns, credentials })
             }
             _ => Err(ApplyError::Listen(failures.lines)),
         }
     }
 
     async fn commit(&self, prepared: PreparedApply) {
-        let PreparedApply { loaded, proxy, admin, metrics, api, credentials } = prepared;
+        let PreparedApply { loaded, proxy, admin, metrics, api, dns, credentials } = prepared;
         let (components, config) = (&self.components, &loaded.config);
         if let Some(logs) =
             components.log_control.get().filter(|_| self.config().log.level != config.log.level)
@@ -185,6 +190,7 @@ impl Running {
         registry::apply_settings(&components.registry, config, credentials);
         components.discovery.apply_settings(config.discovery);
         components.proxy.apply_settings(proxy).await;
+        components.dns.apply(dns, config, &components.proxy.outbound_addrs()).await;
         components.lifecycle.apply_settings(components.registration_plans(config), config.drain);
         components.apply_app_config(config);
         let state = AdminState {
@@ -217,6 +223,7 @@ impl Running {
         components.proxy.set_other_listeners("admin", self.servers.admin.addrs());
         components.proxy.set_other_listeners("metrics", self.servers.metrics.addrs());
         components.proxy.set_other_listeners("api", self.servers.api.addrs());
+        components.proxy.set_other_listeners("dns", components.dns.addrs());
         // The hash has 48 bits, so that an f64 is exact.
         self.config_hash.set(fingerprint(config) as f64);
     }

@@ -9,6 +9,7 @@ use std::{
 
 use outrigger_config::{Config, ConfigFile, LoadedConfig};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus, unix_time};
+use outrigger_dns::DnsServer;
 use outrigger_events::Events;
 use outrigger_locks::{BootClock, LockManager, LocksOverview};
 use outrigger_net::Inherited;
@@ -63,6 +64,7 @@ impl ActiveConfig {
 pub(super) struct Components {
     pub(super) proxy: Arc<Proxy>,
     pub(super) discovery: Arc<Discovery>,
+    pub(super) dns: DnsServer,
     pub(super) lifecycle: Lifecycle,
     pub(super) network: NetworkStatus,
     pub(super) registry: OpenedRegistry,
@@ -122,6 +124,7 @@ impl Components {
         } else {
             accepts.cancel();
         }
+        let dns = DnsServer::new(discovery.clone(), &metrics, accepts.clone())?;
         discovery.set_liveness(proxy.liveness());
         discovery.start_contact_check();
         let learner = proxy.clone();
@@ -145,6 +148,7 @@ impl Components {
         Ok(Self {
             proxy,
             discovery,
+            dns,
             lifecycle,
             network,
             registry: opened,

@@ -43,6 +43,7 @@ impl App {
         let servers = &self.running.servers;
         let of_servers = [&servers.admin, &servers.metrics, &servers.api].map(ServerSlot::listening_sockets);
         let mut sockets = self.running.components.proxy.listening_sockets()?;
+        sockets.extend(self.running.components.dns.listening_sockets()?);
         for of_server in of_servers {
             sockets.extend(of_server?);
         }
@@ -85,6 +86,7 @@ impl App {
         tokio::join!(
             end_locks(components.locks.clone(), grace),
             self.running.servers.stop(grace + LOCKS_END_WITHIN),
+            components.dns.stop(),
             components.proxy.hand_over_listeners(idle)
         );
         let stop_traffic = async { components.proxy.shutdown(grace).await.aborted };

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use outrigger_config::error_chain;
+use outrigger_dns::DNS_LISTEN;
 use outrigger_net::BindError;
 use outrigger_proxy::ListenErrors;
 
@@ -79,6 +80,7 @@ fn listen_flag(key: &str) -> Option<&'static str> {
         ADMIN_LISTEN => Some("--admin-listen"),
         METRICS_LISTEN => Some("--metrics-listen"),
         API_LISTEN => Some("--api-listen"),
+        DNS_LISTEN => Some("--dns-listen"),
         _ => None,
     }
 }

@@ -153,7 +153,7 @@ impl App {
         self.running.layers.stop().await;
         let _ = self.reload_task.await;
         // Every stream of a lock has ended.
-        self.running.servers.stop(API_STOP_WITHIN).await;
+        tokio::join!(self.running.servers.stop(API_STOP_WITHIN), self.running.components.dns.stop());
         stop_app_config(&self.running.components).await;
         self.running.components.discovery.shutdown().await;
         ShutdownSummary { aborted }

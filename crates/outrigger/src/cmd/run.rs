@@ -314,6 +314,9 @@ fn log_start(app: &App, config: &Config) {
     for addr in app.metrics_addrs() {
         info!(%addr, "metrics and health for the network");
     }
+    for addr in app.dns_addrs() {
+        info!(%addr, answer = config.dns.answer.as_str(), "answering the names of services by DNS");
+    }
     let api = "API for the app: /v1/kv /v1/config /v1/locks /v1/leader";
     for addr in app.api_addrs() {
         info!(%addr, "{api}");

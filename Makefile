@@ -76,7 +76,7 @@ guard: ## What a request costs, exactly, against the committed figure; installs 
 	    CARGO_TARGET_DIR="$$target" RUSTC="$(RUSTC)" "$$target/guard/outrigger-guard" $(ARGS)
 
 .PHONY: fuzz
-fuzz: ## Fuzz the HTTP/1 codec, a minute for each target; needs a nightly compiler
+fuzz: ## Fuzz the HTTP/1 codec and the messages of DNS, a minute for each target; needs a nightly compiler
 	@fuzz/run.sh 60
 
 .PHONY: check

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs each fuzz target of the codec for a time, one after the other:
+# Runs each fuzz target for a time, one after the other:
 #
 #     fuzz/run.sh [SECONDS]        default 60
 #
@@ -18,7 +18,7 @@ export PATH="$PATH:$PWD/target/tools/bin"
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --root target/tools ||
     skip "cargo-fuzz could not be installed"
 
-for target in request response chunked; do
+for target in request response chunked dns; do
     echo "== $target, $seconds s"
     mkdir -p "target/corpus/$target"
     cargo +nightly fuzz run --sanitizer none "$target" "target/corpus/$target" "corpus/$target" -- \

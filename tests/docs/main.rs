@@ -88,6 +88,7 @@ async fn scraped() -> BTreeSet<String> {
          service: {{name: orders, port: {}, address: 127.0.0.1}}\n\
          upstreams: [{{service: payments, max_in_flight: 10}}, {{service: unknown}}, {{service: broken}}]\n\
          discovery: {{max_services: 3}}\n\
+         dns: {{listen: \"127.0.0.1:0\"}}\n\
          api: {{listen: \"{api}\", config: {{files: [{{prefix: config/orders/, path: {file:?}, \
          on_change: {{http: \"http://{}/\"}}}}]}}}}",
         registry.addr(),

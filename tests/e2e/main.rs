@@ -22,6 +22,7 @@ mod consul_locks;
 mod contact;
 mod deadlines;
 mod demo;
+mod dns;
 mod drain;
 mod draining;
 mod dynamic_config;

@@ -29,6 +29,7 @@ pub(crate) struct Registry {
     server: Server,
     sidecar: Option<Process>,
     reads: SocketAddr,
+    dns: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -61,19 +62,21 @@ impl Registry {
             let bound = DevRegistry::bind(any, DevRegistryOptions::default()).await;
             Server::Dev(bound.map_err(|error| error.to_string())?)
         };
-        let mut registry = Self { reads: server.addr(), server, sidecar: None };
+        let mut registry = Self { reads: server.addr(), server, sidecar: None, dns: None };
         if side.is_sidecar() {
-            let (api, at) = (outrigger_net::reserve_addr(), registry.addr());
+            let (api, dns, at) =
+                (outrigger_net::reserve_addr(), outrigger_net::reserve_addr(), registry.addr());
             for key in FIRST_KEYS {
                 ConsulAgent(at).put(&format!("/v1/kv/{key}"), &json!("")).await;
             }
             let settings = format!(
                 "registry: {{consul: {{address: \"http://{at}\"}}}}\n\
-                 api: {{listen: \"{api}\", config: {{allow: {ALLOWED}}}}}\n"
+                 api: {{listen: \"{api}\", config: {{allow: {ALLOWED}}}}}\n\
+                 dns: {{listen: \"{dns}\", answer: instances}}\n"
             );
             let sidecar = Process::run(&settings).await;
             sidecar.wait_ready().await;
-            (registry.sidecar, registry.reads) = (Some(sidecar), api);
+            (registry.sidecar, registry.reads, registry.dns) = (Some(sidecar), api, Some(dns));
         }
         Ok(registry)
     }
@@ -81,6 +84,11 @@ impl Registry {
     /// The address of its HTTP API.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.server.addr()
+    }
+
+    /// The address of the sidecar's DNS listener, if there is one.
+    pub(crate) fn dns(&self) -> Option<SocketAddr> {
+        self.dns
     }
 
     /// The address for key-value reads: that of the sidecar, if there is one.

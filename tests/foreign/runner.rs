@@ -201,6 +201,9 @@ async fn observe(suite: &Suite, side: Side, program: &Path) -> Result<(Observed,
         if side.is_sidecar() {
             command.env("FOREIGN_READS", format!("http://{}", registry.reads()));
         }
+        if let Some(dns) = registry.dns() {
+            command.env("FOREIGN_DNS", dns.to_string());
+        }
     }
     command.stdin(Stdio::null()).stdout(output).stderr(errors).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("start {}: {error}", program.display()))?;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::suite::{Suite, file};
 
 /// All, in the order in which they begin: the longest first, and those that wait for the same installation apart.
-pub(crate) const ALL: [Suite; 7] = [
+pub(crate) const ALL: [Suite; 8] = [
     Suite {
         name: "py-consul",
         about: "the own test suite of the Python library py-consul 1.8.0",
@@ -34,6 +34,13 @@ pub(crate) const ALL: [Suite; 7] = [
         about: "the commands of the consul binary, 1.8.7",
         tool: "consul-commands",
         arguments: || vec![file("programs/consul_commands.sh")],
+        ..SHORT
+    },
+    Suite {
+        name: "dns-clients",
+        about: "dig, drill, kdig, dnspython, unbound and dnsmasq on the DNS listener of a sidecar",
+        tool: "dns-clients",
+        arguments: || vec![file("programs/dns_clients.sh")],
         ..SHORT
     },
     Suite {

@@ -19,6 +19,7 @@
 
 pub mod client;
 pub mod consul;
+pub mod dns;
 pub mod instance;
 pub mod load;
 pub mod memory;

@@ -3,7 +3,7 @@
 # the library of that name and no other. Python's libraries get a virtual environment each, npm's a folder each, all in
 # target/tools/foreign; nothing is installed elsewhere, and no root is needed. Versions are fixed here.
 #
-#     foreign.sh py-consul | python-consul | python-consul2 | patroni | node-consul | consul-commands
+#     foreign.sh py-consul | python-consul | python-consul2 | patroni | node-consul | consul-commands | dns-clients
 #
 # Exit 0: a path on stdout. Exit 3: it cannot be had, and stdout says why in a sentence. Takes at most about five minutes, once.
 set -euo pipefail
@@ -116,6 +116,11 @@ consul-commands)
     # Its script runs the binary that consul.sh finds.
     if ! said=$("$here/consul.sh" 2>/dev/null); then none "$said"; fi
     command -v bash
+    ;;
+dns-clients)
+    # It runs a script with these on its PATH.
+    if ! said=$("$here/dns.sh" 2>/dev/null); then none "$said"; fi
+    echo "$said"
     ;;
 *)
     echo "foreign.sh knows no program $wanted"

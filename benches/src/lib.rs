@@ -8,6 +8,7 @@
 //! | [`peers`] | what does a request cost, beside nginx, HAProxy and Envoy? |
 //! | [`propagation`] | how soon does a change in Consul reach a follower? |
 //! | [`settings`] | how soon is a document in Consul's KV in effect, and what do many sidecars ask? |
+//! | [`names`] | what does an answer of the DNS listener cost? |
 //! | [`locks`] | what does a lock cost, alone, contended and held? |
 //! | [`stats`], [`clock`], [`machine`] | medians; wall time and processor time; the machine and the load of other processes |
 //! | [`report`], [`chart`] | the tables, and the chart |
@@ -20,6 +21,7 @@ pub mod clock;
 mod error;
 pub mod locks;
 pub mod machine;
+pub mod names;
 pub mod peers;
 pub mod picks;
 pub mod propagation;

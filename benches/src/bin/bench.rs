@@ -11,6 +11,7 @@ use clap::{Parser, ValueEnum};
 use outrigger_benches::{
     Effort, Error, locks,
     machine::{Machine, Noise, load_average},
+    names,
     peers::{self, Figure, PeerOptions},
     picks, propagation,
     report::{Section, Summary},
@@ -19,7 +20,7 @@ use outrigger_benches::{
 use outrigger_tests::process;
 
 /// Measures picks, table updates, scrapes, requests beside other proxies, the way from Consul to the table and to the settings,
-/// and locks.
+/// locks, and names by DNS.
 #[derive(Debug, Parser)]
 #[command(after_help = "Example: bench peers --quick get-1k post-64k")]
 struct Arguments {
@@ -59,6 +60,8 @@ enum Part {
     Settings,
     /// Locks: alone, contended, held.
     Locks,
+    /// Answers by DNS.
+    Names,
     /// All of these.
     All,
 }
@@ -66,7 +69,7 @@ enum Part {
 impl Part {
     /// Whether it starts processes of the measured binary.
     fn needs_binary(self) -> bool {
-        matches!(self, Self::Peers | Self::Settings | Self::Locks)
+        matches!(self, Self::Peers | Self::Settings | Self::Locks | Self::Names)
     }
 }
 
@@ -90,6 +93,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             Part::Propagation,
             Part::Settings,
             Part::Locks,
+            Part::Names,
             Part::Peers,
         ],
         part => vec![part],
@@ -112,7 +116,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let section = measure(part, arguments, effort)?;
         let noise = match part {
             // These parts report it themselves: here their servers would count as other processes.
-            Part::Peers | Part::Propagation | Part::Settings | Part::Locks => None,
+            Part::Peers | Part::Propagation | Part::Settings | Part::Locks | Part::Names => None,
             _ => Some(noise.end()?),
         };
         sections.push(match noise {
@@ -165,6 +169,7 @@ fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section,
         Part::Propagation => propagation::run(effort),
         Part::Settings => settings::run(effort),
         Part::Locks => locks::run(effort),
+        Part::Names => names::run(effort),
         Part::Peers | Part::All => {
             let options = PeerOptions {
                 effort,

@@ -103,17 +103,8 @@ mod tests {
             let addrs: Vec<_> = addrs.iter().map(|addr| addr.parse().unwrap()).collect();
             let place = OutboundPlace::of(&addrs);
             let ips: Vec<_> = place.ips.iter().map(ToString::to_string).collect();
-            assert_eq!((ips.as_slice(), place.port), (expected.map_owned().as_slice(), 7070));
-        }
-    }
-
-    trait MapOwned {
-        fn map_owned(&self) -> Vec<String>;
-    }
-
-    impl MapOwned for &[&str] {
-        fn map_owned(&self) -> Vec<String> {
-            self.iter().map(ToString::to_string).collect()
+            assert_eq!(ips, expected);
+            assert_eq!(place.port, 7070);
         }
     }
 

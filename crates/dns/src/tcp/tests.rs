@@ -12,14 +12,14 @@ use crate::{question::tests::asked, resolver::tests::resolver};
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 
-struct Rig {
+struct TcpRig {
     addr: SocketAddr,
     resolver: Arc<Resolver>,
     stop: CancellationToken,
     _listed: Listed,
 }
 
-impl Rig {
+impl TcpRig {
     /// A listener on a registry that is silent.
     async fn start() -> Self {
         let (resolver, listed) = resolver(&Config::default());
@@ -52,7 +52,7 @@ async fn read_message(stream: &mut TcpStream) -> Option<Message> {
 
 #[tokio::test]
 async fn questions_of_one_connection_are_answered_in_any_order() {
-    let rig = Rig::start().await;
+    let rig = TcpRig::start().await;
     let mut stream = rig.connect().await;
     let slow = framed(1, "orders.service.consul.", RecordType::A);
     let fast = framed(2, "consul.", RecordType::SOA);
@@ -73,7 +73,7 @@ async fn questions_of_one_connection_are_answered_in_any_order() {
 
 #[tokio::test]
 async fn more_questions_than_may_wait_are_answered_after_the_others() {
-    let rig = Rig::start().await;
+    let rig = TcpRig::start().await;
     let mut stream = rig.connect().await;
     let all: Vec<_> = (0..20).flat_map(|id| framed(id, "orders.service.consul.", RecordType::A)).collect();
     stream.write_all(&all).await.unwrap();
@@ -90,7 +90,7 @@ async fn more_questions_than_may_wait_are_answered_after_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_without_a_question_or_with_a_part_of_one_ends() {
-    let rig = Rig::start().await;
+    let rig = TcpRig::start().await;
     for part in [&b""[..], b"\0", b"\0\x20half"] {
         let began = Instant::now();
         let mut stream = rig.connect().await;
@@ -102,7 +102,7 @@ async fn a_connection_without_a_question_or_with_a_part_of_one_ends() {
 
 #[tokio::test]
 async fn a_message_that_is_no_question_ends_its_connection() {
-    let rig = Rig::start().await;
+    let rig = TcpRig::start().await;
     for part in [&b"\0\0"[..], b"\0\x03abc", &[0, 12, 0, 1, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
         let mut stream = rig.connect().await;
         stream.write_all(part).await.unwrap();
@@ -112,7 +112,7 @@ async fn a_message_that_is_no_question_ends_its_connection() {
 
 #[tokio::test]
 async fn the_connection_that_is_idle_for_longest_makes_room() {
-    let rig = Rig::start().await;
+    let rig = TcpRig::start().await;
     let mut all = Vec::new();
     for id in 0..MAX_CONNECTIONS {
         let mut stream = rig.connect().await;
@@ -132,7 +132,7 @@ async fn the_connection_that_is_idle_for_longest_makes_room() {
 
 #[tokio::test]
 async fn a_stop_lets_the_questions_that_wait_end() {
-    let rig = Rig::start().await;
+    let rig = TcpRig::start().await;
     let mut stream = rig.connect().await;
     stream.write_all(&framed(1, "orders.service.consul.", RecordType::A)).await.unwrap();
     // The answer to the second shows that the first was read.

@@ -44,11 +44,11 @@ const ALLOWED: &str = "[shared/, node/, cli/, foo, bar, base/]";
 const FIRST_KEYS: [&str; 3] = ["shared/.first", "node/.first", "cli/.first"];
 
 impl Registry {
-    /// Starts one. The dev registry has no ACLs, and ignores `acl`.
+    /// Starts one. The dev registry has no ACLs, and ignores `acl`. `dns_answer`: what the sidecar's DNS listener answers.
     ///
     /// # Errors
     /// It did not start.
-    pub(crate) async fn start(side: Side, acl: Option<&str>) -> Result<Self, String> {
+    pub(crate) async fn start(side: Side, acl: Option<&str>, dns_answer: &str) -> Result<Self, String> {
         let server = if side.is_consul() {
             // As the suites start it: checks by scripts, and a mesh.
             let mut settings = "enable_script_checks = true\nconnect { enabled = true }\n".to_owned();
@@ -72,7 +72,7 @@ impl Registry {
             let settings = format!(
                 "registry: {{consul: {{address: \"http://{at}\"}}}}\n\
                  api: {{listen: \"{api}\", config: {{allow: {ALLOWED}}}}}\n\
-                 dns: {{listen: \"{dns}\", answer: instances}}\n"
+                 dns: {{listen: \"{dns}\", answer: {dns_answer}}}\n"
             );
             let sidecar = Process::run(&settings).await;
             sidecar.wait_ready().await;
@@ -86,9 +86,14 @@ impl Registry {
         self.server.addr()
     }
 
-    /// The address of the sidecar's DNS listener, if there is one.
-    pub(crate) fn dns(&self) -> Option<SocketAddr> {
-        self.dns
+    /// The addresses of the sidecar, if there is one, by the variables that tell the program of them.
+    pub(crate) fn sidecar_addrs(&self) -> Vec<(&'static str, SocketAddr)> {
+        let Some((sidecar, dns)) = self.sidecar.as_ref().zip(self.dns) else { return Vec::new() };
+        vec![
+            ("FOREIGN_DNS", dns),
+            ("FOREIGN_OUTBOUND", sidecar.outbound()),
+            ("FOREIGN_ADMIN", sidecar.admin()),
+        ]
     }
 
     /// The address for key-value reads: that of the sidecar, if there is one.
@@ -111,7 +116,7 @@ impl Server {
 /// # Errors
 /// It did not start, or its addresses could not be written.
 pub(crate) async fn run(options: &RegistryOptions) -> Result<ExitCode, String> {
-    let registry = Registry::start(options.side, options.acl.as_deref()).await?;
+    let registry = Registry::start(options.side, options.acl.as_deref(), "instances").await?;
     let mut output = std::io::stdout();
     writeln!(output, "http://{}\nhttp://{}", registry.addr(), registry.reads())
         .and_then(|()| output.flush())

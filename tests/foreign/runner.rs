@@ -182,7 +182,11 @@ async fn observe(suite: &Suite, side: Side, program: &Path) -> Result<(Observed,
     let room = tempfile::Builder::new().prefix("outrigger-foreign-").tempdir();
     let room = room.map_err(|error| format!("a directory: {error}"))?;
 
-    let registry = if suite.starts_registries { None } else { Some(Registry::start(side, None).await?) };
+    let registry = if suite.starts_registries {
+        None
+    } else {
+        Some(Registry::start(side, None, suite.dns_answer).await?)
+    };
     let mut command = Command::new(program);
     command.args((suite.arguments)()).current_dir(room.path());
     for (name, _) in std::env::vars_os() {
@@ -201,8 +205,8 @@ async fn observe(suite: &Suite, side: Side, program: &Path) -> Result<(Observed,
         if side.is_sidecar() {
             command.env("FOREIGN_READS", format!("http://{}", registry.reads()));
         }
-        if let Some(dns) = registry.dns() {
-            command.env("FOREIGN_DNS", dns.to_string());
+        for (name, addr) in registry.sidecar_addrs() {
+            command.env(name, addr.to_string());
         }
     }
     command.stdin(Stdio::null()).stdout(output).stderr(errors).kill_on_drop(true);

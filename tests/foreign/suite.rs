@@ -53,6 +53,8 @@ pub(crate) struct Suite {
     pub(crate) tool: &'static str,
     /// The arguments of the program.
     pub(crate) arguments: fn() -> Vec<PathBuf>,
+    /// `dns.answer` of the sidecar.
+    pub(crate) dns_answer: &'static str,
     /// It is the program that starts a registry, one for each test.
     pub(crate) starts_registries: bool,
     /// Whether the real Consul is quick enough for each run.

@@ -5,12 +5,13 @@ use std::{path::PathBuf, time::Duration};
 use crate::suite::{Suite, file};
 
 /// All, in the order in which they begin: the longest first, and those that wait for the same installation apart.
-pub(crate) const ALL: [Suite; 8] = [
+pub(crate) const ALL: [Suite; 9] = [
     Suite {
         name: "py-consul",
         about: "the own test suite of the Python library py-consul 1.8.0",
         tool: "py-consul",
         arguments: || vec![file("programs/py_consul.py")],
+        dns_answer: "instances",
         starts_registries: true,
         quick_on_consul: false,
         limit: Duration::from_secs(600),
@@ -44,6 +45,14 @@ pub(crate) const ALL: [Suite; 8] = [
         ..SHORT
     },
     Suite {
+        name: "chromium",
+        about: "what Chromium sends to a name that the DNS listener turns to the sidecar",
+        tool: "chromium",
+        arguments: || vec![file("programs/chromium.py")],
+        dns_answer: "loopback",
+        ..SHORT
+    },
+    Suite {
         name: "python-consul-use",
         about: "the same calls of python-consul 1.1.0",
         tool: "python-consul",
@@ -72,6 +81,7 @@ const SHORT: Suite = Suite {
     about: "",
     tool: "",
     arguments: Vec::new,
+    dns_answer: "instances",
     starts_registries: false,
     quick_on_consul: true,
     limit: Duration::from_secs(180),

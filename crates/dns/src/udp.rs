@@ -36,14 +36,14 @@ pub(crate) async fn serve(socket: Arc<UdpSocket>, resolver: Arc<Resolver>, stop:
                 sleep(Duration::from_millis(100)).await;
             },
         }
-        read_batch(&socket, &resolver, &mut buffer, &mut waiting).await;
+        read_batch(&socket, &resolver, &mut buffer, &mut waiting);
         tokio::task::yield_now().await;
     }
     let ended = async { while waiting.join_next().await.is_some() {} };
     let _ = timeout(STOP_WITHIN, ended).await;
 }
 
-async fn read_batch(
+fn read_batch(
     socket: &Arc<UdpSocket>,
     resolver: &Arc<Resolver>,
     buffer: &mut [u8],
@@ -91,3 +91,6 @@ fn send(socket: &UdpSocket, resolver: &Resolver, bytes: &[u8], peer: SocketAddr)
 pub(crate) fn is_local(peer: SocketAddr) -> bool {
     peer.ip().to_canonical().is_loopback()
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ mod faults;
 mod keepalive;
 mod kill;
 mod locks;
+mod names;
 mod pause;
 mod replace;
 mod servers;
@@ -188,6 +189,15 @@ pub(crate) fn all() -> Vec<Case> {
             servers::stopped,
             "all servers stopped for 2 minutes, and a caller's sidecar restarted meanwhile: 0 failed, the table is \
              kept, also by the restarted one",
+        )
+        .beside(),
+        Case::new(
+            "names",
+            CONSUL,
+            [300, 120],
+            names::kept,
+            "names by DNS while Consul is killed, and while it does not answer: each answer has all instances; a name that nothing is \
+             known of gets SERVFAIL within 1.5 s, never that it does not exist",
         )
         .beside(),
         Case::new(

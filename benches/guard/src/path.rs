@@ -72,6 +72,7 @@ impl Scenario {
             tags: Vec::new(),
             datacenter: None,
             policy: config::Policy::default(),
+            traffic: config::TrafficRules::default(),
         };
         let config = config::Config { upstreams: vec![orders], ..config::Config::default() };
         Self { connections, request: GET.to_vec(), config }

@@ -130,6 +130,7 @@ fn config(services: u32) -> config::Config {
         tags: Vec::new(),
         datacenter: None,
         policy: config::Policy { balance: config::Balance::Weighted, ..config::Policy::default() },
+        traffic: config::TrafficRules::default(),
     };
     let base = config::Config::default();
     let listen = config::Listen { host: config::ListenHost::Ip([127, 0, 0, 1].into()), port: 0 };

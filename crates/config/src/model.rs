@@ -14,6 +14,7 @@ mod policy;
 mod process;
 mod registry;
 mod service;
+mod traffic;
 
 use std::path::PathBuf;
 
@@ -37,6 +38,10 @@ pub use registry::{
     ConsulAddress, ConsulSettings, DiscoverySettings, MassLoss, Registry, Secret, Tls, Token,
 };
 pub use service::{ExpectedStatus, Health, Probe, ReachTest, Service, Weights};
+pub use traffic::{
+    FilterText, Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch, RouteTarget,
+    Split, SplitEntry, SplitTarget, Sticky, Subset, TrafficRules, ValueMatch, ValueTest,
+};
 
 /// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! The declared services.
 
 use super::{policy::read_policy, reader::Reader, section::Section, service::read_required};
-use crate::{Config, Policy, Upstream, address, error::InvalidValue, names};
+use crate::{Config, Policy, TrafficRules, Upstream, address, error::InvalidValue, names};
 
 pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, defaults: &Policy) -> Vec<Upstream> {
     let sections = r.sections(root, "upstreams");
@@ -30,6 +30,7 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upst
         tags: Vec::new(),
         datacenter: None,
         policy: defaults.clone(),
+        traffic: TrafficRules::default(),
     };
     out.listen = r.get(s, "listen", address::listen_address);
     r.set_list(s, "hosts", &mut out.hosts, names::public_host);

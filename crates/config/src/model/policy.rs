@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::Listen;
+use super::{Listen, TrafficRules};
 
 /// A service declared in the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +21,8 @@ pub struct Upstream {
     pub datacenter: Option<String>,
     /// The policy: the defaults, overridden by the upstream's own settings.
     pub policy: Policy,
+    /// Which instances a request may go to. Default: every one.
+    pub traffic: TrafficRules,
 }
 
 /// How a service is called.

@@ -268,6 +268,7 @@ async fn every_occupied_port_is_named_at_once_with_the_flag_of_its_listener() {
         tags: vec!["v2".to_owned()],
         datacenter: None,
         policy: outrigger_config::Policy::default(),
+        traffic: outrigger_config::TrafficRules::default(),
     });
     let error = start(all).await.unwrap_err();
     assert!(error.is_bind_error(), "{error:?}");

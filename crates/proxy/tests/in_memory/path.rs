@@ -155,6 +155,7 @@ impl Path {
             tags: Vec::new(),
             datacenter: None,
             policy: config::Policy::default(),
+            traffic: config::TrafficRules::default(),
         });
         set(&mut config);
         let proxy = StreamProxy::new(&config, INSTANCES).unwrap();

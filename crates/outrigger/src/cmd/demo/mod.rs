@@ -160,6 +160,7 @@ fn demo_config(registry: SocketAddr) -> Config {
         tags: Vec::new(),
         datacenter: None,
         policy: policy.clone(),
+        traffic: outrigger_config::TrafficRules::default(),
     };
     Config {
         registry: Registry::Consul(ConsulSettings { address, ..ConsulSettings::default() }),

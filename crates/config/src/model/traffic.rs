@@ -1,0 +1,210 @@
+//! Which instances of a service a request may go to: subsets, split, routes and mirror of an upstream.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Policy;
+
+/// The rules of an upstream. The default has none: every request may go to every instance.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TrafficRules {
+    /// Named parts of the service's instances. An instance may be in several, or in none.
+    pub subsets: Vec<Subset>,
+    /// For requests that no route takes. Absent: every instance.
+    pub split: Option<Split>,
+    /// The first one that matches takes the request.
+    pub routes: Vec<Route>,
+    /// Copies of requests. Absent: none.
+    pub mirror: Option<Mirror>,
+}
+
+/// A named part of a service's instances: those for which all of these hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subset {
+    /// Its name, of `[a-z0-9_-]`, at most 63 bytes. Required.
+    pub name: Arc<str>,
+    /// The instance has all these tags, in any case. Default: none is asked for.
+    pub tags: Vec<Arc<str>>,
+    /// The instance's metadata has these keys, with values that match. Default: none is asked for.
+    pub meta: Vec<(String, Glob)>,
+    /// An expression of Consul's filter language over the instance. Absent: none.
+    pub filter: Option<FilterText>,
+}
+
+/// A filter expression as it is written, and known to be valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterText(pub Arc<str>);
+
+/// A text in which `*` stands for any characters, also none. Nothing else is special.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob(pub Arc<str>);
+
+/// Where the requests go, in shares.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Split {
+    /// The parts, with a sum of weights above 0.
+    pub entries: Vec<SplitEntry>,
+    /// What keeps the requests of one user at one part. Absent: each request takes its turn.
+    pub sticky: Option<Sticky>,
+}
+
+/// One part of a split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitEntry {
+    /// Where its requests go.
+    pub to: SplitTarget,
+    /// Its share, relative to the sum of all, in hundredths: `weight: 2.5` is 250. 0: no request.
+    pub weight: u32,
+}
+
+/// Where the requests of a part of a split go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SplitTarget {
+    /// A subset of the upstream.
+    Subset(Arc<str>),
+    /// Another service, with the split and the settings that it has; in lower case.
+    Service(Arc<str>),
+}
+
+/// The text of a request by which its part of a split is chosen. A request without it takes its turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sticky {
+    /// The value of this header, whose name is in lower case.
+    Header(String),
+    /// The value of this cookie.
+    Cookie(String),
+}
+
+/// What happens to the requests that match.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// What a request has to be like. One that asks for nothing takes every request.
+    pub matcher: RouteMatch,
+    /// Where it goes.
+    pub to: RouteTarget,
+    /// What happens while the subset of `to` has no usable instance. Default `fail`.
+    pub on_empty: OnEmpty,
+    /// How the service of `to` is called: its policy with what the route sets. Absent: the route sets nothing of it.
+    pub policy: Option<Arc<Policy>>,
+    /// The prefix that takes the place of the matched one (or of the matched path). Absent: the target goes on as it is.
+    pub rewrite_prefix: Option<String>,
+    /// What is changed in the head that the instance gets.
+    pub headers: HeaderEdits,
+}
+
+/// Where the requests of a route go.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum RouteTarget {
+    /// To the upstream itself, by its own split: the route only sets how.
+    #[default]
+    Own,
+    /// To a subset of it.
+    Subset(Arc<str>),
+    /// To another service, with the split and the settings that it has; in lower case.
+    Service(Arc<str>),
+    /// In shares.
+    Split(Split),
+}
+
+/// What happens to a request while the subset that it is for has no usable instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum OnEmpty {
+    /// 503 `subset_empty`.
+    #[default]
+    Fail,
+    /// Any instance of the service.
+    Any,
+    /// An instance of this subset.
+    Subset(Arc<str>),
+}
+
+/// What a request has to be like: all that is set.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RouteMatch {
+    /// The path, which is the target up to `?`, as it is written: nothing is decoded.
+    pub path: Option<PathMatch>,
+    /// Headers, by their names in lower case. Several values of one name are matched as one, joined by a comma.
+    pub headers: Vec<(String, ValueMatch)>,
+    /// Parameters of the query, by their names as they are written. The first of a name counts.
+    pub query: Vec<(String, ValueMatch)>,
+    /// Methods, as they are written. Empty: every method.
+    pub methods: Vec<String>,
+}
+
+/// How a path is matched.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathMatch {
+    /// It is this.
+    Exact(String),
+    /// It begins with this, as a text: `/a` is a prefix of `/ab`.
+    Prefix(String),
+    /// It matches as a whole.
+    Regex(Pattern),
+}
+
+/// How a value is matched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValueMatch {
+    /// The test.
+    pub test: ValueTest,
+    /// `not`: the opposite. A value that is absent passes it.
+    pub negated: bool,
+}
+
+/// A test of a value. One that is absent passes none.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ValueTest {
+    /// It is there, with any value.
+    Present,
+    /// It is this.
+    Exact(String),
+    /// It begins with this.
+    Prefix(String),
+    /// It ends with this.
+    Suffix(String),
+    /// It matches as a whole.
+    Regex(Pattern),
+}
+
+/// A regular expression, which matches a value as a whole and in time linear to it.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    /// As it is written.
+    pub text: Arc<str>,
+    /// Anchored at both ends.
+    pub regex: regex::bytes::Regex,
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+/// Changes of the fields of a request's head. Names are in lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Fields that replace those of the same name.
+    pub set: Vec<(String, String)>,
+    /// Fields beside those of the same name.
+    pub add: Vec<(String, String)>,
+    /// Names of fields that are left out.
+    pub remove: Vec<String>,
+}
+
+/// Copies of requests, of which the responses are dropped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    /// Where the copies go.
+    pub to: SplitTarget,
+    /// Of how many requests there is a copy: 0 to 1. Default 1.
+    pub share: f64,
+    /// Of which methods. Default GET, HEAD and OPTIONS.
+    pub methods: Vec<String>,
+    /// Whether a copy to another service keeps `Authorization`, `Cookie` and `Proxy-Authorization`. Default false
+    /// (`credentials: drop`); those to a subset keep them.
+    pub keep_credentials: bool,
+    /// Most copies that are under way at once, range 1–10000; a further one is left out. Default 32.
+    pub max_in_flight: usize,
+    /// Longest time of a copy, range 1ms–1h. Default 5s.
+    pub timeout: Duration,
+}

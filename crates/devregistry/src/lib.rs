@@ -11,11 +11,10 @@
 
 mod blocking;
 mod checks;
-mod filter;
-mod golang;
 mod http;
 mod metrics;
 mod options;
+mod row_filter;
 mod server;
 mod shared_store;
 mod store;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderName, StatusCode};
+use outrigger_filter::golang::parse_bool;
 
 use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
     blocking,
-    filter::Filter,
-    golang::parse_bool,
+    row_filter::RowFilter,
     store::{self, Status, Store},
     wire::{
         fields, request,
@@ -67,8 +67,11 @@ pub(super) fn checks(context: &HttpContext, call: &ApiRequest) -> Result<Reply, 
         let held: Vec<store::Check> = store.agent_checks().collect();
         // Here alone Consul checks the fields with the first row, and not without one.
         let filter = match expression.filter(|_| !held.is_empty()) {
-            Some(expression) => expression.bind(&fields::CHECK).map_err(Reply::internal_error)?,
-            None => Filter::default(),
+            Some(expression) => expression
+                .bind(&fields::CHECK)
+                .map(RowFilter::from)
+                .map_err(|error| Reply::internal_error(error.to_string()))?,
+            None => RowFilter::default(),
         };
         let checks: BTreeMap<&str, CheckJson<'_>> = held
             .iter()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{context::HttpContext, health, read, reply::Reply, request::ApiRequest};
 use crate::{
-    filter::Filter,
+    row_filter::RowFilter,
     store::{self, SERVER_PORT, Store, Topic},
     wire::{
         fields,
@@ -21,7 +21,7 @@ pub(super) fn datacenters(context: &HttpContext, call: &ApiRequest) -> Result<Re
 /// `catalog/nodes`
 pub(super) async fn nodes(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let datacenter = &context.options.datacenter;
-    let show = |store: &Store, filter: &Filter| {
+    let show = |store: &Store, filter: &RowFilter| {
         let fitting = store.nodes().filter(|node| read::matches_node_meta(call, node));
         let nodes = fitting.map(|node| response::NodeJson::new(node, datacenter));
         Reply::json(&nodes.filter(|node| filter.keeps(node)).collect::<Vec<_>>(), call)
@@ -32,7 +32,7 @@ pub(super) async fn nodes(context: &HttpContext, call: &ApiRequest) -> Result<Re
 /// `catalog/node/NAME`: a node with its services, by id.
 pub(super) async fn node(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
-    let show = |store: &Store, filter: &Filter| {
+    let show = |store: &Store, filter: &RowFilter| {
         let found = store.node(name).map(|node| response::NodeServices {
             node: response::NodeJson::new(node, &context.options.datacenter),
             services: services_of(node, filter).map(|(id, service)| (id.as_str(), service)).collect(),
@@ -45,7 +45,7 @@ pub(super) async fn node(context: &HttpContext, call: &ApiRequest) -> Result<Rep
 /// `catalog/node-services/NAME`: a node with its services, as a list.
 pub(super) async fn node_services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
-    let show = |store: &Store, filter: &Filter| {
+    let show = |store: &Store, filter: &RowFilter| {
         let node = store.node(name);
         let found = response::NodeServiceList {
             node: node.map(|node| response::NodeJson::new(node, &context.options.datacenter)),
@@ -59,7 +59,7 @@ pub(super) async fn node_services(context: &HttpContext, call: &ApiRequest) -> R
 /// The services of a node that the filter keeps, by id.
 fn services_of<'a>(
     node: &'a store::Node,
-    filter: &Filter,
+    filter: &RowFilter,
 ) -> impl Iterator<Item = (&'a String, response::NodeService<'a>)> {
     let services = node.services.iter().map(|(id, row)| (id, response::NodeService::from(row)));
     services.filter(|(_, service)| filter.keeps(service))
@@ -84,7 +84,7 @@ pub(super) async fn services(context: &HttpContext, call: &ApiRequest) -> Result
 pub(super) async fn instances(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing service name")?;
     let datacenter = &context.options.datacenter;
-    let show = |store: &Store, filter: &Filter| {
+    let show = |store: &Store, filter: &RowFilter| {
         let entries: Vec<_> = store
             .instances(name)
             .filter(|(node, row)| read::matches_node_meta(call, node) && health::has_tags(call, &row.value))

@@ -1,20 +1,21 @@
 //! `/v1/health/*`: services with their checks.
 
+use http::StatusCode;
+use outrigger_filter::golang::parse_bool;
+
 use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
-    filter::Filter,
-    golang::parse_bool,
+    row_filter::RowFilter,
     store::{self, Check, Row, Service, Status, Store, Topic},
     wire::{fields, response},
 };
-use http::StatusCode;
 
 /// `health/service/NAME`
 pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing service name")?;
     let passing = parse_passing(call)?;
     let datacenter = &context.options.datacenter;
-    let show = |store: &Store, filter: &Filter| {
+    let show = |store: &Store, filter: &RowFilter| {
         let fitting = store
             .instances(name)
             .filter(|(node, row)| read::matches_node_meta(call, node) && has_tags(call, &row.value));
@@ -66,7 +67,7 @@ pub(super) async fn state(context: &HttpContext, call: &ApiRequest) -> Result<Re
 /// `health/node/NAME`: the checks of a node, its services' included.
 pub(super) async fn node(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
-    let show = |store: &Store, filter: &Filter| {
+    let show = |store: &Store, filter: &RowFilter| {
         let node = store.node(name);
         let checks = node.into_iter().flat_map(|node| {
             node.checks.values().map(|row| response::CheckJson::from_row(&node.info.name, row))
@@ -83,7 +84,7 @@ async fn list_checks(
     topic: Topic,
     fits: impl Fn(&Check) -> bool,
 ) -> Result<Reply, Reply> {
-    let show = |store: &Store, filter: &Filter| {
+    let show = |store: &Store, filter: &RowFilter| {
         let nodes = store.nodes().filter(|node| read::matches_node_meta(call, node));
         let checks = nodes.flat_map(|node| {
             let rows = node.checks.values().filter(|row| fits(&row.value));

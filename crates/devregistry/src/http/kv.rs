@@ -1,6 +1,7 @@
 //! `/v1/kv/*`: keys, read and written.
 
 use http::{HeaderName, Method, StatusCode, header};
+use outrigger_filter::golang::parse_uint;
 
 use super::{
     context::HttpContext,
@@ -9,7 +10,6 @@ use super::{
     request::ApiRequest,
 };
 use crate::{
-    golang::parse_uint,
     store::{KvOp, KvVerb, Store, Topic},
     wire::kv::KvJson,
 };

@@ -1,6 +1,7 @@
 //! The common part of all catalog and health reads: parameters, blocking, headers.
 
 use http::{HeaderName, StatusCode};
+use outrigger_filter::{FieldType, FilterError, FilterExpression, golang::parse_uint};
 use tokio::sync::SemaphorePermit;
 
 use super::{
@@ -10,8 +11,7 @@ use super::{
 };
 use crate::{
     blocking,
-    filter::{FieldType, Filter, FilterExpression},
-    golang::parse_uint,
+    row_filter::RowFilter,
     store::{Node, Store, Topic},
     wire::duration::{self, GoDuration},
 };
@@ -43,7 +43,7 @@ pub(super) async fn filtered_read<F>(
     show: F,
 ) -> Result<Reply, Reply>
 where
-    F: Fn(&Store, &Filter) -> Reply,
+    F: Fn(&Store, &RowFilter) -> Reply,
 {
     let params = parse_local_read(context, call, ReadHeaders::Catalog)?;
     let filter = parse_filter(call, row).map_err(Reply::failed_read)?;
@@ -207,11 +207,12 @@ pub(super) fn parse_wait(call: &ApiRequest) -> Result<Option<GoDuration>, Reply>
 ///
 /// # Errors
 /// Consul's text.
-pub(super) fn parse_filter(call: &ApiRequest, row: &'static FieldType) -> Result<Filter, String> {
+pub(super) fn parse_filter(call: &ApiRequest, row: &'static FieldType) -> Result<RowFilter, String> {
     match filter_param(call) {
-        None => Ok(Filter::default()),
+        None => Ok(RowFilter::default()),
         Some(text) => {
-            FilterExpression::parse(text).and_then(|expression| expression.bind(row)).map_err(bad_filter)
+            let filter = FilterExpression::parse(text).and_then(|expression| expression.bind(row));
+            filter.map(RowFilter::from).map_err(|error| bad_filter(&error))
         }
     }
 }
@@ -221,14 +222,14 @@ pub(super) fn parse_filter(call: &ApiRequest, row: &'static FieldType) -> Result
 /// # Errors
 /// Consul's text.
 pub(super) fn parse_filter_expression(call: &ApiRequest) -> Result<Option<FilterExpression>, String> {
-    filter_param(call).map(FilterExpression::parse).transpose().map_err(bad_filter)
+    filter_param(call).map(FilterExpression::parse).transpose().map_err(|error| bad_filter(&error))
 }
 
 fn filter_param(call: &ApiRequest) -> Option<&str> {
     call.query.first("filter").filter(|filter| !filter.is_empty())
 }
 
-fn bad_filter(why: String) -> String {
+fn bad_filter(why: &FilterError) -> String {
     format!("Failed to create boolean expression evaluator: {why}")
 }
 

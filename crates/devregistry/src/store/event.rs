@@ -1,10 +1,11 @@
 //! User events: what clients tell to every agent. The agent keeps the last ones that it was meant to get.
 
+use outrigger_filter::golang::Regexp;
+
 use super::{
     event_state::{Event, NewEvent, SIZE_MAX, too_large},
     state::{Store, uuid},
 };
-use crate::golang::regexp::Regexp;
 
 /// Most events that the agent keeps.
 const KEPT: usize = 256;

@@ -1,7 +1,7 @@
 //! The fields that a filter may name, by list. Their names are those of the JSON. Consul leaves out indexes, the
 //! definition of a check, and free-form settings of proxies.
 
-use crate::filter::FieldType::{self, Boolean, Integer, List, Map, Record, Text};
+use outrigger_filter::FieldType::{self, Boolean, Integer, List, Map, Record, Text};
 
 const TEXTS: FieldType = Map(&Text);
 

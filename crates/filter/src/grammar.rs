@@ -11,15 +11,14 @@
 
 use std::collections::HashMap;
 
-use super::scanner::Scanner;
-use crate::golang::unquote;
+use crate::{error::FilterError, golang::unquote, scanner::Scanner};
 
 /// Most parentheses within each other. Consul has no limit, but its time grows by four with each.
 const NESTED_MAX: usize = 64;
 
 /// An expression as it was written, before its selectors are known to exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Expression {
+pub(crate) enum Expression {
     All(Vec<Expression>),
     Any(Vec<Expression>),
     Not(Box<Expression>),
@@ -28,23 +27,31 @@ pub(super) enum Expression {
 
 /// A selector, an operator, and the value of an operator that takes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Match {
-    pub(super) selector: Vec<String>,
-    pub(super) operator: Operator,
+pub(crate) struct Match {
+    pub(crate) selector: Vec<String>,
+    pub(crate) operator: Operator,
     /// As text: the field's type decides how it is read.
-    pub(super) value: String,
+    pub(crate) value: String,
+    pub(crate) at: MatchPlace,
+}
+
+/// Where the parts of a match are written, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct MatchPlace {
+    pub(crate) selector: usize,
+    pub(crate) value: usize,
 }
 
 /// What a match does with the selected value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Operator {
-    pub(super) relation: Relation,
+pub(crate) struct Operator {
+    pub(crate) relation: Relation,
     /// One of the operators with `not`.
-    pub(super) negated: bool,
+    pub(crate) negated: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Relation {
+pub(crate) enum Relation {
     Equal,
     /// `in` and, the other way round, `contains`.
     In,
@@ -87,7 +94,7 @@ const VALUE_SELECTOR: &[Spelling] =
 ///
 /// # Errors
 /// Where it is wrong and why, one error a line.
-pub(super) fn parse(text: &str) -> Result<Expression, String> {
+pub(crate) fn parse(text: &str) -> Result<Expression, FilterError> {
     let mut grammar = Grammar { scan: Scanner::new(text), nested: 0, known: HashMap::new() };
     let whole = grammar.attempt(Grammar::in_parentheses_only).or_else(|| grammar.attempt(Grammar::whole));
     grammar.scan.finish(whole)
@@ -206,7 +213,7 @@ impl<'a> Grammar<'a> {
         let start = self.scan.at;
         self.scan.literal("(").then_some(())?;
         if self.nested == NESTED_MAX {
-            let why = format!("The dev registry reads at most {NESTED_MAX} parentheses within each other");
+            let why = format!("At most {NESTED_MAX} parentheses within each other are read");
             self.scan.fail(start, "grouping", &why);
             return None;
         }
@@ -227,20 +234,24 @@ fn space(scan: &mut Scanner<'_>) -> bool {
 }
 
 fn read_match(scan: &mut Scanner<'_>) -> Option<Expression> {
+    let start = scan.at;
     let selector_value = |scan: &mut Scanner<'_>| {
         let selector = read_selector(scan)?;
         let operator = read_operator(scan, SELECTOR_VALUE)?;
-        Some(Match { selector, operator, value: read_value(scan)? })
+        let at = MatchPlace { selector: start, value: scan.at };
+        Some(Match { selector, operator, value: read_value(scan)?, at })
     };
     let selector_only = |scan: &mut Scanner<'_>| {
         let selector = read_selector(scan)?;
         let operator = read_operator(scan, SELECTOR_ONLY)?;
-        Some(Match { selector, operator, value: String::new() })
+        let at = MatchPlace { selector: start, value: start };
+        Some(Match { selector, operator, value: String::new(), at })
     };
     let value_selector = |scan: &mut Scanner<'_>| {
         let value = read_value(scan)?;
         let operator = read_operator(scan, VALUE_SELECTOR)?;
-        Some(Match { selector: read_selector(scan)?, operator, value })
+        let at = MatchPlace { selector: scan.at, value: start };
+        Some(Match { selector: read_selector(scan)?, operator, value, at })
     };
     let found = scan
         .attempt(selector_value)

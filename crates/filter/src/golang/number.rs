@@ -7,7 +7,7 @@ use super::quote;
 ///
 /// # Errors
 /// Go's error text.
-pub(crate) fn parse_int(text: &str) -> Result<i64, String> {
+pub fn parse_int(text: &str) -> Result<i64, String> {
     let fail = |why: &str| format!("strconv.ParseInt: parsing {}: {why}", quote(text));
     let syntax = || fail("invalid syntax");
     let (negative, digits) = match text.as_bytes().first() {
@@ -51,7 +51,7 @@ fn underscores_separate_digits(number: &str, prefixed: bool) -> bool {
 ///
 /// # Errors
 /// Go's error text.
-pub(crate) fn parse_uint(text: &str) -> Result<u64, String> {
+pub fn parse_uint(text: &str) -> Result<u64, String> {
     let fail = |why: &str| format!("strconv.ParseUint: parsing {}: {why}", quote(text));
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(fail("invalid syntax"));
@@ -63,7 +63,7 @@ pub(crate) fn parse_uint(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// Go's error text.
-pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
+pub fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// `text` in double quotes with Go's escapes, as `%q` prints it.
-pub(crate) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for char in text.chars() {
@@ -38,7 +38,7 @@ fn is_printable(char: char) -> bool {
 }
 
 /// The value of a Go literal in double quotes or backquotes. `None`: Go's `invalid syntax`.
-pub(crate) fn unquote(literal: &str) -> Option<String> {
+pub fn unquote(literal: &str) -> Option<String> {
     if let Some(raw) = literal.strip_prefix('`') {
         let raw = raw.strip_suffix('`')?;
         return (!raw.contains('`')).then(|| raw.replace('\r', ""));

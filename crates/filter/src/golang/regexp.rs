@@ -11,19 +11,24 @@ use machine::Program;
 
 /// A compiled expression.
 #[derive(Debug)]
-pub(crate) struct Regexp(Program);
+pub struct Regexp(Program);
 
 impl Regexp {
     /// Compiles an expression.
     ///
     /// # Errors
-    /// Go's text, `error parsing regexp: …`; or that the expression is too large for the dev registry.
-    pub(crate) fn compile(text: &str) -> Result<Self, String> {
+    /// Go's text, `error parsing regexp: …`; or that the expression is too large.
+    pub fn compile(text: &str) -> Result<Self, String> {
         Program::compile(&parse::parse(text)?).map(Self)
     }
 
+    /// About how many bytes of memory it has.
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+
     /// Whether the expression occurs anywhere in `text`.
-    pub(crate) fn matches(&self, text: &str) -> bool {
+    pub fn matches(&self, text: &str) -> bool {
         self.0.matches(text)
     }
 }

@@ -42,11 +42,18 @@ impl Program {
         Ok(program)
     }
 
+    /// About how many bytes of memory it has.
+    pub(super) fn size(&self) -> usize {
+        let ranges = |instruction: &Instruction| match instruction {
+            Instruction::Read { class, .. } => size_of_val(class.ranges.as_slice()),
+            Instruction::At { .. } | Instruction::Both(..) | Instruction::Matched => 0,
+        };
+        size_of_val(self.instructions.as_slice()) + self.instructions.iter().map(ranges).sum::<usize>()
+    }
+
     fn push(&mut self, instruction: Instruction) -> Result<usize, String> {
         if self.instructions.len() == INSTRUCTIONS_MAX {
-            return Err(format!(
-                "The dev registry compiles regular expressions of up to {INSTRUCTIONS_MAX} instructions"
-            ));
+            return Err(format!("Regular expressions of up to {INSTRUCTIONS_MAX} instructions are compiled"));
         }
         self.instructions.push(instruction);
         Ok(self.instructions.len() - 1)

@@ -1,7 +1,11 @@
 use proptest::{collection::vec, prelude::*};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    golang::quote,
+    grammar::{Match, MatchPlace, Operator, Relation},
+    *,
+};
 
 const ROW: FieldType = FieldType::Record(&[
     ("Name", FieldType::Text),
@@ -13,7 +17,8 @@ const ROW: FieldType = FieldType::Record(&[
 ]);
 
 fn keeps(expression: &str, row: &Value) -> Result<bool, String> {
-    Ok(FilterExpression::parse(expression)?.bind(&ROW)?.keeps(row))
+    let filter = FilterExpression::parse(expression).and_then(|expression| expression.bind(&ROW));
+    filter.map(|filter| filter.keeps(row)).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -56,6 +61,36 @@ fn unclosed_parentheses_are_read_in_linear_time() {
     assert_eq!(keeps(&format!("{}Name == x", "not ".repeat(5_001)), &json!({})), Ok(true));
 }
 
+#[test]
+fn an_error_has_the_column_of_what_is_wrong() {
+    let cases = [
+        ("Name = x", 6, "no match found, expected: "),
+        ("", 1, "no match found, expected: "),
+        ("Name == `ü` and Nmae == x", 17, "Selector \"Nmae\" is not valid"),
+        ("Name == x and Port == eighty", 23, "Failed to coerce value \"eighty\""),
+        ("Name == x and Port contains 1", 15, "Invalid match operator \"In\""),
+        ("Name matches `(`", 14, "Failed to compile regular expression"),
+        ("x in Port", 6, "Invalid match operator \"In\""),
+        ("eighty in Ports", 11, "Selector \"Ports\" is not valid"),
+        ("(Name == x", 11, "rule \"grouping\": Unmatched parentheses"),
+    ];
+    for (text, column, reason) in cases {
+        let error = FilterExpression::parse(text).and_then(|read| read.bind(&ROW)).unwrap_err();
+        assert!(error.reason().starts_with(reason), "{text}: {}", error.reason());
+        assert_eq!(error.column(), column, "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_memory_of_regular_expressions_is_known() {
+    let size = |text: &str| FilterExpression::parse(text).unwrap().bind(&ROW).unwrap().regexp_size();
+    assert_eq!(size("Name == x"), 0);
+    let small = size("Name matches `^a`");
+    assert!((1..1_000).contains(&small), "{small}");
+    assert!(size("Name matches `^a` and not Name matches `^a`") == 2 * small);
+    assert!(size("Name matches `a{500}`") > 10_000);
+}
+
 /// Texts that often equal each other.
 fn literal() -> impl Strategy<Value = String> {
     prop_oneof!["[a-c]{0,2}", "[ -~ü日\n\t]{0,4}", Just("not".to_owned()), Just("0".to_owned())]
@@ -75,7 +110,7 @@ fn matched() -> impl Strategy<Value = Match> {
     );
     (prop_oneof![compared, listed], any::<bool>()).prop_map(|((selector, relation, value), negated)| {
         let value = if relation == Relation::Empty { String::new() } else { value };
-        Match { selector, operator: Operator { relation, negated }, value }
+        Match { selector, operator: Operator { relation, negated }, value, at: MatchPlace::default() }
     })
 }
 
@@ -103,6 +138,16 @@ fn row() -> impl Strategy<Value = Value> {
     })
 }
 
+fn without_places(expression: Expression) -> Expression {
+    let all = |operands: Vec<Expression>| operands.into_iter().map(without_places).collect();
+    match expression {
+        Expression::All(operands) => Expression::All(all(operands)),
+        Expression::Any(operands) => Expression::Any(all(operands)),
+        Expression::Not(inner) => Expression::Not(Box::new(without_places(*inner))),
+        Expression::Match(found) => Expression::Match(Match { at: MatchPlace::default(), ..found }),
+    }
+}
+
 /// One of the ways to write an expression, chosen by `style`.
 fn write(expression: &Expression, style: u8) -> String {
     let join = |operands: &[Expression], word: &str| {
@@ -120,7 +165,7 @@ fn write(expression: &Expression, style: u8) -> String {
 }
 
 fn write_match(found: &Match, style: u8) -> String {
-    let Match { selector, operator, value } = found;
+    let Match { selector, operator, value, .. } = found;
     let quoted = |text: &str| match style & 2 == 0 && !text.contains(['`', '\r']) {
         true => format!("`{text}`"),
         // The grammar has no quote within quotes.
@@ -154,7 +199,7 @@ fn holds(expression: &Expression, row: &Value) -> bool {
     }
 }
 
-fn match_holds(Match { selector, operator, value }: &Match, row: &Value) -> bool {
+fn match_holds(Match { selector, operator, value, .. }: &Match, row: &Value) -> bool {
     let text = |found: &Value| {
         let found = found.as_str().unwrap_or_default();
         let holds = if operator.relation == Relation::Equal {
@@ -181,9 +226,10 @@ proptest! {
     #[test]
     fn an_expression_is_read_as_it_was_meant(expression in expression(), style: u8, row in row()) {
         let text = write(&expression, style);
-        let read = FilterExpression::parse(&text).map_err(TestCaseError::fail)?;
-        prop_assert_eq!(&read.0, &expression, "{}", text);
-        let filter = read.bind(&ROW).map_err(TestCaseError::fail)?;
+        let fail = |error: FilterError| TestCaseError::fail(error.to_string());
+        let read = FilterExpression::parse(&text).map_err(fail)?;
+        prop_assert_eq!(without_places(read.expression.clone()), expression.clone(), "{}", text);
+        let filter = read.bind(&ROW).map_err(fail)?;
         prop_assert_eq!(filter.keeps(&row), holds(&expression, &row), "{} on {}", text, row);
     }
 
@@ -196,12 +242,14 @@ proptest! {
         let cut = text.char_indices().map(|(at, _)| at).nth(cut.index(text.chars().count())).unwrap_or(0);
         let text = format!("{}{more}{}", &text[..cut], &text[cut..]);
         for text in [&text, &text[..cut]] {
-            if let Err(why) = FilterExpression::parse(text) {
+            if let Err(error) = FilterExpression::parse(text) {
+                let why = error.to_string();
                 let (line, rest) = why.split_once(':').unwrap();
                 let (column, rest) = rest.split_once(" (").unwrap();
                 let (offset, _) = rest.split_once("): ").unwrap();
                 prop_assert!(line.parse::<usize>().unwrap() >= 1 && column.parse::<usize>().is_ok());
                 prop_assert!(offset.parse::<usize>().unwrap() <= text.len(), "{}", why);
+                prop_assert_eq!(text[..error.offset()].chars().count() + 1, error.column());
             }
         }
     }

@@ -72,7 +72,7 @@ impl Group {
 /// Go's text.
 pub(super) fn parse(text: &str) -> Result<Pattern, String> {
     if text.len() > LENGTH_MAX {
-        return Err(format!("The dev registry reads regular expressions of up to {LENGTH_MAX} bytes"));
+        return Err(format!("Regular expressions of up to {LENGTH_MAX} bytes are read"));
     }
     let flags = Flags { folds_case: false, several_lines: false, dot_has_line_end: false };
     Parser { text, rest: text, flags, groups: Vec::new(), group: Group::new(flags) }.read()
@@ -183,7 +183,7 @@ impl<'a> Parser<'a> {
             }
         }
         if self.groups.len() == NESTED_MAX {
-            return Err(format!("The dev registry reads at most {NESTED_MAX} groups within each other"));
+            return Err(format!("At most {NESTED_MAX} groups within each other are read"));
         }
         let inner = Group::new(outer);
         self.groups.push(std::mem::replace(&mut self.group, inner));
@@ -322,7 +322,7 @@ impl<'a> Parser<'a> {
             let Some(end) = self.rest.find('}') else { return wrong(BAD_RANGE, before) };
             self.skip(end + 1);
         }
-        Err(format!("The dev registry has no Unicode classes in regular expressions: {}", self.since(before)))
+        Err(format!("Unicode classes in regular expressions are not read: {}", self.since(before)))
     }
 
     /// A single character after a backslash.

@@ -4,36 +4,36 @@
 
 use std::collections::BTreeSet;
 
-use crate::golang::quote;
+use crate::{error::FilterError, golang::quote};
 
 /// The mark of the end of the text among what was expected.
 const END: &str = "!.";
 
 /// A place in a text.
 #[derive(Debug)]
-pub(super) struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     text: &'a str,
     /// Bytes read.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// Within a predicate that must not match: there a match is what is not expected.
     inverted: bool,
     farthest: usize,
     expected: BTreeSet<String>,
-    errors: Vec<String>,
+    errors: Vec<FilterError>,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         Self { text, at: 0, inverted: false, farthest: 0, expected: BTreeSet::new(), errors: Vec::new() }
     }
 
     /// The text from `start` to here.
-    pub(super) fn since(&self, start: usize) -> &'a str {
+    pub(crate) fn since(&self, start: usize) -> &'a str {
         &self.text[start..self.at]
     }
 
     /// Reads `literal`.
-    pub(super) fn literal(&mut self, literal: &str) -> bool {
+    pub(crate) fn literal(&mut self, literal: &str) -> bool {
         let start = self.at;
         let fits = self.text[start..].starts_with(literal);
         if fits {
@@ -44,7 +44,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads one character of a class with this name.
-    pub(super) fn class(&mut self, name: &str, has: impl Fn(char) -> bool) -> bool {
+    pub(crate) fn class(&mut self, name: &str, has: impl Fn(char) -> bool) -> bool {
         let start = self.at;
         let found = self.text[start..].chars().next().filter(|char| has(*char));
         self.at += found.map_or(0, char::len_utf8);
@@ -53,17 +53,17 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads any character.
-    pub(super) fn any(&mut self) -> bool {
+    pub(crate) fn any(&mut self) -> bool {
         self.class(".", |_| true)
     }
 
     /// Whether the text ends here.
-    pub(super) fn end(&mut self) -> bool {
+    pub(crate) fn end(&mut self) -> bool {
         self.not(|scanner| scanner.any().then_some(()))
     }
 
     /// Reads what `read` reads, or nothing.
-    pub(super) fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    pub(crate) fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let start = self.at;
         let result = read(self);
         if result.is_none() {
@@ -73,7 +73,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether `read` reads nothing here. Reads nothing itself.
-    pub(super) fn not<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> bool {
+    pub(crate) fn not<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> bool {
         let start = self.at;
         self.inverted = !self.inverted;
         let result = read(self);
@@ -83,7 +83,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether `read` reads something here. Reads nothing itself.
-    pub(super) fn ahead<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> bool {
+    pub(crate) fn ahead<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> bool {
         let start = self.at;
         let result = read(self);
         self.at = start;
@@ -91,10 +91,11 @@ impl<'a> Scanner<'a> {
     }
 
     /// Adds an error at `at`, found by a rule. An equal error counts once.
-    pub(super) fn fail(&mut self, at: usize, rule: &str, why: &str) {
-        let text = format!("{}: rule {}: {why}", self.place(at), quote(rule));
-        if !self.errors.contains(&text) {
-            self.errors.push(text);
+    pub(crate) fn fail(&mut self, at: usize, rule: &str, why: &str) {
+        let why = format!("rule {}: {why}", quote(rule));
+        let error = FilterError::at(self.text, at, why).with_place(&self.place(at));
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
         }
     }
 
@@ -102,11 +103,11 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// Every error that was found, a line each; without one, what was expected at the farthest place.
-    pub(super) fn finish<T>(mut self, result: Option<T>) -> Result<T, String> {
+    pub(crate) fn finish<T>(mut self, result: Option<T>) -> Result<T, FilterError> {
         match result {
             Some(value) if self.errors.is_empty() => return Ok(value),
             None if self.errors.is_empty() => {}
-            _ => return Err(self.errors.join("\n")),
+            _ => return Err(FilterError::join(self.errors)),
         }
         let end = self.expected.remove(END);
         let mut expected: Vec<&str> = self.expected.iter().map(String::as_str).collect();
@@ -118,7 +119,8 @@ impl<'a> Scanner<'a> {
             Some((last, others)) => format!("{} or {last}", others.join(", ")),
             None => String::new(),
         };
-        Err(format!("{}: no match found, expected: {list}", self.place(self.farthest)))
+        let why = format!("no match found, expected: {list}");
+        Err(FilterError::at(self.text, self.farthest, why).with_place(&self.place(self.farthest)))
     }
 
     /// Keeps what was expected at the farthest place.

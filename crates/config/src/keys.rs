@@ -90,18 +90,61 @@ const CONFIG_FILE: &[KeySpec] = keys! {
     on_change { signal http restart at_once min_interval }
 };
 
-/// The keys of `defaults`: those of an upstream without its own five.
-pub(crate) const POLICY: &[KeySpec] = UPSTREAM.split_at(5).1;
+/// The keys of a document about a service: those of an upstream without what says which instances and listeners it has.
+pub(crate) const SERVICE_DOCUMENT: &[KeySpec] = UPSTREAM.split_at(5).1;
+
+/// The keys of `defaults`: those of a document about a service without its traffic rules.
+pub(crate) const POLICY: &[KeySpec] = SERVICE_DOCUMENT.split_at(5).1;
+
+/// The traffic rules of an upstream. For this table each is a value; what is in it is below.
+pub(crate) const TRAFFIC: &[KeySpec] = SERVICE_DOCUMENT.split_at(5).0;
+
+pub(crate) const SUBSET: &[KeySpec] = keys! { tags meta filter };
+
+/// Of a split.
+pub(crate) const SPLIT_ENTRY: &[KeySpec] = keys! { subset service weight };
+
+pub(crate) const STICKY: &[KeySpec] = keys! { header cookie };
+
+/// The first ones are those of a policy that a route may have.
+pub(crate) const ROUTE: &[KeySpec] = keys! {
+    timeout per_try_timeout deadline body_idle retry [RETRY] hedge [HEDGE]
+    match [ROUTE_MATCH]
+    to { subset service split sticky [STICKY] }
+    on_empty rewrite { prefix }
+    headers { set add remove }
+};
+
+/// The keys of a route that are those of a policy.
+pub(crate) const ROUTE_POLICY: &[KeySpec] = ROUTE.split_at(6).0;
+
+pub(crate) const ROUTE_MATCH: &[KeySpec] = keys! { path { exact prefix regex } headers query methods };
+
+/// How a header field or a parameter is matched.
+pub(crate) const VALUE_MATCH: &[KeySpec] = keys! { present exact prefix suffix regex not };
+
+pub(crate) const MIRROR: &[KeySpec] = keys! {
+    to { subset service }
+    share methods credentials max_in_flight timeout
+};
+
+/// The keys of `on_empty`, where it is a mapping.
+pub(crate) const ON_EMPTY: &[KeySpec] = keys! { subset };
+
+const RETRY: &[KeySpec] = keys! {
+    max_retries backoff_base backoff_max statuses non_idempotent max_retry_after stalled max_body
+    budget { ratio min_per_second window }
+};
+
+const HEDGE: &[KeySpec] = keys! { percentile min_delay };
 
 pub(crate) const UPSTREAM: &[KeySpec] = keys! {
     service listen hosts tags datacenter
+    subsets split sticky routes mirror
     balance timeout per_try_timeout deadline connect_timeout body_idle
     max_in_flight max_pending pending_timeout
-    retry {
-        max_retries backoff_base backoff_max statuses non_idempotent max_retry_after stalled max_body
-        budget { ratio min_per_second window }
-    }
-    hedge { percentile min_delay }
+    retry [RETRY]
+    hedge [HEDGE]
     circuit_breaker {
         failure_ratio window min_requests consecutive_failures open_for max_open_for probes
     }

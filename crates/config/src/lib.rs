@@ -33,6 +33,7 @@ mod diff;
 mod documents;
 mod error;
 mod expand;
+mod http_words;
 mod keys;
 mod layers;
 mod load;
@@ -48,6 +49,7 @@ mod small_file;
 mod state_folder;
 mod summary;
 mod text;
+mod traffic_text;
 mod units;
 
 pub use data::{DataError, DataNode};

@@ -39,8 +39,8 @@ pub use registry::{
 };
 pub use service::{ExpectedStatus, Health, Probe, ReachTest, Service, Weights};
 pub use traffic::{
-    FilterText, Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch, RouteTarget,
-    Split, SplitEntry, SplitTarget, Sticky, Subset, TrafficRules, ValueMatch, ValueTest,
+    Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch, RouteTarget, SUBSET_FIELDS,
+    Split, SplitEntry, SplitTarget, Sticky, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest,
 };
 
 /// All settings of one sidecar.

@@ -233,7 +233,7 @@ pub(crate) fn path(text: &str) -> Result<String, InvalidValue> {
     Err(InvalidValue::new("is not a path", hint))
 }
 
-fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     let is_token_byte = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty() && text.len() <= 128 && text.bytes().all(is_token_byte)
 }
@@ -290,6 +290,19 @@ pub(crate) fn header_value(text: &str) -> Result<Secret, InvalidValue> {
     }
     let hint = "at most 4096 characters of printable ASCII, without a space at the begin or the end";
     Err(InvalidValue::new("cannot be sent in a header field", hint))
+}
+
+/// The name of a subset.
+pub(crate) fn subset(text: &str) -> Result<String, InvalidValue> {
+    let is_valid =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+    match (1..=63).contains(&text.len()) && text.bytes().all(is_valid) {
+        true => Ok(text.to_owned()),
+        false => Err(InvalidValue::new(
+            "cannot be the name of a subset",
+            "write small letters, digits, - and _, at most 63",
+        )),
+    }
 }
 
 /// Key of a registration's metadata, by Consul's rules.

@@ -69,6 +69,7 @@ impl Writer {
                     entries.iter().map(|(key, value)| format!("{}: {}", quote(key), quote_value(value)));
                 format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
             }
+            DisplayValue::Nested(flow) => flow.to_string(),
         };
         self.line(&path, &mut item, &format!("{name}: {value}  # {origin}"));
         self.open_sections = path;

@@ -7,8 +7,12 @@ use crate::{
     ApiListen, AppConfigSettings, AppSignal, AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConfigFile,
     ConfigFormat, ConsulSettings, DnsAnswer, DnsBrowsers, DynamicConfig, Health, HedgePolicy, InheritedToken,
     KvLayout, Layer, LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection, Policy, Pool, Probe,
-    ProcessGroup, Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Service, SettingGroup,
-    SpringSource, Token, Upstream, WorkerThreads, format_duration, format_size, keys::join,
+    ProcessGroup, Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Route, Service,
+    SettingGroup, SpringSource, Token, TrafficRules, Upstream, WorkerThreads,
+    check::ServicePolicies,
+    format_duration, format_size,
+    keys::join,
+    traffic_text::{self, Flow},
 };
 
 /// Replaces a secret.
@@ -28,6 +32,8 @@ pub(crate) enum DisplayValue {
     Text(String),
     List(Vec<String>),
     Map(BTreeMap<String, String>),
+    /// Several values within each other.
+    Nested(Flow),
 }
 
 impl fmt::Display for DisplayValue {
@@ -42,6 +48,7 @@ impl fmt::Display for DisplayValue {
                 let entries = entries.iter().map(|(key, value)| format!("{key}: {value}"));
                 write!(f, "{{{}}}", entries.collect::<Vec<_>>().join(", "))
             }
+            Self::Nested(flow) => flow.fmt(f),
         }
     }
 }
@@ -76,11 +83,15 @@ fn collect_settings(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setti
     list.outbound(config);
     list.policy("defaults", &config.defaults, |_| true);
     for (n, upstream) in config.upstreams.iter().enumerate() {
-        list.upstream(&format!("upstreams[{n}]"), upstream, &wanted);
+        let path = format!("upstreams[{n}]");
+        list.upstream(&path, upstream);
+        list.traffic(&path, (&upstream.traffic, &upstream.policy), config);
+        list.policy(&path, &upstream.policy, &wanted);
     }
     for (n, tuned) in config.tuned.iter().enumerate() {
         let path = tuned_path(n);
         list.text(join(&path, "service"), &tuned.service);
+        list.traffic(&path, (&tuned.traffic, &tuned.policy), config);
         list.policy(&path, &tuned.policy, &wanted);
     }
     list.dynamic_config(&config.dynamic_config);
@@ -124,6 +135,26 @@ fn own_layers<'a>(origins: &'a Origins, key: &str) -> &'a [Layer] {
             None => return &[],
         }
     }
+}
+
+/// What a route sets of the policy of its target, as in a file.
+fn list_route_policy(route: &Route, own: &Policy, others: &ServicePolicies) -> Vec<(String, Flow)> {
+    let Some(policy) = &route.policy else { return Vec::new() };
+    let list = |policy: &Policy| {
+        let mut list = SettingList(Vec::new());
+        list.policy("", policy, |_| true);
+        list.0
+    };
+    let before = list(others.of_target(&route.to, own));
+    let mut root = Vec::new();
+    for Setting { key, value } in list(policy).into_iter().filter(|setting| !before.contains(setting)) {
+        let value = match value {
+            DisplayValue::List(items) => Flow::List(items.into_iter().map(Flow::Scalar).collect()),
+            other => Flow::Scalar(other.to_string()),
+        };
+        traffic_text::insert(&mut root, &key, value);
+    }
+    root
 }
 
 struct SettingList(Vec<Setting>);
@@ -237,7 +268,7 @@ impl SettingList {
         self.text("outbound.limits.tunnel_idle", format_duration(limits.tunnel_idle));
     }
 
-    fn upstream(&mut self, path: &str, upstream: &Upstream, wanted: impl Fn(&str) -> bool) {
+    fn upstream(&mut self, path: &str, upstream: &Upstream) {
         self.text(join(path, "service"), &upstream.service);
         self.text_if_some(&join(path, "listen"), upstream.listen.as_ref());
         if !upstream.hosts.is_empty() {
@@ -247,7 +278,29 @@ impl SettingList {
             self.list(join(path, "tags"), &upstream.tags);
         }
         self.text_if_some(&join(path, "datacenter"), upstream.datacenter.as_ref());
-        self.policy(path, &upstream.policy, wanted);
+    }
+
+    /// The rules of a service with this policy.
+    fn traffic(&mut self, path: &str, (rules, own): (&TrafficRules, &Policy), config: &Config) {
+        let TrafficRules { subsets, split, routes, mirror } = rules;
+        let mut nested = |name: &str, flow| self.push(join(path, name), DisplayValue::Nested(flow));
+        if !subsets.is_empty() {
+            nested("subsets", traffic_text::subsets(subsets));
+        }
+        if let Some(split) = split {
+            nested("split", traffic_text::split(split));
+            if let Some(sticky) = &split.sticky {
+                nested("sticky", traffic_text::sticky(sticky));
+            }
+        }
+        if !routes.is_empty() {
+            let others = ServicePolicies::new(config);
+            let route = |route: &Route| traffic_text::route(route, list_route_policy(route, own, &others));
+            nested("routes", Flow::List(routes.iter().map(route).collect()));
+        }
+        if let Some(mirror) = mirror {
+            nested("mirror", traffic_text::mirror(mirror));
+        }
     }
 
     /// The settings of a policy that `wanted` picks by their key.

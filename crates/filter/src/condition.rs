@@ -1,9 +1,10 @@
 //! An expression with the types of a row, and its evaluation.
 
 use crate::{
-    FieldType, FilterError, FilterValue,
+    error::FilterError,
     golang::{Regexp, parse_bool, parse_int, quote},
     grammar::{Expression, Match, Operator, Relation},
+    row::{FieldType, FilterValue},
 };
 
 /// An expression over the fields of one kind of row.

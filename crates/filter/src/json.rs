@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::FilterValue;
+use crate::row::FilterValue;
 
 impl<'a> FilterValue<'a> for &'a Value {
     fn text(self) -> &'a str {

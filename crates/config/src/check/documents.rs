@@ -1,14 +1,15 @@
 //! Reads a policy from several layers: what the file says, and documents over it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     policy::{bounded_values, read_policy},
     prune::prune_layers,
     reader::{Reader, Source},
+    traffic::{ServicePolicies, TrafficReading},
 };
 use crate::{
-    Bounds, Origin, Origins, Policy, Problem, UnknownKeys,
+    DynamicConfig, Origin, Origins, Policy, Problem, TrafficRules, UnknownKeys,
     error::InvalidValue,
     keys::{self, KeySpec},
     policy_source::FilePolicies,
@@ -35,6 +36,18 @@ pub(crate) struct PolicyReader<'a> {
 /// A section of the file, and the keys that it may have.
 type FileSection<'n> = (Option<&'n Node>, &'static [KeySpec]);
 
+/// What is read: a policy and, of a service, its traffic rules.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) path: &'a str,
+    /// `None`: the defaults.
+    pub(crate) service: Option<&'a str>,
+    /// What it is without any layer.
+    pub(crate) policy: &'a Policy,
+    /// The same of its rules. Absent: none.
+    pub(crate) traffic: Option<&'a TrafficRules>,
+}
+
 /// What the policies were read with.
 #[derive(Debug)]
 pub(crate) struct PolicyReading {
@@ -47,38 +60,68 @@ impl<'a> PolicyReader<'a> {
     /// `origins`: those of the settings that are read elsewhere.
     pub(crate) fn new(
         file: &'a FilePolicies,
-        bounds: &BTreeMap<String, Bounds>,
+        rules: &DynamicConfig,
         origins: Origins,
         unknown: UnknownKeys,
     ) -> Self {
         let mut reader = Reader::new(&file.file, file.renamed.clone(), &file.env, file.overlay.clone());
-        reader.bounds.clone_from(bounds);
+        reader.bounds.clone_from(&rules.bounds);
+        reader.allow_services.clone_from(&rules.allow_services);
         reader.origins = origins;
         Self { reader, file, unknown }
     }
 
-    /// `base`, overridden by the file's section, which may have `keys`, and then by each of `documents`. The last of them is checked
-    /// against `dynamic_config.bounds`: those before it were the last one when they were accepted.
+    /// A document is read without the layers that are below it in a sidecar.
+    pub(crate) fn read_alone(mut self) -> Self {
+        self.reader.is_alone = true;
+        self
+    }
+
+    /// `subject`, overridden by the file's section, which may have `keys`, and then by each of `documents`. The last of them is
+    /// checked against `dynamic_config.bounds`: those before it were the last one when they were accepted.
     pub(crate) fn read(
         &mut self,
-        path: &str,
-        base: &Policy,
+        subject: Subject<'_>,
         section: FileSection<'_>,
         documents: &[&DocumentTree],
-    ) -> Policy {
-        let policy = self.read_layers(path, base, section, documents);
+    ) -> (Policy, TrafficReading) {
+        let (policy, traffic) = self.read_layers(subject, section, documents);
         if let Some((last, below)) = documents.split_last()
             && !self.reader.bounds.is_empty()
         {
             let origins = std::mem::take(&mut self.reader.origins);
             let known = (self.reader.problems.len(), self.reader.warnings.len());
-            let before = self.read_layers(path, base, section, below);
+            let (before, _) = self.read_layers(subject, section, below);
             self.reader.problems.truncate(known.0);
             self.reader.warnings.truncate(known.1);
             self.reader.origins = origins;
             self.check_bounds(last, &before, &policy);
         }
-        policy
+        (policy, traffic)
+    }
+
+    /// The rules of a service at this path, with the policies of its routes; `own` is its policy.
+    pub(crate) fn finish_traffic(
+        &mut self,
+        path: &str,
+        traffic: TrafficReading,
+        own: &Policy,
+        others: &ServicePolicies,
+    ) -> TrafficRules {
+        let r = &mut self.reader;
+        let before = (r.problems.len(), r.warnings.len());
+        let rules = traffic.finish(r, path, own, others);
+        shorten_keys(r, before, path);
+        rules
+    }
+
+    /// Reports services that would send each other's requests around, at the split of the service at this path.
+    pub(crate) fn report_cycle(&mut self, path: &str, cycle: &[String]) {
+        let key = keys::join(path, "split");
+        let before = (self.reader.problems.len(), self.reader.warnings.len());
+        let what = format!("requests would go around: {}", cycle.join(" → "));
+        self.reader.report_set(&key, what, "leave one of these services out of the other's split");
+        shorten_keys(&mut self.reader, before, path);
     }
 
     /// Reports what the document takes out of its bounds without a value that says so: by `off` or `on` of a section, by `null`, and by a
@@ -103,11 +146,10 @@ impl<'a> PolicyReader<'a> {
 
     fn read_layers(
         &mut self,
-        path: &str,
-        base: &Policy,
+        Subject { path, service, policy, traffic }: Subject<'_>,
         (section, keys): FileSection<'_>,
         documents: &[&DocumentTree],
-    ) -> Policy {
+    ) -> (Policy, TrafficReading) {
         let mut sources = Vec::new();
         let mut layers = Vec::new();
         if let Some(section) = section {
@@ -117,23 +159,25 @@ impl<'a> PolicyReader<'a> {
         for document in documents {
             let DocumentTree { key, index, root } = *document;
             let source = Source::Document { key: Arc::clone(key), index: *index, unknown: self.unknown };
-            sources.push((source, keys::POLICY));
+            let keys = if service.is_some() { keys::SERVICE_DOCUMENT } else { keys::POLICY };
+            sources.push((source, keys));
             layers.push(root.clone());
         }
         prune_layers(&mut layers);
-        let mut policy = base.clone();
+        let mut policy = policy.clone();
+        let mut traffic = traffic.cloned().map(TrafficReading::from).unwrap_or_default();
         let r = &mut self.reader;
         for ((source, keys), layer) in sources.into_iter().zip(&layers) {
             r.source = source;
             let before = (r.problems.len(), r.warnings.len());
             let section = r.open_section(path.to_owned(), keys, Some(layer));
             policy = read_policy(r, &section, &policy);
-            let problems = r.problems.iter_mut().skip(before.0);
-            problems
-                .chain(r.warnings.iter_mut().skip(before.1))
-                .for_each(|problem| shorten_key(problem, path));
+            if let Some(service) = service {
+                traffic.read(r, &section, service);
+            }
+            shorten_keys(r, before, path);
         }
-        policy
+        (policy, traffic)
     }
 
     pub(crate) fn finish(self) -> PolicyReading {
@@ -167,6 +211,12 @@ impl Mention {
             && matches!(&node.value, NodeValue::Scalar(text) if units::switch(text) == Ok(false));
         out
     }
+}
+
+/// Shortens the keys of the problems and warnings after the first `known` ones.
+fn shorten_keys(r: &mut Reader<'_>, known: (usize, usize), path: &str) {
+    let problems = r.problems.iter_mut().skip(known.0);
+    problems.chain(r.warnings.iter_mut().skip(known.1)).for_each(|problem| shorten_key(problem, path));
 }
 
 /// The key of a problem of a document as the document has it.

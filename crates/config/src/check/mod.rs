@@ -20,13 +20,15 @@ mod registry;
 mod section;
 mod service;
 mod state_dir;
+mod traffic;
 mod upstreams;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use documents::{DocumentTree, PolicyReader, PolicyReading, parse_scalar};
+pub(crate) use documents::{DocumentTree, PolicyReader, PolicyReading, Subject, parse_scalar};
 use reader::Reader;
 use section::Section;
+pub(crate) use traffic::{ServicePolicies, ServiceSplits, TrafficReading, find_cycle};
 
 use crate::{
     AwaitApp, Config, DiscoverySettings, Drain, Environment, InheritedToken, Limits, Log, LogFormat,
@@ -73,7 +75,7 @@ pub(crate) fn check(
     config.dynamic_config = dynamic_config::read_dynamic_config(&mut r, &section, &config.registry);
     let section = r.section(&root, "defaults");
     config.defaults = policy::read_policy(&mut r, &section, &config.defaults);
-    config.upstreams = upstreams::read_upstreams(&mut r, &root, &config.defaults);
+    upstreams::read_upstreams(&mut r, &root, &mut config);
     let section = r.section(&root, "admin");
     r.set(&section, "listen", &mut config.admin.listen, address::listen_address);
     config.admin.metrics_listen = r.get(&section, "metrics_listen", address::listen_address);

@@ -9,7 +9,7 @@ use crate::{
     Origin, UnknownKeys,
     error::InvalidValue,
     keys::{self, KeySpec},
-    raw::{Node, NodeValue, Position},
+    raw::{KeyNode, Node, NodeValue, Position},
     renamed,
 };
 
@@ -43,24 +43,78 @@ impl Reader<'_> {
 
     /// The sections of a list.
     pub(super) fn sections<'n>(&mut self, parent: &Section<'n>, name: &str) -> Vec<Section<'n>> {
-        let (path, keys) = (parent.key(name), parent.subkeys(name));
-        match parent.node(name).map(|node| (node.at, &node.value)) {
-            None | Some((_, NodeValue::Null)) => Vec::new(),
-            Some((_, NodeValue::Seq(items))) => items
+        match parent.node(name) {
+            None => Vec::new(),
+            Some(node) => self.list_sections(&parent.key(name), node, parent.subkeys(name)),
+        }
+    }
+
+    /// The sections of a list that is this node.
+    pub(super) fn list_sections<'n>(
+        &mut self,
+        path: &str,
+        node: &'n Node,
+        keys: &'static [KeySpec],
+    ) -> Vec<Section<'n>> {
+        match &node.value {
+            NodeValue::Null => Vec::new(),
+            NodeValue::Seq(items) => items
                 .iter()
                 .enumerate()
                 .map(|(n, item)| self.open_section(format!("{path}[{n}]"), keys, Some(item)))
                 .collect(),
-            Some((at, other)) => {
+            other => {
                 let what = format!("{} is not allowed here", other.kind());
                 self.report(
-                    &self.origin_at(at),
-                    &path,
+                    &self.origin_at(node.at),
+                    path,
                     InvalidValue::new(what, format!("write a list: {path}: [{{...}}]")),
                 );
                 Vec::new()
             }
         }
+    }
+
+    /// The sections of a mapping with free names, each with the key at which it is. A value in place of a section is that of the
+    /// key `main`.
+    pub(super) fn named_sections<'n>(
+        &mut self,
+        path: &str,
+        node: &'n Node,
+        keys: &'static [KeySpec],
+        main: Option<&'static str>,
+    ) -> Vec<(&'n KeyNode, Section<'n>)> {
+        let entries = match &node.value {
+            NodeValue::Map(entries) => entries.as_slice(),
+            NodeValue::Null => &[],
+            other => {
+                let what = format!("{} is not allowed here", other.kind());
+                let wrong = InvalidValue::new(what, "write a mapping: {NAME: …}");
+                self.report(&self.origin_at(node.at), path, wrong);
+                &[]
+            }
+        };
+        let mut out: Vec<(&KeyNode, Section<'n>)> = Vec::new();
+        for (name, inside) in entries {
+            let path = keys::join(path, &sanitize(&name.name));
+            if let Some((first, _)) = out.iter().find(|(known, _)| known.name == name.name) {
+                let what = format!("is given twice, first on line {}", first.at.line);
+                let at = self.origin_at(name.at);
+                self.report(&at, &path, InvalidValue::new(what, "remove one of them"));
+                continue;
+            }
+            let section = match (main, &inside.value) {
+                (Some(main), NodeValue::Scalar(_)) => Section {
+                    path,
+                    origin: self.origin_at(inside.at),
+                    keys,
+                    entries: vec![(main, inside.at, inside)],
+                },
+                _ => self.open_section(path, keys, Some(inside)),
+            };
+            out.push((name, section));
+        }
+        out
     }
 
     /// Checks that each key of the mapping exists, and is there once.

@@ -68,6 +68,10 @@ pub(super) struct Reader<'a> {
     pub(super) source: Source,
     /// The path of the policy that is being read: `defaults`, `upstreams[0]`.
     policy_path: String,
+    /// A document is read without the layers below it.
+    pub(super) is_alone: bool,
+    /// `dynamic_config.allow_services`.
+    pub(super) allow_services: Vec<String>,
     /// `dynamic_config.bounds`.
     pub(super) bounds: BTreeMap<String, Bounds>,
     /// Collects the settings with bounds of the policy that is read.
@@ -101,6 +105,8 @@ impl<'a> Reader<'a> {
         Self {
             source: Source::File(Arc::clone(file)),
             policy_path: String::new(),
+            is_alone: false,
+            allow_services: Vec::new(),
             bounds: BTreeMap::new(),
             bounded: None,
             unread_bounds: BTreeMap::new(),
@@ -126,6 +132,12 @@ impl<'a> Reader<'a> {
         hint: impl Into<String>,
     ) {
         self.warnings.push(Problem { origin, key: key.to_owned(), what: what.into(), hint: hint.into() });
+    }
+
+    /// Whether a key of the section at this path has a problem.
+    pub(super) fn has_problem_below(&self, path: &str) -> bool {
+        let is_below = |key: &str| key.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+        self.problems.iter().any(|problem| is_below(&problem.key))
     }
 
     /// Reports a value that is wrong beside others, at the place of the value.

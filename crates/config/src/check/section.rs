@@ -3,7 +3,7 @@
 use crate::{
     Origin,
     keys::{self, KeyKind, KeySpec},
-    raw::{Node, Position},
+    raw::{Node, NodeValue, Position},
 };
 
 /// A mapping of the file with valid keys; without entries when the file does not have it.
@@ -24,6 +24,11 @@ impl<'n> Section<'n> {
     /// The value in the file.
     pub(super) fn node(&self, name: &str) -> Option<&'n Node> {
         self.entries.iter().find(|(key, ..)| *key == name).map(|(.., node)| *node)
+    }
+
+    /// Whether the value in the file is a list without items.
+    pub(super) fn is_empty_list(&self, name: &str) -> bool {
+        self.node(name).is_some_and(|node| matches!(&node.value, NodeValue::Seq(items) if items.is_empty()))
     }
 
     pub(super) fn subkeys(&self, name: &str) -> &'static [KeySpec] {

@@ -1,14 +1,25 @@
 //! The declared services.
 
-use super::{policy::read_policy, reader::Reader, section::Section, service::read_required};
+use super::{
+    policy::read_policy,
+    reader::Reader,
+    section::Section,
+    service::read_required,
+    traffic::{ServicePolicies, ServiceSplits, TrafficReading, find_cycle},
+};
 use crate::{Config, Policy, TrafficRules, Upstream, address, error::InvalidValue, names};
 
-pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, defaults: &Policy) -> Vec<Upstream> {
+/// Reads `upstreams`, with the `defaults` of `config`.
+pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, config: &mut Config) {
     let sections = r.sections(root, "upstreams");
     let mut out: Vec<Upstream> = Vec::with_capacity(sections.len());
+    let mut readings = Vec::with_capacity(sections.len());
     for s in &sections {
         let problems = r.problems.len();
-        let upstream = read_upstream(r, s, defaults);
+        let upstream = read_upstream(r, s, &config.defaults);
+        let mut reading = TrafficReading::default();
+        reading.read(r, s, &upstream.service);
+        readings.push(reading);
         // All upstreams with an invalid name would look the same.
         let read = r.problems.len() == problems;
         if read && let Some(first) = out.iter().position(|known| is_same(known, &upstream)) {
@@ -19,7 +30,38 @@ pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, defaults: &
         }
         out.push(upstream);
     }
-    out
+    config.upstreams = out;
+    check_cycles(r, &sections, &config.upstreams, &readings);
+    let policies = ServicePolicies::new(config);
+    for ((s, upstream), reading) in sections.iter().zip(&mut config.upstreams).zip(readings) {
+        upstream.traffic = reading.finish(r, &s.path, &upstream.policy, &policies);
+    }
+}
+
+/// Requests that splits send around go nowhere.
+fn check_cycles(
+    r: &mut Reader<'_>,
+    sections: &[Section<'_>],
+    upstreams: &[Upstream],
+    readings: &[TrafficReading],
+) {
+    let whole = || upstreams.iter().enumerate().filter(|(_, upstream)| upstream.is_whole_service());
+    let mut splits = ServiceSplits::new();
+    for (n, upstream) in whole() {
+        let services = readings.get(n).map(TrafficReading::split_services).unwrap_or_default();
+        splits.insert(upstream.service.to_ascii_lowercase(), services);
+    }
+    for (n, upstream) in whole() {
+        let service = upstream.service.to_ascii_lowercase();
+        let Some(cycle) = find_cycle(&splits, &service) else { continue };
+        // The first one in the order of names stands for all.
+        if cycle.iter().min() == Some(&service)
+            && let Some(s) = sections.get(n)
+        {
+            let what = format!("requests would go around: {}", cycle.join(" → "));
+            r.report_set(&s.key("split"), what, "leave one of these services out of the other's split");
+        }
+    }
 }
 
 fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upstream {

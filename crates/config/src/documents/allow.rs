@@ -9,15 +9,19 @@ use crate::{
 /// The settings of a policy that are in no group, by their key in a document.
 ///
 /// `retry.non_idempotent` makes requests that the app sent once arrive twice.
-const NEVER: [&str; 1] = ["retry.non_idempotent"];
+const NEVER: [&str; 2] = ["retry.non_idempotent", "routes[].retry.non_idempotent"];
 
 /// Keys at the top of a document, beside the sections of a settings file, that no document will ever have.
 const NEVER_AT_TOP: [&str; 5] = ["tls", "protocol", "allow_origins", "api", "dns"];
 
-/// The group of a key of a policy, at the top of a document.
+/// The group of a key at the top of a document.
 fn group_of(name: &str) -> Option<SettingGroup> {
-    let is_policy = keys::POLICY.iter().any(|key| key.name == name);
-    is_policy.then_some(SettingGroup::Tuning)
+    let is_key_of = |keys: &[keys::KeySpec]| keys.iter().any(|key| key.name == name);
+    match (is_key_of(keys::TRAFFIC), is_key_of(keys::POLICY)) {
+        (true, _) => Some(SettingGroup::Routing),
+        (_, true) => Some(SettingGroup::Tuning),
+        _ => None,
+    }
 }
 
 /// Whether no version of Outrigger takes a key of this name at the top of a document: a section of the file, or what an
@@ -43,40 +47,62 @@ pub(crate) struct Forbidden {
     pub(crate) hint: &'static str,
 }
 
-/// Removes every key that the document may not have, and returns them.
-pub(crate) fn take_forbidden(document: &mut Node, rules: &DynamicConfig) -> Vec<Forbidden> {
+/// Removes every key that the document may not have, and returns them. `is_of_service`: it is about one service.
+pub(crate) fn take_forbidden(
+    document: &mut Node,
+    rules: &DynamicConfig,
+    is_of_service: bool,
+) -> Vec<Forbidden> {
     let mut out = Vec::new();
-    walk(document, "", rules, &mut out);
+    walk(document, "", &|group| check_group(group, rules, is_of_service), &mut out);
     out
 }
 
-fn walk(node: &mut Node, path: &str, rules: &DynamicConfig, out: &mut Vec<Forbidden>) {
+/// Why the document may not have a key of this group: what is wrong, and what to do.
+fn check_group(
+    group: SettingGroup,
+    rules: &DynamicConfig,
+    is_of_service: bool,
+) -> Option<(String, &'static str)> {
+    if group == SettingGroup::Routing && !is_of_service {
+        let what = "only a document about one service can have traffic rules".to_owned();
+        return Some((what, "put it into services/NAME or apps/APP/services/NAME"));
+    }
+    (!rules.allow.contains(&group)).then(|| {
+        let what = format!("is of the group {}, which dynamic_config.allow does not have", group.as_str());
+        (what, "add the group in the settings file")
+    })
+}
+
+fn walk(
+    node: &mut Node,
+    path: &str,
+    refusal: &impl Fn(SettingGroup) -> Option<(String, &'static str)>,
+    out: &mut Vec<Forbidden>,
+) {
     match &mut node.value {
         NodeValue::Null | NodeValue::Scalar(_) => {}
         NodeValue::Seq(items) => {
-            items.iter_mut().for_each(|item| walk(item, &format!("{path}[]"), rules, out))
+            items.iter_mut().for_each(|item| walk(item, &format!("{path}[]"), refusal, out))
         }
         NodeValue::Map(entries) => {
+            let of_traffic = keys::TRAFFIC.iter().any(|key| path.split(['.', '[']).next() == Some(key.name));
             entries.retain_mut(|(key, value)| {
                 let path = keys::join(path, &key.name);
                 let group = group_of(&key.name).filter(|_| path == key.name);
                 let never = NEVER.contains(&path.as_str())
-                    || is_path(&key.name)
+                    // Traffic rules have free names, and no path of a file.
+                    || (!of_traffic && is_path(&key.name))
                     || (path == key.name && is_never_at_top(&key.name));
                 if never {
                     let (what, hint) = ("no document can set it".to_owned(), "set it in the settings file");
                     out.push(Forbidden { at: key.at, key: path, what, hint });
                     false
-                } else if let Some(group) = group.filter(|group| !rules.allow.contains(group)) {
-                    let what = format!(
-                        "is of the group {}, which dynamic_config.allow does not have",
-                        group.as_str()
-                    );
-                    let hint = "add the group in the settings file";
+                } else if let Some((what, hint)) = group.and_then(refusal) {
                     out.push(Forbidden { at: key.at, key: path, what, hint });
                     false
                 } else {
-                    walk(value, &path, rules, out);
+                    walk(value, &path, refusal, out);
                     true
                 }
             });

@@ -9,8 +9,12 @@ use super::{
     seats::{SeatCandidate, give_seats},
 };
 use crate::{
-    DynamicConfig, LoadedConfig, Origin, Origins, Policy, Problem, Problems, TunedService, UnknownKeys,
-    check::{DocumentTree, PolicyReader, PolicyReading},
+    Config, DynamicConfig, LoadedConfig, Origin, Origins, Policy, Problem, Problems, TrafficRules,
+    TunedService, UnknownKeys, Upstream,
+    check::{
+        DocumentTree, PolicyReader, PolicyReading, ServicePolicies, ServiceSplits, Subject, TrafficReading,
+        find_cycle,
+    },
     keys,
     policy_source::FilePolicies,
     settings::tuned_path,
@@ -31,6 +35,7 @@ impl LoadedConfig {
             file: self.source.file_policies().unwrap_or(&none),
             defaults: Vec::new(),
             services: BTreeMap::new(),
+            splits: whole_services(self).collect(),
         };
         let app = self.config.services.first().map(|service| service.name.as_str());
         let is_ours = |scope: &DocumentScope<'_>| {
@@ -64,8 +69,12 @@ pub fn check_document(
         parsed.refuse("is not the key of a document".to_owned(), hint);
     }
     let none = FilePolicies::none();
-    let mut reader = PolicyReader::new(&none, &rules.bounds, Origins::default(), unknown);
-    reader.read("defaults", &Policy::default(), (None, keys::POLICY), &[&parsed.tree]);
+    let mut reader = PolicyReader::new(&none, rules, Origins::default(), unknown).read_alone();
+    let service = DocumentScope::of(&document.name).and_then(|scope| scope.service());
+    let base = Policy::default();
+    let subject = Subject { path: "defaults", service, policy: &base, traffic: None };
+    let (policy, traffic) = reader.read(subject, (None, keys::POLICY), &[&parsed.tree]);
+    reader.finish_traffic("defaults", traffic, &policy, &ServicePolicies::new(&Config::default()));
     let PolicyReading { problems, warnings, .. } = reader.finish();
     parsed.problems.extend(problems);
     match parsed.problems.is_empty() {
@@ -81,6 +90,25 @@ struct Layers<'a> {
     defaults: Vec<DocumentTree>,
     /// By the name of the service in lower case.
     services: BTreeMap<String, Vec<DocumentTree>>,
+    /// With the accepted documents.
+    splits: ServiceSplits,
+}
+
+/// The splits of the services that others may name, as far as they name services.
+fn whole_services(loaded: &LoadedConfig) -> impl Iterator<Item = (String, Vec<Arc<str>>)> {
+    let whole = loaded.config.upstreams.iter().filter(|upstream| upstream.is_whole_service());
+    whole.map(|upstream| {
+        let traffic = TrafficReading::from(upstream.traffic.clone());
+        (upstream.service.to_ascii_lowercase(), traffic.split_services())
+    })
+}
+
+/// What became of a document over the layers so far.
+struct Trial {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    /// The services of the split of its service.
+    splits: Option<Vec<Arc<str>>>,
 }
 
 impl Layers<'_> {
@@ -102,12 +130,12 @@ impl Layers<'_> {
         } else if !is_selected {
             result.state = DocumentState::NotSelected;
         } else {
-            let (problems, warnings) = self.try_layer(&scope, &current.tree);
-            (result.problems, result.warnings) = (problems, warnings);
+            let trial = self.try_layer(&scope, &current.tree);
+            (result.problems, result.warnings) = (trial.problems, trial.warnings);
             if result.problems.is_empty() {
                 result.state = DocumentState::Applied;
                 result.in_effect = Some(*index);
-                self.push(&scope, current.tree);
+                self.push(&scope, current.tree, trial.splits);
             }
         }
         if let (None, None, Some(last)) = (result.in_effect, twin, last_good)
@@ -115,24 +143,28 @@ impl Layers<'_> {
         {
             let rules = &self.base.config.dynamic_config;
             let last = Parsed::new(last, rules.prefix.as_deref().unwrap_or_default(), rules);
-            if last.problems.is_empty() && self.try_layer(&scope, &last.tree).0.is_empty() {
+            let trial = self.try_layer(&scope, &last.tree);
+            if last.problems.is_empty() && trial.problems.is_empty() {
                 result.in_effect = Some(last.tree.index);
-                self.push(&scope, last.tree);
+                self.push(&scope, last.tree, trial.splits);
             }
         }
         result
     }
 
-    fn push(&mut self, scope: &DocumentScope<'_>, tree: DocumentTree) {
-        match scope.service() {
-            None => self.defaults.push(tree),
-            Some(service) => self.services.entry(service.to_ascii_lowercase()).or_default().push(tree),
+    fn push(&mut self, scope: &DocumentScope<'_>, tree: DocumentTree, splits: Option<Vec<Arc<str>>>) {
+        let Some(service) = scope.service() else { return self.defaults.push(tree) };
+        let service = service.to_ascii_lowercase();
+        if let Some(splits) = splits {
+            self.splits.insert(service.clone(), splits);
         }
+        self.services.entry(service).or_default().push(tree);
     }
 
     /// The problems and warnings of the document over the layers so far.
-    fn try_layer(&self, scope: &DocumentScope<'_>, tree: &DocumentTree) -> (Vec<Problem>, Vec<Problem>) {
+    fn try_layer(&self, scope: &DocumentScope<'_>, tree: &DocumentTree) -> Trial {
         let mut reader = self.reader(Origins::default());
+        let mut splits = None;
         match scope.service() {
             None => {
                 let defaults: Vec<_> = self.defaults.iter().chain([tree]).collect();
@@ -149,11 +181,25 @@ impl Layers<'_> {
                 let upstreams = self.base.config.upstreams.iter().enumerate();
                 let declared = upstreams.filter(|(_, up)| up.service.eq_ignore_ascii_case(&service));
                 let declared: Vec<_> = declared.map(|(n, _)| n).collect();
+                // Nearly those that the others have in the end; the settings of a route are read again over those.
+                let others = ServicePolicies::new(&self.base.config);
                 for n in &declared {
-                    self.read_upstream(&mut reader, *n, &defaults, &documents);
+                    let (policy, traffic) = self.read_upstream(&mut reader, *n, &defaults, &documents);
+                    let path = format!("upstreams[{n}]");
+                    let is_whole = self.base.config.upstreams.get(*n).is_some_and(Upstream::is_whole_service);
+                    if is_whole {
+                        splits = Some(traffic.split_services());
+                        self.check_cycle(&mut reader, &path, &service, &traffic);
+                    }
+                    reader.finish_traffic(&path, traffic, &policy, &others);
                 }
                 if declared.is_empty() {
-                    reader.read(&tuned_path(0), &defaults, (None, keys::POLICY), &documents);
+                    let path = tuned_path(0);
+                    let (policy, traffic) =
+                        self.read_tuned(&mut reader, (&path, &service), &defaults, &documents);
+                    splits = Some(traffic.split_services());
+                    self.check_cycle(&mut reader, &path, &service, &traffic);
+                    reader.finish_traffic(&path, traffic, &policy, &others);
                 }
             }
         }
@@ -166,11 +212,26 @@ impl Layers<'_> {
             problem.origin = origin;
         }
         warnings.retain(|warning| is_of_document(&warning.origin));
-        (problems, warnings)
+        Trial { problems, warnings, splits }
+    }
+
+    /// Reports that the split of the service leads back to it.
+    fn check_cycle(
+        &self,
+        reader: &mut PolicyReader<'_>,
+        path: &str,
+        service: &str,
+        traffic: &TrafficReading,
+    ) {
+        let mut splits = self.splits.clone();
+        splits.insert(service.to_owned(), traffic.split_services());
+        if let Some(cycle) = find_cycle(&splits, service) {
+            reader.report_cycle(path, &cycle);
+        }
     }
 
     fn reader(&self, origins: Origins) -> PolicyReader<'_> {
-        PolicyReader::new(self.file, &self.base.config.dynamic_config.bounds, origins, UnknownKeys::Warn)
+        PolicyReader::new(self.file, &self.base.config.dynamic_config, origins, UnknownKeys::Warn)
     }
 
     /// Whether the policies of the file can be read again, layer by layer.
@@ -181,7 +242,8 @@ impl Layers<'_> {
     fn read_defaults(&self, reader: &mut PolicyReader<'_>, documents: &[&DocumentTree]) -> Policy {
         let built_in = Policy::default();
         let base = if self.has_file() { &built_in } else { &self.base.config.defaults };
-        reader.read("defaults", base, (self.file.defaults.as_ref(), keys::POLICY), documents)
+        let subject = Subject { path: "defaults", service: None, policy: base, traffic: None };
+        reader.read(subject, (self.file.defaults.as_ref(), keys::POLICY), documents).0
     }
 
     fn read_upstream(
@@ -190,11 +252,29 @@ impl Layers<'_> {
         n: usize,
         defaults: &Policy,
         documents: &[&DocumentTree],
-    ) -> Policy {
-        let own = self.base.config.upstreams.get(n).map(|upstream| &upstream.policy);
-        let base = own.filter(|_| !self.has_file()).unwrap_or(defaults);
+    ) -> (Policy, TrafficReading) {
+        let upstream = self.base.config.upstreams.get(n);
+        let base = upstream.filter(|_| !self.has_file());
         let section = (self.file.upstreams.get(n), keys::UPSTREAM);
-        reader.read(&format!("upstreams[{n}]"), base, section, documents)
+        let subject = Subject {
+            path: &format!("upstreams[{n}]"),
+            service: upstream.map(|upstream| upstream.service.as_str()),
+            policy: base.map_or(defaults, |upstream| &upstream.policy),
+            traffic: base.map(|upstream| &upstream.traffic),
+        };
+        reader.read(subject, section, documents)
+    }
+
+    /// A service that the file does not declare.
+    fn read_tuned(
+        &self,
+        reader: &mut PolicyReader<'_>,
+        (path, service): (&str, &str),
+        defaults: &Policy,
+        documents: &[&DocumentTree],
+    ) -> (Policy, TrafficReading) {
+        let subject = Subject { path, service: Some(service), policy: defaults, traffic: None };
+        reader.read(subject, (None, keys::POLICY), documents)
     }
 
     /// The settings with every accepted document.
@@ -208,22 +288,31 @@ impl Layers<'_> {
         let config = &mut loaded.config;
         config.defaults = self.read_defaults(&mut reader, &self.defaults.iter().collect::<Vec<_>>());
         let mut undeclared = self.services.clone();
+        let (mut declared_rules, mut tuned_rules) = (Vec::new(), Vec::new());
         for (n, upstream) in config.upstreams.iter_mut().enumerate() {
             let name = upstream.service.to_ascii_lowercase();
             let documents: Vec<_> = self.services.get(&name).into_iter().flatten().collect();
-            upstream.policy = self.read_upstream(&mut reader, n, &config.defaults, &documents);
+            let (policy, rules) = self.read_upstream(&mut reader, n, &config.defaults, &documents);
+            upstream.policy = policy;
+            declared_rules.push(rules);
             undeclared.remove(&name);
         }
-        config.tuned = undeclared
-            .into_iter()
-            .enumerate()
-            .map(|(n, (service, documents))| {
-                let documents: Vec<_> = documents.iter().collect();
-                let section = (None, keys::POLICY);
-                let policy = reader.read(&tuned_path(n), &config.defaults, section, &documents);
-                TunedService { service, policy }
-            })
-            .collect();
+        for (n, (service, documents)) in undeclared.into_iter().enumerate() {
+            let documents: Vec<_> = documents.iter().collect();
+            let place = (tuned_path(n), service);
+            let (policy, rules) =
+                self.read_tuned(&mut reader, (&place.0, &place.1), &config.defaults, &documents);
+            config.tuned.push(TunedService { service: place.1, policy, traffic: TrafficRules::default() });
+            tuned_rules.push(rules);
+        }
+        let policies = ServicePolicies::new(config);
+        for (n, (upstream, rules)) in config.upstreams.iter_mut().zip(declared_rules).enumerate() {
+            let path = format!("upstreams[{n}]");
+            upstream.traffic = reader.finish_traffic(&path, rules, &upstream.policy, &policies);
+        }
+        for (n, (tuned, rules)) in config.tuned.iter_mut().zip(tuned_rules).enumerate() {
+            tuned.traffic = reader.finish_traffic(&tuned_path(n), rules, &tuned.policy, &policies);
+        }
         loaded.origins = reader.finish().origins;
         let documents = config.tuned.iter().map(|tuned| self.services.get(&tuned.service));
         for (n, documents) in documents.enumerate() {
@@ -240,8 +329,8 @@ impl Layers<'_> {
 fn is_policy_key(key: &str) -> bool {
     let below = |section: &str| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
     let of_upstream = key.strip_prefix("upstreams[").and_then(|rest| rest.split_once("]."));
-    let name = of_upstream.and_then(|(_, rest)| rest.split('.').next());
-    below("defaults") || name.is_some_and(|name| keys::POLICY.iter().any(|key| key.name == name))
+    let name = of_upstream.and_then(|(_, rest)| rest.split(['.', '[']).next());
+    below("defaults") || name.is_some_and(|name| keys::SERVICE_DOCUMENT.iter().any(|key| key.name == name))
 }
 
 #[cfg(test)]

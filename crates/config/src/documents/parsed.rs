@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{MAX_DOCUMENT_BYTES, SettingsDocument, allow::take_forbidden, settings_prefix};
+use super::{
+    MAX_DOCUMENT_BYTES, SettingsDocument, allow::take_forbidden, scope::DocumentScope, settings_prefix,
+};
 use crate::{
     DynamicConfig, Origin, Problem,
     check::{DocumentTree, parse_scalar},
@@ -40,9 +42,10 @@ impl Parsed {
             parsed.refuse("is not UTF-8".to_owned(), "write YAML or JSON");
             return parsed;
         };
+        let is_of_service = DocumentScope::of(&document.name).is_some_and(|scope| scope.service().is_some());
         match raw::parse_as(text, Dialect::Document) {
             Ok(mut root) => {
-                for forbidden in take_forbidden(&mut root, rules) {
+                for forbidden in take_forbidden(&mut root, rules, is_of_service) {
                     parsed.report(forbidden.at, &forbidden.key, forbidden.what, forbidden.hint);
                 }
                 parsed.tree.root = root;

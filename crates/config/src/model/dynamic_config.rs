@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Policy;
+use super::{Policy, TrafficRules};
 
 /// Which documents of the registry's KV set how services are called, and what they may set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,8 @@ impl Default for DynamicConfig {
 pub enum SettingGroup {
     /// How a service is called: the keys of `defaults`, except `retry.non_idempotent`.
     Tuning,
-    /// Which instances of a service are called. It has no settings yet.
+    /// Which instances of a service are called: `subsets`, `split`, `sticky`, `routes` and `mirror`. Only documents about one
+    /// service have them; what they send to another service needs [`DynamicConfig::allow_services`].
     Routing,
 }
 
@@ -54,6 +55,8 @@ pub struct TunedService {
     pub service: String,
     /// The policy: the defaults, overridden by the documents.
     pub policy: Policy,
+    /// The rules of the documents.
+    pub traffic: TrafficRules,
 }
 
 /// What becomes of a key that no version of Outrigger up to this one knows.

@@ -25,6 +25,13 @@ pub struct Upstream {
     pub traffic: TrafficRules,
 }
 
+impl Upstream {
+    /// Whether it has neither tags nor a datacenter: it is the service that others name.
+    pub fn is_whole_service(&self) -> bool {
+        self.tags.is_empty() && self.datacenter.is_none()
+    }
+}
+
 /// How a service is called.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use outrigger_filter::{FieldType, Filter, FilterError, FilterExpression};
+
 use super::Policy;
 
 /// The rules of an upstream. The default has none: every request may go to every instance.
@@ -27,16 +29,107 @@ pub struct Subset {
     /// The instance's metadata has these keys, with values that match. Default: none is asked for.
     pub meta: Vec<(String, Glob)>,
     /// An expression of Consul's filter language over the instance. Absent: none.
-    pub filter: Option<FilterText>,
+    pub filter: Option<SubsetFilter>,
 }
 
-/// A filter expression as it is written, and known to be valid.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FilterText(pub Arc<str>);
+/// A filter expression over an instance, which may select [`SUBSET_FIELDS`].
+#[derive(Debug, Clone)]
+pub struct SubsetFilter {
+    text: Arc<str>,
+    filter: Arc<Filter>,
+}
+
+/// What the filter of a subset may select of an instance: what a registry keeps of it. Outputs and notes of checks change all the
+/// time, and would make every change of them a change of the instance.
+pub const SUBSET_FIELDS: FieldType = FieldType::Record(&[
+    (
+        "Service",
+        FieldType::Record(&[
+            ("ID", FieldType::Text),
+            ("Service", FieldType::Text),
+            ("Tags", FieldType::List(&FieldType::Text)),
+            ("Meta", FieldType::Map(&FieldType::Text)),
+            ("Address", FieldType::Text),
+            ("Port", FieldType::Integer),
+            (
+                "Weights",
+                FieldType::Record(&[("Passing", FieldType::Integer), ("Warning", FieldType::Integer)]),
+            ),
+        ]),
+    ),
+    (
+        "Node",
+        FieldType::Record(&[
+            ("Node", FieldType::Text),
+            ("Address", FieldType::Text),
+            ("Datacenter", FieldType::Text),
+            ("Meta", FieldType::Map(&FieldType::Text)),
+        ]),
+    ),
+    (
+        "Checks",
+        FieldType::List(&FieldType::Record(&[
+            ("Node", FieldType::Text),
+            ("CheckID", FieldType::Text),
+            ("Name", FieldType::Text),
+            ("Status", FieldType::Text),
+            ("ServiceID", FieldType::Text),
+            ("ServiceName", FieldType::Text),
+            ("ServiceTags", FieldType::List(&FieldType::Text)),
+            ("Type", FieldType::Text),
+        ])),
+    ),
+]);
+
+impl SubsetFilter {
+    /// Reads a filter.
+    ///
+    /// # Errors
+    /// The expression is wrong, or selects something else.
+    pub fn parse(text: &str) -> Result<Self, FilterError> {
+        let filter = FilterExpression::parse(text)?.bind(&SUBSET_FIELDS)?;
+        Ok(Self { text: text.into(), filter: Arc::new(filter) })
+    }
+
+    /// The expression as it is written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The filter.
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+}
+
+impl PartialEq for SubsetFilter {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for SubsetFilter {}
 
 /// A text in which `*` stands for any characters, also none. Nothing else is special.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob(pub Arc<str>);
+
+impl Glob {
+    /// Whether `text` is matched as a whole.
+    pub fn matches(&self, text: &str) -> bool {
+        let Some((first, rest)) = self.0.split_once('*') else { return *self.0 == *text };
+        let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+        let inner = text.strip_prefix(first).and_then(|text| text.strip_suffix(last));
+        // The first place of each part is as good as any later one.
+        let after = |text: &'_ str, part: &str| text.find(part).map(|at| at + part.len());
+        inner.is_some_and(|mut text| {
+            middle.split('*').all(|part| {
+                let found = after(text, part).and_then(|end| text.get(end..));
+                found.map(|rest| text = rest).is_some()
+            })
+        })
+    }
+}
 
 /// Where the requests go, in shares.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +161,7 @@ pub enum SplitTarget {
 /// The text of a request by which its part of a split is chosen. A request without it takes its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sticky {
-    /// The value of this header, whose name is in lower case.
+    /// The value of this header, by its name in lower case.
     Header(String),
     /// The value of this cookie.
     Cookie(String),
@@ -207,4 +300,18 @@ pub struct Mirror {
     pub max_in_flight: usize,
     /// Longest time of a copy, range 1ms–1h. Default 5s.
     pub timeout: Duration,
+}
+
+impl Mirror {
+    /// Copies to this target, with the defaults.
+    pub fn to(to: SplitTarget) -> Self {
+        Self {
+            to,
+            share: 1.0,
+            methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).into(),
+            keep_credentials: false,
+            max_in_flight: 32,
+            timeout: Duration::from_secs(5),
+        }
+    }
 }

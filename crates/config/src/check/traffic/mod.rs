@@ -1,0 +1,238 @@
+//! Which instances a request goes to: subsets, split, routes and mirror of an upstream.
+//!
+//! They are read layer by layer, those of the file first and then those of documents: a subset is put over the one of its name,
+//! key by key, as are the keys of the mirror; a split and a list of routes replace those below. What a route sets of the policy of
+//! its target is read last ([`TrafficReading::finish`]), because the target may be another service.
+
+mod cycle;
+mod edits;
+mod matching;
+mod mirror;
+mod route;
+mod subsets;
+mod target;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+pub(crate) use cycle::{ServiceSplits, find_cycle};
+
+use super::{
+    policy::read_policy,
+    reader::{Reader, Source},
+    section::Section,
+};
+use crate::{
+    Config, Policy, RouteTarget, Split, Sticky, TrafficRules, UnknownKeys,
+    error::InvalidValue,
+    format_size, keys, names,
+    raw::{Node, NodeValue},
+    units::KIB,
+};
+
+/// Most bytes of names and values in the rules of an upstream.
+const MAX_RULES_BYTES: usize = 64 * KIB;
+/// Most regular expressions in the routes of an upstream: each may take some memory in each thread.
+const MAX_PATTERNS: usize = 64;
+
+/// Traffic rules of which the routes have no policies yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TrafficReading {
+    rules: TrafficRules,
+    sticky: Option<Sticky>,
+    overrides: Vec<RouteOverride>,
+}
+
+/// What a route sets of a policy, as it is written.
+#[derive(Debug, Clone)]
+struct RouteOverride {
+    route: usize,
+    source: Source,
+    section: Node,
+}
+
+/// What the rules that are read may name.
+struct Names<'a> {
+    /// The upstream's own service.
+    service: &'a str,
+    subsets: Vec<Arc<str>>,
+    /// There may be other subsets, in layers that are not known here.
+    is_open: bool,
+}
+
+/// The policies of services that a route may go to.
+#[derive(Debug)]
+pub(crate) struct ServicePolicies {
+    defaults: Policy,
+    services: BTreeMap<String, Policy>,
+}
+
+impl ServicePolicies {
+    /// `service: NAME` is the upstream of that name without tags and datacenter.
+    pub(crate) fn new(config: &Config) -> Self {
+        let plain = config.upstreams.iter().filter(|upstream| upstream.is_whole_service());
+        let plain = plain.map(|upstream| (upstream.service.to_ascii_lowercase(), upstream.policy.clone()));
+        let tuned = config.tuned.iter().map(|tuned| (tuned.service.clone(), tuned.policy.clone()));
+        Self { defaults: config.defaults.clone(), services: plain.chain(tuned).collect() }
+    }
+
+    /// The policy that a route without settings of its own has; `own` is that of its upstream.
+    pub(crate) fn of_target<'p>(&'p self, to: &RouteTarget, own: &'p Policy) -> &'p Policy {
+        match to {
+            RouteTarget::Service(service) => self.services.get(&**service).unwrap_or(&self.defaults),
+            RouteTarget::Own | RouteTarget::Subset(_) | RouteTarget::Split(_) => own,
+        }
+    }
+}
+
+impl From<TrafficRules> for TrafficReading {
+    fn from(rules: TrafficRules) -> Self {
+        let sticky = rules.split.as_ref().and_then(|split| split.sticky.clone());
+        Self { rules, sticky, overrides: Vec::new() }
+    }
+}
+
+impl TrafficReading {
+    /// Puts the rules of the section over those that were read before. `service` is the one that they are of.
+    pub(super) fn read(&mut self, r: &mut Reader<'_>, s: &Section<'_>, service: &str) {
+        let is_given = |key: &&keys::KeySpec| s.node(key.name).is_some();
+        if !keys::TRAFFIC.iter().any(|key| is_given(&key)) {
+            return;
+        }
+        // A rule without the part that an older version does not know is another rule.
+        let source = r.source.clone();
+        if let Source::Document { unknown, .. } = &mut r.source {
+            *unknown = UnknownKeys::Refuse;
+        }
+        for key in keys::TRAFFIC.iter().filter(is_given) {
+            if let Some(node) = s.node(key.name) {
+                r.origins.set(s.key(key.name), r.origin_at(node.at));
+            }
+        }
+        self.check_size(r, s);
+        subsets::read(r, s, &mut self.rules.subsets);
+        let subsets = self.rules.subsets.iter().map(|subset| Arc::clone(&subset.name)).collect();
+        let names = Names { service, subsets, is_open: r.is_alone };
+        if let Some(entries) = target::read_split(r, s, &names) {
+            self.rules.split = Some(Split { entries, sticky: None });
+        }
+        if let Some(sticky) = target::read_sticky(r, s, keys::STICKY) {
+            self.sticky = Some(sticky);
+        }
+        self.read_routes(r, s, &names);
+        mirror::read(r, s, &names, &mut self.rules.mirror);
+        r.source = source;
+    }
+
+    fn read_routes(&mut self, r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>) {
+        let Some(sections) = route::sections(r, s) else { return };
+        self.overrides.clear();
+        self.rules.routes.clear();
+        let mut takes_all = None;
+        for (n, section) in sections.iter().enumerate() {
+            if let Some(first) = takes_all {
+                let what = format!("is never reached: routes[{first}] takes every request");
+                r.warn(r.origin_of(section), &section.path, what, "put it before that one, or remove it");
+            }
+            let route = route::read(r, section, names);
+            if takes_all.is_none() && route::takes_everything(&route.matcher) {
+                takes_all = Some(n);
+            }
+            if let Some(written) = route::policy_keys(section) {
+                self.overrides.push(RouteOverride { route: n, source: r.source.clone(), section: written });
+            }
+            self.rules.routes.push(route);
+        }
+        let patterns: usize = self.rules.routes.iter().map(|route| matching::patterns(&route.matcher)).sum();
+        if patterns > MAX_PATTERNS {
+            let what = format!("has {patterns} regular expressions, more than {MAX_PATTERNS}");
+            r.report_set(&s.key("routes"), what, "use exact, prefix or suffix");
+        }
+    }
+
+    fn check_size(&self, r: &mut Reader<'_>, s: &Section<'_>) {
+        let nodes = keys::TRAFFIC.iter().filter_map(|key| Some((key.name, s.node(key.name)?)));
+        let sizes: Vec<_> = nodes.map(|(name, node)| (name, size_of_node(node))).collect();
+        let all: usize = sizes.iter().map(|(_, size)| size).sum();
+        if all > MAX_RULES_BYTES
+            && let Some((name, _)) = sizes.iter().max_by_key(|(_, size)| *size)
+        {
+            let what =
+                format!("the traffic rules have {all} bytes, more than {}", format_size(MAX_RULES_BYTES));
+            r.report_set(&s.key(name), what, "make them fewer");
+        }
+    }
+
+    /// The services that get requests of this one by its split.
+    pub(crate) fn split_services(&self) -> Vec<Arc<str>> {
+        target::services(self.rules.split.as_ref())
+    }
+
+    /// The rules, with the policies of routes. `path` is that of the upstream, and `own` is its policy.
+    pub(super) fn finish(
+        self,
+        r: &mut Reader<'_>,
+        path: &str,
+        own: &Policy,
+        others: &ServicePolicies,
+    ) -> TrafficRules {
+        let Self { mut rules, sticky, overrides } = self;
+        match (&mut rules.split, sticky) {
+            (Some(split), sticky) => split.sticky = sticky,
+            (None, Some(_)) => {
+                let key = keys::join(path, "sticky");
+                r.warn(r.origins.get(&key).clone(), &key, "is not used: there is no split", "remove it");
+            }
+            (None, None) => {}
+        }
+        let source = r.source.clone();
+        for RouteOverride { route, source, section } in overrides {
+            let Some(target) = rules.routes.get_mut(route) else { continue };
+            let base = others.of_target(&target.to, own);
+            r.source = source;
+            let s = r.open_section(format!("{path}.routes[{route}]"), keys::ROUTE_POLICY, Some(&section));
+            let policy = read_policy(r, &s, base);
+            target.policy = (policy != *base).then(|| Arc::new(policy));
+        }
+        r.source = source;
+        rules
+    }
+}
+
+/// The bytes of all names and values.
+fn size_of_node(node: &Node) -> usize {
+    match &node.value {
+        NodeValue::Null => 0,
+        NodeValue::Scalar(text) => text.len(),
+        NodeValue::Seq(items) => items.iter().map(size_of_node).sum(),
+        NodeValue::Map(entries) => {
+            entries.iter().map(|(key, inside)| key.name.len() + size_of_node(inside)).sum()
+        }
+    }
+}
+
+impl Names<'_> {
+    /// The subset of this name.
+    fn subset(&self, text: &str) -> Result<Arc<str>, InvalidValue> {
+        if let Some(known) = self.subsets.iter().find(|known| ***known == *text) {
+            return Ok(Arc::clone(known));
+        }
+        if self.is_open {
+            return names::subset(text).map(Arc::from);
+        }
+        let hint = match keys::nearest(text, self.subsets.iter().map(|name| &**name)) {
+            Some(near) => format!("did you mean {near}?"),
+            None if self.subsets.is_empty() => "there is none: declare it in subsets".to_owned(),
+            None => format!("subsets: {}", self.subsets.join(", ")),
+        };
+        Err(InvalidValue::new("is no subset of this service", hint))
+    }
+
+    fn other_service(&self, text: &str) -> Result<Arc<str>, InvalidValue> {
+        let name = names::service(text)?.to_ascii_lowercase();
+        if name.eq_ignore_ascii_case(self.service) {
+            let hint = "leave the target out, or name a subset";
+            return Err(InvalidValue::new("is the upstream itself", hint));
+        }
+        Ok(name.into())
+    }
+}

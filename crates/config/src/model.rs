@@ -15,6 +15,7 @@ mod process;
 mod registry;
 mod service;
 mod traffic;
+mod upstream;
 
 use std::path::PathBuf;
 
@@ -28,7 +29,7 @@ pub use dns::{Dns, DnsAnswer, DnsBrowsers};
 pub use dynamic_config::{Bounds, DynamicConfig, SettingGroup, TunedService, UnknownKeys};
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
-    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, Upstream,
+    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
 };
 pub use process::{
     AppProcess, AwaitApp, Drain, InheritedToken, Log, LogFormat, OnAppExit, ProcessGroup, Propagation,
@@ -42,6 +43,7 @@ pub use traffic::{
     Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch, RouteTarget, SUBSET_FIELDS,
     Split, SplitEntry, SplitTarget, Sticky, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest,
 };
+pub use upstream::Upstream;
 
 /// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]

@@ -169,8 +169,10 @@ impl Layers<'_> {
             None => {
                 let defaults: Vec<_> = self.defaults.iter().chain([tree]).collect();
                 let defaults = self.read_defaults(&mut reader, &defaults);
+                let others = ServicePolicies::new(&self.base.config);
                 for n in 0..self.base.config.upstreams.len() {
-                    self.read_upstream(&mut reader, n, &defaults, &[]);
+                    let (policy, traffic) = self.read_upstream(&mut reader, n, &defaults, &[]);
+                    reader.finish_traffic(&format!("upstreams[{n}]"), traffic, &policy, &others);
                 }
             }
             Some(service) => {

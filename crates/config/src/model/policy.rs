@@ -2,36 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Listen, TrafficRules};
-
-/// A service declared in the file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Upstream {
-    /// Its name in the registry. Required.
-    pub service: String,
-    /// A listener of its own. Absent: reached by name only.
-    pub listen: Option<Listen>,
-    /// Hosts under which browsers reach that listener on its own port, in lower case and without a port. Requests for them are
-    /// carried without a check of where they come from. Default none: on its own port only the addresses of this machine and
-    /// names of services are carried for a browser.
-    pub hosts: Vec<String>,
-    /// Only instances with all these tags. Default: every instance.
-    pub tags: Vec<String>,
-    /// Datacenter asked for. Absent: `registry.consul.datacenter`, else the agent's own.
-    pub datacenter: Option<String>,
-    /// The policy: the defaults, overridden by the upstream's own settings.
-    pub policy: Policy,
-    /// Which instances a request may go to. Default: every one.
-    pub traffic: TrafficRules,
-}
-
-impl Upstream {
-    /// Whether it has neither tags nor a datacenter: it is the service that others name.
-    pub fn is_whole_service(&self) -> bool {
-        self.tags.is_empty() && self.datacenter.is_none()
-    }
-}
-
 /// How a service is called.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {

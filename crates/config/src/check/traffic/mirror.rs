@@ -1,6 +1,6 @@
 //! Copies of requests.
 
-use super::{Names, target::read_target};
+use super::{rule_names::RuleNames, target::read_target};
 use crate::{
     Mirror,
     check::{reader::Reader, section::Section},
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Puts the keys of `mirror` over those of `out`.
-pub(super) fn read(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>, out: &mut Option<Mirror>) {
+pub(super) fn read(r: &mut Reader<'_>, s: &Section<'_>, names: &RuleNames<'_>, out: &mut Option<Mirror>) {
     let Some(node) = s.node("mirror") else { return };
     let s = r.open_section(s.key("mirror"), keys::MIRROR, Some(node));
     let target = match s.node("to") {

@@ -9,10 +9,13 @@ mod edits;
 mod matching;
 mod mirror;
 mod route;
+mod rule_names;
 mod subsets;
 mod target;
 
 use std::{collections::BTreeMap, sync::Arc};
+
+use rule_names::RuleNames;
 
 pub(crate) use cycle::{ServiceSplits, find_cycle};
 
@@ -22,9 +25,7 @@ use super::{
     section::Section,
 };
 use crate::{
-    Config, Policy, RouteTarget, Split, Sticky, TrafficRules, UnknownKeys,
-    error::InvalidValue,
-    format_size, keys, names,
+    Config, Policy, RouteTarget, Split, Sticky, TrafficRules, UnknownKeys, format_size, keys,
     raw::{Node, NodeValue},
     units::KIB,
 };
@@ -48,15 +49,6 @@ struct RouteOverride {
     route: usize,
     source: Source,
     section: Node,
-}
-
-/// What the rules that are read may name.
-struct Names<'a> {
-    /// The upstream's own service.
-    service: &'a str,
-    subsets: Vec<Arc<str>>,
-    /// There may be other subsets, in layers that are not known here.
-    is_open: bool,
 }
 
 /// The policies of services that a route may go to.
@@ -111,7 +103,7 @@ impl TrafficReading {
         self.check_size(r, s);
         subsets::read(r, s, &mut self.rules.subsets);
         let subsets = self.rules.subsets.iter().map(|subset| Arc::clone(&subset.name)).collect();
-        let names = Names { service, subsets, is_open: r.is_alone };
+        let names = RuleNames { service, subsets, is_open: r.is_alone };
         if let Some(entries) = target::read_split(r, s, &names) {
             self.rules.split = Some(Split { entries, sticky: None });
         }
@@ -123,7 +115,7 @@ impl TrafficReading {
         r.source = source;
     }
 
-    fn read_routes(&mut self, r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>) {
+    fn read_routes(&mut self, r: &mut Reader<'_>, s: &Section<'_>, names: &RuleNames<'_>) {
         let Some(sections) = route::sections(r, s) else { return };
         self.overrides.clear();
         self.rules.routes.clear();
@@ -207,32 +199,5 @@ fn size_of_node(node: &Node) -> usize {
         NodeValue::Map(entries) => {
             entries.iter().map(|(key, inside)| key.name.len() + size_of_node(inside)).sum()
         }
-    }
-}
-
-impl Names<'_> {
-    /// The subset of this name.
-    fn subset(&self, text: &str) -> Result<Arc<str>, InvalidValue> {
-        if let Some(known) = self.subsets.iter().find(|known| ***known == *text) {
-            return Ok(Arc::clone(known));
-        }
-        if self.is_open {
-            return names::subset(text).map(Arc::from);
-        }
-        let hint = match keys::nearest(text, self.subsets.iter().map(|name| &**name)) {
-            Some(near) => format!("did you mean {near}?"),
-            None if self.subsets.is_empty() => "there is none: declare it in subsets".to_owned(),
-            None => format!("subsets: {}", self.subsets.join(", ")),
-        };
-        Err(InvalidValue::new("is no subset of this service", hint))
-    }
-
-    fn other_service(&self, text: &str) -> Result<Arc<str>, InvalidValue> {
-        let name = names::service(text)?.to_ascii_lowercase();
-        if name.eq_ignore_ascii_case(self.service) {
-            let hint = "leave the target out, or name a subset";
-            return Err(InvalidValue::new("is the upstream itself", hint));
-        }
-        Ok(name.into())
     }
 }

@@ -1,6 +1,6 @@
 //! One route: what it takes, and what happens to it.
 
-use super::{Names, edits, matching, target};
+use super::{edits, matching, rule_names::RuleNames, target};
 use crate::{
     OnEmpty, PathMatch, Route, RouteMatch, RouteTarget, Split,
     check::{reader::Reader, section::Section},
@@ -24,7 +24,7 @@ pub(super) fn sections<'n>(r: &mut Reader<'_>, s: &Section<'n>) -> Option<Vec<Se
     Some(sections)
 }
 
-pub(super) fn read(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>) -> Route {
+pub(super) fn read(r: &mut Reader<'_>, s: &Section<'_>, names: &RuleNames<'_>) -> Route {
     let matcher = matching::read(r, s);
     let to = read_to(r, s, names);
     let on_empty = read_on_empty(r, s, names, &to);
@@ -32,7 +32,7 @@ pub(super) fn read(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>) -> Ro
     Route { matcher, to, on_empty, policy: None, rewrite_prefix, headers: edits::read_headers(r, s) }
 }
 
-fn read_to(r: &mut Reader<'_>, route: &Section<'_>, names: &Names<'_>) -> RouteTarget {
+fn read_to(r: &mut Reader<'_>, route: &Section<'_>, names: &RuleNames<'_>) -> RouteTarget {
     if route.node("to").is_none() {
         return RouteTarget::Own;
     }
@@ -55,7 +55,12 @@ fn read_to(r: &mut Reader<'_>, route: &Section<'_>, names: &Names<'_>) -> RouteT
 }
 
 /// `fail`, `any`, or `{subset: NAME}`.
-fn read_on_empty(r: &mut Reader<'_>, route: &Section<'_>, names: &Names<'_>, to: &RouteTarget) -> OnEmpty {
+fn read_on_empty(
+    r: &mut Reader<'_>,
+    route: &Section<'_>,
+    names: &RuleNames<'_>,
+    to: &RouteTarget,
+) -> OnEmpty {
     let Some(node) = route.node("on_empty") else { return OnEmpty::Fail };
     let read = match &node.value {
         NodeValue::Map(_) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Names;
+use super::rule_names::RuleNames;
 use crate::{
     Split, SplitEntry, SplitTarget, Sticky,
     check::{
@@ -42,12 +42,12 @@ pub(super) fn one_of_keys(
     None
 }
 
-pub(super) fn read_subset(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>) -> Option<Arc<str>> {
+pub(super) fn read_subset(r: &mut Reader<'_>, s: &Section<'_>, names: &RuleNames<'_>) -> Option<Arc<str>> {
     r.get(s, "subset", |text| names.subset(text))
 }
 
 /// Another service. A document may name those of `dynamic_config.allow_services`.
-pub(super) fn read_service(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>) -> Option<Arc<str>> {
+pub(super) fn read_service(r: &mut Reader<'_>, s: &Section<'_>, names: &RuleNames<'_>) -> Option<Arc<str>> {
     let is_document = matches!(r.source, Source::Document { .. });
     let allowed = r.allow_services.clone();
     r.get(s, "service", |text| {
@@ -61,7 +61,7 @@ pub(super) fn read_service(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_
 }
 
 /// `subset` or `service`.
-pub(super) fn read_target(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>) -> Option<SplitTarget> {
+pub(super) fn read_target(r: &mut Reader<'_>, s: &Section<'_>, names: &RuleNames<'_>) -> Option<SplitTarget> {
     match one_of_keys(r, s, &["subset", "service"])? {
         "subset" => read_subset(r, s, names).map(SplitTarget::Subset),
         _ => read_service(r, s, names).map(SplitTarget::Service),
@@ -69,7 +69,11 @@ pub(super) fn read_target(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>
 }
 
 /// The entries of the key `split`, if it is there.
-pub(super) fn read_split(r: &mut Reader<'_>, s: &Section<'_>, names: &Names<'_>) -> Option<Vec<SplitEntry>> {
+pub(super) fn read_split(
+    r: &mut Reader<'_>,
+    s: &Section<'_>,
+    names: &RuleNames<'_>,
+) -> Option<Vec<SplitEntry>> {
     let node = s.node("split")?;
     let path = s.key("split");
     r.origins.set(path.clone(), r.origin_at(node.at));

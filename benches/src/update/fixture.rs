@@ -44,6 +44,7 @@ fn instance(n: u32, name: &str, status: HealthStatus) -> Instance {
         },
         addr: Ok((Ipv4Addr::new(10, a, b, c), 8080).into()),
         named: None,
+        facts: Arc::default(),
         tags: Arc::from(["v2".into()]),
         meta: Arc::default(),
         weights: Weights::default(),

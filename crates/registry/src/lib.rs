@@ -5,10 +5,12 @@
 //! [`Locks`] keeps locks.
 //! [`consul::Consul`] is all of them; [`file::FileRegistry`] is a registry of static instances. Asking again,
 //! backing off and keeping the last good answer belong to the `discovery` crate; announcing again to the
-//! `registration` crate. [`name`] reads the names of services in hosts.
+//! `registration` crate. [`name`] reads the names of services in hosts;
+//! [`subset`] tells which instances a subset has.
 
 pub mod consul;
 mod error;
+mod facts;
 pub mod file;
 mod file_version;
 mod kv;
@@ -19,10 +21,12 @@ mod registrar;
 mod registry;
 mod resolve;
 mod self_lookup;
+pub mod subset;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use error::Error;
+pub use facts::{CheckFacts, FactPool, InstanceFacts, NodeFacts};
 pub use kv::{HeldPut, Kv, KvAnswer, KvChange, KvEntry, KvScope};
 pub use locks::{
     KnownLock, LockAnswer, LockAttempt, LockHolder, LockKind, LockPlace, Locks, NewSession, SessionId,

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use outrigger_config::Weights;
 
+use crate::InstanceFacts;
+
 /// The mark in a check's output by which a sidecar says that its app is critical because it leaves. Sidecars of other versions
 /// read it, so it must not change.
 pub const DRAINING_MARK: &str = "draining";
@@ -18,6 +20,8 @@ pub struct Instance {
     pub addr: Result<SocketAddr, Unusable>,
     /// Where the registry lists a host name: what the address comes from. `None`: it lists an IP address.
     pub named: Option<Arc<NamedHost>>,
+    /// What only filters look at.
+    pub facts: Arc<InstanceFacts>,
     /// Its tags, in the registry's order.
     pub tags: Arc<[Arc<str>]>,
     /// Its metadata.

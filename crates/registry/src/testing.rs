@@ -182,6 +182,7 @@ pub fn instance(node: &str, id: &str, status: HealthStatus) -> Instance {
         id: InstanceId { datacenter: "dc1".into(), node: node.into(), id: id.into() },
         addr: Ok(([127, 0, 0, 1], 8080).into()),
         named: None,
+        facts: Arc::default(),
         tags: Arc::from([]),
         meta: Arc::default(),
         weights: Default::default(),

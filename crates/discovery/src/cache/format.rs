@@ -7,7 +7,9 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::Weights;
-use outrigger_registry::{HealthStatus, Instance, InstanceId, Query};
+use outrigger_registry::{
+    CheckFacts, FactPool, HealthStatus, Instance, InstanceFacts, InstanceId, NodeFacts, Query,
+};
 use serde::{Deserialize, Serialize};
 
 use super::record::{PresumedGoneRecord, ServiceRecord};
@@ -93,7 +95,29 @@ struct StoredInstance {
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     draining: bool,
     create_index: u64,
+    /// Absent in files of older versions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    facts: Option<StoredFacts>,
 }
+
+/// What filters select beside the rest.
+#[derive(Serialize, Deserialize)]
+struct StoredFacts {
+    service: Arc<str>,
+    #[serde(skip_serializing_if = "str::is_empty", default)]
+    address: Arc<str>,
+    port: i64,
+    #[serde(skip_serializing_if = "str::is_empty", default)]
+    node_address: Arc<str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    node_meta: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    checks: Vec<StoredCheck>,
+}
+
+/// Id, name, status and type of a check, and whether it is of the service.
+#[derive(Serialize, Deserialize)]
+struct StoredCheck(Arc<str>, Arc<str>, Arc<str>, Arc<str>, bool);
 
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "HealthStatus", rename_all = "snake_case")]
@@ -180,14 +204,15 @@ impl StoredService {
     }
 
     fn into_record(self) -> ServiceRecord {
+        let service = self.service.clone();
         ServiceRecord {
             query: Query { service: self.service, datacenter: self.datacenter },
-            instances: from_stored(self.instances),
+            instances: from_stored(&service, self.instances),
             index: self.index,
             confirmed: Duration::from_millis(self.heard_unix_ms),
             is_estimate: self.heard_is_estimate,
             presumed_gone: self.lost.map(|gone| PresumedGoneRecord {
-                instances: from_stored(gone.instances),
+                instances: from_stored(&service, gone.instances),
                 index: gone.index,
                 at: Duration::from_millis(gone.unix_ms),
             }),
@@ -205,8 +230,48 @@ fn to_stored(instances: &[Instance]) -> Vec<StoredInstance> {
 }
 
 /// Sorted like every snapshot, whatever the order in the file.
-fn from_stored(listed: Vec<StoredInstance>) -> Arc<[Instance]> {
-    sort_and_dedup(listed.into_iter().map(StoredInstance::into_instance).collect()).into()
+fn from_stored(service: &Arc<str>, listed: Vec<StoredInstance>) -> Arc<[Instance]> {
+    let mut pool = FactPool::default();
+    let instances = listed.into_iter().map(|one| one.into_instance(service, &mut pool));
+    sort_and_dedup(instances.collect()).into()
+}
+
+impl StoredFacts {
+    fn of(facts: &InstanceFacts) -> Self {
+        let checks = facts.checks.iter().map(|check| {
+            let CheckFacts { id, name, status, kind, is_of_service } = (**check).clone();
+            StoredCheck(id, name, status, kind, is_of_service)
+        });
+        Self {
+            service: facts.service.clone(),
+            address: facts.address.clone(),
+            port: facts.port,
+            node_address: facts.node.address.clone(),
+            node_meta: (*facts.node.meta).clone(),
+            checks: checks.collect(),
+        }
+    }
+
+    fn into_facts(self, pool: &mut FactPool) -> InstanceFacts {
+        let node = NodeFacts { address: self.node_address, meta: pool.map(self.node_meta) };
+        let checks = self.checks.into_iter().map(|StoredCheck(id, name, status, kind, is_of_service)| {
+            let [id, name, status, kind] = [id, name, status, kind].map(|text| pool.text(&text));
+            pool.check(CheckFacts { id, name, status, kind, is_of_service })
+        });
+        let checks = checks.collect();
+        let (service, node) = (pool.text(&self.service), pool.node(node));
+        InstanceFacts { service, address: self.address, port: self.port, node, checks }
+    }
+}
+
+/// What a file of an older version says.
+fn facts_of_address(service: &Arc<str>, addr: SocketAddr) -> InstanceFacts {
+    InstanceFacts {
+        service: service.clone(),
+        address: addr.ip().to_string().into(),
+        port: addr.port().into(),
+        ..InstanceFacts::default()
+    }
 }
 
 impl StoredInstance {
@@ -224,17 +289,23 @@ impl StoredInstance {
             node_lost: instance.node_lost,
             draining: instance.draining,
             create_index: instance.create_index,
+            facts: Some(StoredFacts::of(&instance.facts)),
         })
     }
 
-    fn into_instance(self) -> Instance {
+    fn into_instance(self, service: &Arc<str>, pool: &mut FactPool) -> Instance {
         let (passing, warning) = self.weights;
+        let facts = match self.facts {
+            Some(facts) => facts.into_facts(pool),
+            None => facts_of_address(service, self.addr),
+        };
         Instance {
             id: InstanceId { datacenter: self.datacenter, node: self.node, id: self.id },
             addr: Ok(self.addr),
             named: None,
+            facts: Arc::new(facts),
             tags: self.tags.into(),
-            meta: Arc::new(self.meta),
+            meta: pool.map(self.meta),
             weights: Weights { passing: passing.max(1), warning },
             status: self.status,
             node_lost: self.node_lost,

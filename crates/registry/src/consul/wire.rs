@@ -15,8 +15,8 @@ use super::{
     agent_api::{AgentService, OwnCheck, ServiceChecks},
 };
 use crate::{
-    DRAINING_MARK, HealthStatus, Instance, InstanceId, KvEntry, ReportedHealth, Unusable,
-    resolve::UnresolvedInstance,
+    CheckFacts, DRAINING_MARK, FactPool, HealthStatus, Instance, InstanceFacts, InstanceId, KvEntry,
+    NodeFacts, ReportedHealth, Unusable, resolve::UnresolvedInstance,
 };
 
 /// The check by which the servers of Consul report the contact with the agent of a node.
@@ -29,7 +29,8 @@ const TTL_EXPIRED: &str = "TTL expired";
 /// `null` comes from something else and must not be read as the loss of all instances.
 pub(super) fn parse_health_service(body: &[u8]) -> serde_json::Result<Vec<UnresolvedInstance>> {
     let entries: Vec<RawHealthEntry> = serde_json::from_slice(body)?;
-    Ok(entries.into_iter().map(RawHealthEntry::into_unresolved).collect())
+    let mut pool = FactPool::default();
+    Ok(entries.into_iter().map(|entry| entry.into_unresolved(&mut pool)).collect())
 }
 
 /// Parses the body of `/v1/agent/service/:id`.
@@ -77,6 +78,8 @@ struct RawNode {
     address: Arc<str>,
     #[serde(default, deserialize_with = "or_default")]
     datacenter: Arc<str>,
+    #[serde(default, deserialize_with = "or_default")]
+    meta: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -124,10 +127,14 @@ struct RawCheck {
     id: String,
     #[serde(default, deserialize_with = "or_default")]
     status: String,
+    #[serde(default, deserialize_with = "or_default")]
+    name: String,
     #[serde(rename = "Type", default, deserialize_with = "or_default")]
     kind: String,
     #[serde(default, deserialize_with = "or_default")]
     output: String,
+    #[serde(rename = "ServiceID", default, deserialize_with = "or_default")]
+    service: String,
 }
 
 #[derive(Deserialize)]
@@ -163,20 +170,29 @@ fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D
 }
 
 impl RawHealthEntry {
-    fn into_unresolved(self) -> UnresolvedInstance {
+    fn into_unresolved(self, pool: &mut FactPool) -> UnresolvedInstance {
         let status = worst_status(&self.checks);
         let service = self.service;
         let weights = service.weights.clamp_weights();
         let node_lost = is_node_lost(&self.checks, weights);
         let draining = status == HealthStatus::Critical && is_draining(&self.checks);
+        let node = NodeFacts { address: self.node.address.clone(), meta: pool.map(self.node.meta) };
+        let facts = InstanceFacts {
+            service: pool.text(&service.service),
+            address: service.address.clone(),
+            port: service.port,
+            node: pool.node(node),
+            checks: self.checks.iter().map(|check| check.facts(pool)).collect(),
+        };
         let host = if service.address.is_empty() { self.node.address } else { service.address };
         let id = InstanceId { datacenter: self.node.datacenter, node: self.node.node, id: service.id };
         let instance = Instance {
             id,
             addr: Err(Unusable::NoAddress),
             named: None,
+            facts: Arc::new(facts),
             tags: service.tags.into(),
-            meta: Arc::new(service.meta),
+            meta: pool.map(service.meta),
             weights,
             status,
             node_lost,
@@ -263,6 +279,17 @@ fn is_maintenance(id: &str) -> bool {
 }
 
 impl RawCheck {
+    fn facts(&self, pool: &mut FactPool) -> Arc<CheckFacts> {
+        let check = CheckFacts {
+            id: pool.text(&self.id),
+            name: pool.text(&self.name),
+            status: pool.text(&self.status),
+            kind: pool.text(&self.kind),
+            is_of_service: !self.service.is_empty(),
+        };
+        pool.check(check)
+    }
+
     fn status(&self) -> HealthStatus {
         if self.is_maintenance() {
             return HealthStatus::Maintenance;

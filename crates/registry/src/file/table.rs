@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::shape::{StaticInstance, StaticServices};
-use crate::{Cursor, Instance, InstanceId, Unusable, resolve::UnresolvedInstance};
+use crate::{Cursor, Instance, InstanceFacts, InstanceId, Unusable, resolve::UnresolvedInstance};
 
 /// The version of a service that was never listed.
 const UNLISTED_VERSION: u64 = 1;
@@ -52,8 +52,10 @@ impl ServiceTable {
 
     /// The instances of `service`; none when the file does not list it.
     pub(super) fn instances(&self, service: &str) -> Vec<UnresolvedInstance> {
+        let name: Arc<str> = service.into();
         let Some(service) = self.services.get(service) else { return Vec::new() };
-        service.instances.iter().map(|(entry, life)| unresolved_instance(entry, *life)).collect()
+        let service = service.instances.iter();
+        service.map(|(entry, life)| unresolved_instance(&name, entry, *life)).collect()
     }
 }
 
@@ -86,12 +88,20 @@ fn is_same_incarnation(old: &StaticInstance, new: &StaticInstance) -> bool {
     old.id == new.id && old.host == new.host && old.port == new.port
 }
 
-fn unresolved_instance(entry: &StaticInstance, life: u64) -> UnresolvedInstance {
+fn unresolved_instance(service: &Arc<str>, entry: &StaticInstance, life: u64) -> UnresolvedInstance {
     let id = InstanceId { datacenter: "file".into(), node: "file".into(), id: entry.id.as_str().into() };
+    let host: Arc<str> = entry.host.as_str().into();
+    let facts = InstanceFacts {
+        service: service.clone(),
+        address: host.clone(),
+        port: entry.port.into(),
+        ..InstanceFacts::default()
+    };
     let instance = Instance {
         id,
         addr: Err(Unusable::NoAddress),
         named: None,
+        facts: Arc::new(facts),
         tags: entry.tags.iter().map(|tag| Arc::from(tag.as_str())).collect(),
         meta: Arc::new(entry.meta.clone()),
         weights: entry.weights,
@@ -100,7 +110,7 @@ fn unresolved_instance(entry: &StaticInstance, life: u64) -> UnresolvedInstance 
         draining: false,
         create_index: life,
     };
-    UnresolvedInstance { host: entry.host.as_str().into(), port: entry.port.into(), instance }
+    UnresolvedInstance { host, port: entry.port.into(), instance }
 }
 
 #[cfg(test)]

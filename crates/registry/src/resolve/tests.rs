@@ -36,6 +36,7 @@ fn unresolved(id: &str, host: &str, port: i64) -> UnresolvedInstance {
         id: InstanceId { datacenter: "dc1".into(), node: "n".into(), id: id.into() },
         addr: Err(Unusable::NoAddress),
         named: None,
+        facts: Arc::default(),
         tags: Arc::from([]),
         meta: Arc::default(),
         weights: Default::default(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use outrigger_config::Weights;
-use outrigger_registry::{HealthStatus, InstanceId, Unusable};
+use outrigger_registry::{CheckFacts, HealthStatus, InstanceFacts, InstanceId, NodeFacts, Unusable};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
@@ -22,11 +22,26 @@ use crate::{
 const HERE: &str = "consul http://127.0.0.1:8500";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+fn check(is_of_service: bool) -> CheckFacts {
+    let (id, name, kind) = ("own".into(), "the app".into(), if is_of_service { "ttl" } else { "" }.into());
+    CheckFacts { id, name, status: "warning".into(), kind, is_of_service }
+}
+
 fn instance(id: &str) -> Instance {
     Instance {
         id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.into() },
         addr: Ok(([10, 0, 0, 1], 80).into()),
         named: None,
+        facts: Arc::new(InstanceFacts {
+            service: "orders".into(),
+            address: "orders.internal".into(),
+            port: 80,
+            node: Arc::new(NodeFacts {
+                address: "10.0.0.9".into(),
+                meta: Arc::new([("zone".to_owned(), "a".to_owned())].into()),
+            }),
+            checks: [true, false].map(|is_of_service| Arc::new(check(is_of_service))).into(),
+        }),
         tags: Arc::from(["v2".into()]),
         meta: Arc::new([("k".to_owned(), "\u{fc}\"\n".to_owned())].into()),
         weights: Weights { passing: 3, warning: 0 },
@@ -485,6 +500,28 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
             }
         });
     vec(service, 0..5)
+}
+
+/// Files of versions before the facts have none; what is known of them otherwise is filled in.
+#[test]
+fn a_file_without_facts_has_those_of_the_address() {
+    let file = String::from_utf8(format::encode(HERE, &[record("orders", &["a"], DAY)]).unwrap()).unwrap();
+    let (_, body) = file.split_once('\n').unwrap();
+    let mut body: serde_json::Value = serde_json::from_str(body).unwrap();
+    body["services"][0]["instances"][0].as_object_mut().unwrap().remove("facts").unwrap();
+    let body = body.to_string();
+    let sum = body.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let older = format!("outrigger-state 1 {sum:016x} {}\n{body}", body.len());
+    let read = format::decode(HERE, older.as_bytes()).unwrap();
+    let facts = InstanceFacts {
+        service: "orders".into(),
+        address: "10.0.0.1".into(),
+        port: 80,
+        ..InstanceFacts::default()
+    };
+    assert_eq!(read[0].instances[0], Instance { facts: Arc::new(facts), ..instance("a") });
 }
 
 proptest! {

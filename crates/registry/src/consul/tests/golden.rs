@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{HealthStatus, Instance, LastResort, Unusable};
+use crate::{CheckFacts, HealthStatus, Instance, LastResort, Unusable};
 
 const THREE: &str = include_str!("../testdata/three_instances.json");
 const THREE_PRETTY: &str = include_str!("../testdata/three_instances_pretty.json");
@@ -97,6 +97,45 @@ async fn three_instances_are_read_with_address_status_and_incarnation() {
     assert!(three[0].has_tags(&["V1", "eu"]));
     assert_eq!(three[0].meta["ver"], "1");
     assert!(three[2].tags.is_empty() && three[2].meta.is_empty());
+}
+
+#[tokio::test]
+async fn what_filters_select_is_read() {
+    let facts = parse_instance(ALL_FIELDS).await.facts;
+    assert_eq!((&*facts.service, &*facts.address, facts.port), ("full", "127.0.0.9", 8000));
+    assert_eq!(&*facts.node.address, "127.0.0.1");
+    assert_eq!(facts.node.meta["consul-network-segment"], "");
+    let check = |id: &str, name: &str, kind: &str, is_of_service| CheckFacts {
+        id: id.into(),
+        name: name.into(),
+        status: "passing".into(),
+        kind: kind.into(),
+        is_of_service,
+    };
+    let checks: Vec<_> = facts.checks.iter().map(|check| (**check).clone()).collect();
+    let expected = [
+        check("serfHealth", "Serf Health Status", "", false),
+        check("service:full-1", "Service 'full' check", "ttl", true),
+    ];
+    assert_eq!(checks, expected);
+}
+
+#[tokio::test]
+async fn instances_of_one_answer_share_what_is_equal() {
+    let three = parse_instances(THREE).await;
+    let [first, second, third] = three.as_slice() else { panic!("three") };
+    assert!(Arc::ptr_eq(&first.facts.node, &second.facts.node));
+    assert!(Arc::ptr_eq(&first.facts.service, &third.facts.service));
+    assert!(Arc::ptr_eq(&first.facts.checks[0], &third.facts.checks[0]), "serfHealth");
+}
+
+#[tokio::test]
+async fn the_output_of_a_check_is_no_part_of_an_instance() {
+    let another = ALL_FIELDS.replace("Agent alive and reachable", "another");
+    assert_ne!(another, ALL_FIELDS);
+    assert_eq!(parse_instances(&another).await, parse_instances(ALL_FIELDS).await);
+    let warning = ALL_FIELDS.replacen("\"passing\"", "\"warning\"", 1);
+    assert_ne!(parse_instances(&warning).await, parse_instances(ALL_FIELDS).await);
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ pub struct Edits<'a> {
     pub host: Option<&'a [u8]>,
     /// Names that do not pass, beside the hop-by-hop ones.
     pub drop: NameSet,
+    /// Other names that do not pass, in lower case.
+    pub remove: &'a [Box<[u8]>],
     /// Lines that are added at the end, each with its CRLF.
     pub add: &'a [u8],
     /// The minor version to write.
@@ -55,11 +57,12 @@ pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut
     for field in head.fields() {
         let line = field.line.range();
         end = line.end;
-        if field.is_clean && !field.is_hop_by_hop && !looked_at.contains(field.known) {
+        let is_removed = !edits.remove.is_empty() && is_one_of(head.name(field), edits.remove);
+        if field.is_clean && !field.is_hop_by_hop && !is_removed && !looked_at.contains(field.known) {
             continue;
         }
         let change = match field.known {
-            known if field.is_hop_by_hop || edits.drop.contains(known) => Change::Dropped,
+            known if field.is_hop_by_hop || is_removed || edits.drop.contains(known) => Change::Dropped,
             Name::Host if edits.host.is_some() => host.take().map_or(Change::Dropped, Change::Host),
             Name::ContentLength => length_change(head, framing, &mut has_length),
             _ => Change::None,
@@ -86,6 +89,10 @@ pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut
     }
     outbox.push(edits.add);
     outbox.push(b"\r\n");
+}
+
+fn is_one_of(name: &[u8], names: &[Box<[u8]>]) -> bool {
+    names.iter().any(|one| name.eq_ignore_ascii_case(one))
 }
 
 const CHUNKED: &[u8] = b"Transfer-Encoding: chunked\r\n";

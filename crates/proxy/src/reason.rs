@@ -69,6 +69,8 @@ reasons! {
     RegistryUnknown: 503, "registry_unknown", "The registry has not answered for this service yet";
     /// The service has instances, but none is usable.
     NoUsableInstance: 503, "no_usable_instance", "No instance of the service is usable";
+    /// The traffic rules send the request to a subset of the service, and none of its instances is usable.
+    SubsetEmpty: 503, "subset_empty", "No instance of the subset is usable";
     /// The limit of watched services is reached.
     TooManyServices: 503, "too_many_services", "Too many services are in use";
     /// The circuit breaker is open.

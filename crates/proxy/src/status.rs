@@ -187,9 +187,9 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let now = Instant::now().into_std();
     let view = cluster.view.load_full();
     let (requests, retries, failures) = view.settings.series.totals();
-    let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
+    let live: HashMap<_, &Arc<Endpoint>> = view.set.endpoints.iter().map(|one| (&one.id, one)).collect();
     let suspects = cluster.follower.status().suspects;
-    let in_use = view.last_resort_in_use();
+    let in_use = view.set.last_resort_in_use();
     let aliases: HashMap<_, &Arc<Endpoint>> = view.aliases.iter().map(|(id, one)| (id, one)).collect();
     let not_serving: HashMap<_, &Arc<Endpoint>> = view.not_serving.iter().map(|one| (&one.id, one)).collect();
     let endpoints = view

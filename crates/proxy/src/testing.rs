@@ -81,7 +81,7 @@ impl StreamProxy {
         for cluster in self.worker.context.clusters.clusters() {
             let view = cluster.view.load();
             let pool = &view.settings.policy.pool;
-            for endpoint in &view.endpoints {
+            for endpoint in &view.set.endpoints {
                 if let Some(open) = endpoint.pool.reserve(pool.max_connections) {
                     let now = Instant::now();
                     let idle = Exchange::new(connect(endpoint.addr), open, now);
@@ -128,6 +128,7 @@ fn healthy(instances: u16) -> Vec<Instance> {
     (1..=instances)
         .map(|n| Instance {
             addr: Ok((Ipv4Addr::LOCALHOST, n).into()),
+            meta: Arc::new([("instance".to_owned(), n.to_string())].into()),
             ..instance("node", &format!("orders-{n}"), HealthStatus::Passing)
         })
         .collect()

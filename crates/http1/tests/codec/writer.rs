@@ -19,6 +19,7 @@ fn a_head_is_written_as_it_came_without_what_ends_at_this_hop() {
         target: Some(b"/y"),
         host: Some(b"orders"),
         drop: NameSet::of([Name::Expect]),
+        remove: &[],
         add: b"Via: 1.1 o\r\n",
         minor: Some(0),
     };
@@ -26,6 +27,10 @@ fn a_head_is_written_as_it_came_without_what_ends_at_this_hop() {
         written(&head, &edits, Framing::Length(3)),
         "GET /y HTTP/1.0\nB:  1\nHost: orders\nC: 3\nContent-Length: 3\nVia: 1.1 o\n\n"
     );
+    // In any case; a name of which it is the beginning stays.
+    let named = request(b"GET / HTTP/1.1\r\nHost: a\r\nx-a: 1\r\nX-A: 2\r\nX-Ab: 3\r\n\r\n").unwrap();
+    let edits = Edits { remove: &[b"x-a"[..].into()], add: b"x-a: 4\r\n", ..Edits::default() };
+    assert_eq!(written(&named, &edits, Framing::None), "GET / HTTP/1.1\nHost: a\nX-Ab: 3\nx-a: 4\n\n");
     // The name keeps its case; a second one goes.
     let hosts = request(b"GET / HTTP/1.1\r\nA: 1\r\nhOST: a\r\nHost: b\r\nB:2\n\r\n").unwrap();
     assert_eq!(

@@ -109,7 +109,7 @@ impl ClusterFamilies {
         let service = &[&*cluster.label];
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let view = cluster.view.load_full();
-        let idle: usize = view.endpoints.iter().chain(&view.not_serving).map(|one| one.pool.idle()).sum();
+        let idle: usize = view.all_endpoints().map(|one| one.pool.idle()).sum();
         let policy = &view.settings.policy;
         let breaker = cluster.breaker.state(policy.circuit_breaker.as_ref(), now);
         self.state.with_label_values(service).set(match breaker {
@@ -138,7 +138,7 @@ impl ClusterFamilies {
         for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(totals) {
             add(&self.ejections, &[&*cluster.label, kind], count);
         }
-        for endpoint in view.endpoints.iter().chain(&view.not_serving) {
+        for endpoint in view.all_endpoints() {
             let (id, node) = (instance_label(&endpoint.id.id), instance_label(&endpoint.id.node));
             let instance = &[&*cluster.label, &*id, &*node];
             add(&self.picks, instance, endpoint.picks.load(Relaxed));

@@ -130,7 +130,9 @@ impl<'r> Attempts<'_, 'r> {
         let mut passed = Vec::new();
         let lease = loop {
             let may_pick = passed.len() <= MAX_PASSED;
-            let picked = may_pick.then(|| call.cluster.pick(&self.state.tried, &passed, retryable)).flatten();
+            let picked = may_pick
+                .then(|| call.cluster.pick(call.subset, &self.state.tried, &passed, retryable))
+                .flatten();
             let Some(endpoint) = picked else {
                 self.refund();
                 return Err(match self.before.take() {
@@ -141,7 +143,8 @@ impl<'r> Attempts<'_, 'r> {
                         decided(call, attempt, result, decision, account.attempts, Instant::now())
                     }
                     None => {
-                        let refusal = call.cluster.refuse_pick(app.info.clusters().first_answer());
+                        let refusal =
+                            call.cluster.refuse_pick(call.subset, app.info.clusters().first_answer());
                         AttemptsEnd::Refused { refusal, verdict: Verdict::Ignore }
                     }
                 });
@@ -213,7 +216,7 @@ impl<'r> Attempts<'_, 'r> {
         // What the next pick may take, if it is made: only after a pushback does the attempt count as a retry all the same.
         let has_other = || {
             let next = eligibility(call, app, self.retries + u32::from(pushback.is_some()));
-            call.cluster.pick_other(&self.state.tried, &first, next.allows_retry()).is_some()
+            call.cluster.pick_other(call.subset, &self.state.tried, &first, next.allows_retry()).is_some()
         };
         let last = retry::LastAttempt {
             sent,
@@ -538,7 +541,9 @@ impl<'r> Race<'r> {
     ) -> Option<Arc<Endpoint>> {
         let first = self.first.as_ref()?;
         let is_whole = app.upload.is_ended() && app.upload.is_replayable() && !call.changes.upgrades;
-        is_whole.then(|| call.cluster.pick_other(&state.tried, first.lease.endpoint(), true)).flatten()
+        is_whole
+            .then(|| call.cluster.pick_other(call.subset, &state.tried, first.lease.endpoint(), true))
+            .flatten()
     }
 
     fn begin_second(
@@ -574,5 +579,7 @@ fn has_third(call: &Call<'_>, first: &Attempt<'_>, second: &Arc<Endpoint>, state
         return false;
     }
     let tried = [&state.tried[..], std::slice::from_ref(second)].concat();
-    call.cluster.pick_other(&tried, first.lease.endpoint(), true).is_some_and(|one| !one.is_stalled())
+    call.cluster
+        .pick_other(call.subset, &tried, first.lease.endpoint(), true)
+        .is_some_and(|one| !one.is_stalled())
 }

@@ -28,6 +28,7 @@ use crate::{
     upstream::{
         cluster::{Cluster, ClusterSettings},
         endpoint::CheckoutRequest,
+        traffic::Subset,
     },
 };
 
@@ -39,6 +40,8 @@ const DROPPED: NameSet = NameSet::of([Name::OutriggerRetry, Name::Http2Settings]
 pub(crate) struct Call<'r> {
     pub(crate) cluster: &'r Arc<Cluster>,
     pub(crate) settings: &'r Arc<ClusterSettings>,
+    /// The part of the cluster's endpoints that the attempts go to. `None`: all.
+    pub(crate) subset: Option<&'r Subset>,
     pub(crate) worker: usize,
     /// The app's head; empty once a response was chosen, because no other attempt needs it.
     pub(crate) head: &'r mut Head,
@@ -95,6 +98,7 @@ impl<'r> Call<'r> {
             target: self.changes.target.as_deref(),
             host: self.changes.host.as_deref(),
             drop,
+            remove: self.changes.remove.as_deref().unwrap_or_default(),
             add,
             minor: Some(1),
         };

@@ -8,7 +8,7 @@
 //! which the head was accepted, and the shorter one holds. The service's `timeout` and `deadline` hold too. The instance gets the
 //! remaining time in the same two fields; a request without a deadline gets no field.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use outrigger_http1::{Field, Framing, Head, Name, NameSet, head::list_members, request_framing};
 use tokio::time::Instant;
@@ -32,6 +32,8 @@ pub(crate) struct HeadChanges {
     pub(crate) add: Vec<u8>,
     /// Names that do not pass.
     pub(crate) drop: NameSet,
+    /// Names in lower case that a route lets not pass.
+    pub(crate) remove: Option<Arc<[Box<[u8]>]>>,
     /// The prefix that the path form took from the target, and that the response gets back.
     pub(crate) path_form: Option<Box<PathForm>>,
     /// `Expect` passes.

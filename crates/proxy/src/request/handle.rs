@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     context::{ConnectionInfo, DownstreamSettings},
+    host::ServiceName,
     limit::service_limit,
     metrics::labels::{Rejected, Tolerated},
     reason::{Reason, Refusal},
@@ -31,8 +32,9 @@ use crate::{
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
         explain::own_deadline,
-        fields::{ClientDeadline, RequestFacts, has_passed, keep_upgrade, read_request},
+        fields::{RequestFacts, has_passed, keep_upgrade, read_request},
         route::{self, Destination},
+        rules::RoutedService,
     },
     transport::{
         channel::{Channel, give_head},
@@ -43,16 +45,10 @@ use crate::{
     },
     upstream::{
         bulkhead::{Bulkhead, Slot},
-        cluster::{Cluster, ClusterSettings},
+        cluster::Cluster,
         lease::Lease,
     },
 };
-
-/// The service of a request, as it was when the request found it.
-struct RoutedService {
-    cluster: Arc<Cluster>,
-    settings: Arc<ClusterSettings>,
-}
 
 /// Carries one request.
 #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
@@ -107,7 +103,14 @@ impl Downstream<'_> {
             let accepted = account.started;
             cluster.mark_used(self.now);
             let settings = cluster.view.load().settings.clone();
-            let RoutedService { cluster, settings } = &*service.insert(RoutedService { cluster, settings });
+            let routed = service.insert(RoutedService { cluster, settings, subset: None });
+            // Boxed: most services have no rules, and every request would carry the room.
+            if routed.settings.traffic.is_some()
+                && !Box::pin(self.apply_rules(routed, head, facts, accepted)).await?
+            {
+                return Ok(AfterRequest::Close);
+            }
+            let RoutedService { cluster, settings, subset } = &*routed;
             account.set_service(settings.cells(self.info.worker.index), &cluster.label);
             if head.has_controls() {
                 settings.cells(self.info.worker.index).record_tolerated(Tolerated::RequestControls);
@@ -117,7 +120,7 @@ impl Downstream<'_> {
                 .admit(policy.circuit_breaker.as_ref(), self.now)
                 .map_err(|open| refuse_open(cluster, policy, open.retry_after))?;
             let limit = policy.deadline.map(|limit| add_saturating(accepted.into_std(), limit));
-            let cap = client_ends(facts.deadline, accepted);
+            let cap = ends_at(facts.deadline.timeout, accepted);
             let deadline = Deadline::new(accepted.into_std(), policy.timeout).capped(cap).capped(limit);
             if let Some(bulkhead) = &settings.bulkhead {
                 match self.find_slot(bulkhead, cluster, deadline).await? {
@@ -140,6 +143,7 @@ impl Downstream<'_> {
             let mut call = Call {
                 cluster,
                 settings,
+                subset: subset.as_deref(),
                 worker: self.info.worker.index,
                 traits: Call::traits_of(head, &facts.changes),
                 head,
@@ -182,28 +186,42 @@ impl Downstream<'_> {
                           sends it back; look for registrations with the address of a sidecar";
             return Err(Refusal::new(Reason::LoopDetected, detail));
         }
-        let name = match route::find(self.info, self.settings, head, facts)? {
-            Destination::Cluster(cluster) => return Ok(Some(cluster)),
-            Destination::Service(name) => name,
-        };
-        let mut found = pin!(self.info.clusters().find_or_open(&name));
-        // The usual service is known, and nothing is waited for.
-        let first = poll_fn(|cx| Poll::Ready(found.as_mut().poll(cx))).await;
-        let found = match (first, client_ends(facts.deadline, accepted)) {
-            (Poll::Ready(found), _) => Some(found),
-            (Poll::Pending, None) => Box::pin(self.unless_gone(found)).await,
-            (Poll::Pending, Some(cap)) => {
-                let limit = own_deadline(facts.deadline.timeout.unwrap_or_default());
-                let found = Box::pin(self.unless_gone(timeout_at(cap.into(), found))).await;
-                found.map(|found| {
-                    found.unwrap_or_else(|_| {
-                        let detail = format!("the registry has not answered for the service yet; {limit}");
-                        Err(Refusal::new(Reason::DeadlineExceeded, detail))
+        match route::find(self.info, self.settings, head, facts)? {
+            Destination::Cluster(cluster) => Ok(Some(cluster)),
+            Destination::Service(name) => self.open_cluster(&name, facts.deadline.timeout, accepted).await,
+        }
+    }
+
+    /// The cluster of a name, within the app's own deadline. Waits only for the registry's first answer for it. `None`: the app is
+    /// gone.
+    #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+    pub(crate) fn open_cluster(
+        &mut self,
+        name: &ServiceName<'_>,
+        deadline: Option<Duration>,
+        accepted: Instant,
+    ) -> impl Future<Output = Result<Option<Arc<Cluster>>, Refusal>> + Send {
+        async move {
+            let mut found = pin!(self.info.clusters().find_or_open(name));
+            // The usual service is known, and nothing is waited for.
+            let first = poll_fn(|cx| Poll::Ready(found.as_mut().poll(cx))).await;
+            let found = match (first, ends_at(deadline, accepted)) {
+                (Poll::Ready(found), _) => Some(found),
+                (Poll::Pending, None) => Box::pin(self.unless_gone(found)).await,
+                (Poll::Pending, Some(cap)) => {
+                    let limit = own_deadline(deadline.unwrap_or_default());
+                    let found = Box::pin(self.unless_gone(timeout_at(cap.into(), found))).await;
+                    found.map(|found| {
+                        found.unwrap_or_else(|_| {
+                            let detail =
+                                format!("the registry has not answered for the service yet; {limit}");
+                            Err(Refusal::new(Reason::DeadlineExceeded, detail))
+                        })
                     })
-                })
-            }
-        };
-        found.transpose()
+                }
+            };
+            found.transpose()
+        }
     }
 
     /// A place in the service's bulkhead. `None`: the app is gone.
@@ -252,8 +270,8 @@ fn refuse_open(cluster: &Cluster, policy: &config::Policy, retry_after: Duration
 }
 
 /// When the app's own deadline passes.
-fn client_ends(deadline: ClientDeadline, accepted: Instant) -> Option<std::time::Instant> {
-    deadline.timeout.map(|timeout| add_saturating(accepted.into_std(), timeout))
+fn ends_at(timeout: Option<Duration>, accepted: Instant) -> Option<std::time::Instant> {
+    timeout.map(|timeout| add_saturating(accepted.into_std(), timeout))
 }
 
 /// How the body ended.

@@ -12,3 +12,4 @@ pub(crate) mod path_form;
 pub(crate) mod pushback;
 pub(crate) mod reject;
 pub(crate) mod route;
+pub(crate) mod rules;

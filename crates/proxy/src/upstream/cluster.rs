@@ -14,7 +14,7 @@ use outrigger_config::{self as config, count, format_coarse_duration, format_dur
 use outrigger_discovery::{Follower, Knowledge, WatchReason};
 use outrigger_events::{Event, EventKind, Events};
 use outrigger_policy::{
-    Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, Verdict,
+    Breaker, Cursor, LatencyHistogram, RetryBudget, Verdict,
     circuit_breaker::{BreakerChange, BreakerOpen, BreakerState, Permit},
     outlier_detection::{Report, stall::PeakLatency},
 };
@@ -22,14 +22,13 @@ use outrigger_registry::{Instance, Query};
 use tokio::{sync::watch, time::Instant};
 
 pub(crate) use settings::ClusterSettings;
-use view::is_healthy;
-pub(crate) use view::{LastResorts, View, last_resort_label};
+pub(crate) use view::{View, last_resort_label};
 
 use crate::{
     host::ServiceName,
     limit::limit,
     reason::{Reason, Refusal},
-    upstream::{ejection::OutlierEjector, endpoint::Endpoint},
+    upstream::{ejection::OutlierEjector, endpoint::Endpoint, pick_set::PickSet, traffic::Subset},
 };
 
 /// How recent a response is evidence that an endpoint can be used in another one's place.
@@ -81,15 +80,6 @@ impl fmt::Display for ClusterKey {
             Some(datacenter) => write!(f, "@{datacenter}"),
             None => Ok(()),
         }
-    }
-}
-
-/// The endpoints that a request has tried: those of earlier attempts, and others that this pick may not take.
-struct Tried<'a>(&'a [Arc<Endpoint>], &'a [Arc<Endpoint>]);
-
-impl Tried<'_> {
-    fn contains(&self, endpoint: &Endpoint) -> bool {
-        self.0.iter().chain(self.1).any(|one| std::ptr::eq(&**one, endpoint))
     }
 }
 
@@ -146,12 +136,10 @@ impl Cluster {
             // Sidecars that start together must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
             view: ArcSwap::from_pointee(View {
-                endpoints: Box::default(),
+                set: PickSet::empty(policy.balance),
                 not_serving: Box::default(),
                 aliases: Box::default(),
                 own: Vec::new(),
-                balancer: LoadBalancer::new(policy.balance, &[]),
-                last_resorts: Box::default(),
                 settings: Arc::new(settings),
                 snapshot: Arc::default(),
             }),
@@ -245,115 +233,56 @@ impl Cluster {
         }
     }
 
-    /// An endpoint that this request has not tried, or any usable one when it has tried all; none of `passed`, which another
-    /// request decides. `retryable`: the request can be tried again if this attempt fails.
+    /// An endpoint of `subset`, or of all, that this request has not tried; see [`PickSet::pick`].
+    #[inline]
     pub(crate) fn pick(
         &self,
+        subset: Option<&Subset>,
         tried: &[Arc<Endpoint>],
         passed: &[Arc<Endpoint>],
         retryable: bool,
     ) -> Option<Arc<Endpoint>> {
+        if let Some(subset) = subset {
+            return subset.pick(tried, passed, retryable);
+        }
         let view = self.view.load();
-        self.pick_from(&view, tried, passed, retryable).or_else(|| {
+        view.set.pick(&self.cursor, tried, passed, retryable).or_else(|| {
             // All endpoints may have retired since the load; then there is a newer View.
             let newer = self.view.load();
             let is_newer = !Arc::ptr_eq(&view, &newer);
-            is_newer.then(|| self.pick_from(&newer, tried, passed, retryable)).flatten()
+            is_newer.then(|| newer.set.pick(&self.cursor, tried, passed, retryable)).flatten()
         })
     }
 
-    /// An endpoint that is neither in `tried` nor `now`. [`Cluster::pick`] with the same `retryable`, after `now` was tried,
-    /// gives such an endpoint whenever this does.
+    /// Another endpoint of `subset`, or of all; see [`PickSet::pick_other`].
     pub(crate) fn pick_other(
         &self,
+        subset: Option<&Subset>,
         tried: &[Arc<Endpoint>],
         now: &Arc<Endpoint>,
         retryable: bool,
     ) -> Option<Arc<Endpoint>> {
-        self.pick_untried(&self.view.load(), &Tried(tried, std::slice::from_ref(now)), retryable)
-    }
-
-    fn pick_from(
-        &self,
-        view: &View,
-        tried: &[Arc<Endpoint>],
-        passed: &[Arc<Endpoint>],
-        retryable: bool,
-    ) -> Option<Arc<Endpoint>> {
-        let untried = self.pick_untried(view, &Tried(tried, passed), retryable);
-        if untried.is_some() || tried.is_empty() {
-            return untried;
+        match subset {
+            Some(subset) => subset.pick_other(tried, now, retryable),
+            None => self.view.load().set.pick_other(&self.cursor, tried, now, retryable),
         }
-        let passed = Tried(passed, &[]);
-        let usable = |one: &Endpoint| one.is_usable(retryable) && !passed.contains(one);
-        self.pick_among(&view.endpoints, &view.balancer, false, usable).or_else(|| {
-            let usable = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !passed.contains(one);
-            self.pick_last_resort(view, false, usable)
-        })
-    }
-
-    fn pick_untried(&self, view: &View, tried: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {
-        let is_first = tried.0.is_empty() && tried.1.is_empty();
-        let usable = |one: &Endpoint| one.is_usable(retryable) && !tried.contains(one);
-        if view.last_resorts.is_empty() {
-            return self.pick_among(&view.endpoints, &view.balancer, is_first, usable);
-        }
-        // Last resorts come after the endpoints that are healthy, and before those that panic mode picks: those are known to fail.
-        let healthy = |one: &Endpoint| is_healthy(one, retryable) && !tried.contains(one);
-        let last = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !tried.contains(one);
-        self.pick_among(&view.endpoints, &view.balancer, is_first, healthy)
-            .or_else(|| self.pick_last_resort(view, is_first, last))
-            .or_else(|| self.pick_among(&view.endpoints, &view.balancer, is_first, usable))
-    }
-
-    fn pick_last_resort(
-        &self,
-        view: &View,
-        is_first: bool,
-        is_usable: impl Fn(&Endpoint) -> bool,
-    ) -> Option<Arc<Endpoint>> {
-        let pick = |one: &LastResorts| self.pick_among(&one.endpoints, &one.balancer, is_first, &is_usable);
-        view.last_resorts.iter().find_map(pick)
-    }
-
-    /// A usable one of these; one that is stalled only if there is no other. `is_first`: for the first attempt of a request.
-    #[inline]
-    fn pick_among(
-        &self,
-        endpoints: &[Arc<Endpoint>],
-        balancer: &LoadBalancer,
-        is_first: bool,
-        is_usable: impl Fn(&Endpoint) -> bool,
-    ) -> Option<Arc<Endpoint>> {
-        let random = fastrand::u64(..);
-        let usable = |at: usize| is_usable(&endpoints[at]);
-        let responsive = |at: usize| usable(at) && !endpoints[at].is_stalled();
-        let at = if is_first {
-            balancer
-                .pick_first(&self.cursor, random, responsive)
-                .or_else(|| balancer.pick_first(&self.cursor, random, usable))
-        } else {
-            let retry = |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry(&self.cursor, random, wanted);
-            retry(&responsive).or_else(|| retry(&usable))
-        };
-        at.and_then(|at| endpoints.get(at)).cloned()
     }
 
     /// Whether an endpoint stands for the service, and is healthy.
     pub(crate) fn is_in(&self, endpoint: &Arc<Endpoint>) -> bool {
-        endpoint.is_healthy() && self.view.load().standing().iter().any(|one| Arc::ptr_eq(one, endpoint))
+        endpoint.is_healthy() && self.view.load().set.standing().iter().any(|one| Arc::ptr_eq(one, endpoint))
     }
 
     /// Whether another endpoint is in.
     pub(crate) fn has_other_in(&self, endpoint: &Arc<Endpoint>) -> bool {
-        self.view.load().standing().iter().any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
+        self.view.load().set.standing().iter().any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
     }
 
     /// Whether another endpoint has answered a request lately, and is not ejected.
     pub(crate) fn serves_besides(&self, endpoint: &Arc<Endpoint>) -> bool {
         let now = Instant::now();
         let serves = |one: &Arc<Endpoint>| one.succeeded_within(RECENT_SUCCESS, now);
-        self.view.load().standing().iter().any(|one| !Arc::ptr_eq(one, endpoint) && serves(one))
+        self.view.load().set.standing().iter().any(|one| !Arc::ptr_eq(one, endpoint) && serves(one))
     }
 
     /// The breaker's state, by the settings of the current View.
@@ -450,8 +379,9 @@ impl Cluster {
         }
     }
 
-    /// The refusal of a request without an endpoint to pick. `first_answer`: the setting `discovery.first_answer`.
-    pub(crate) fn refuse_pick(&self, first_answer: Duration) -> Refusal {
+    /// The refusal of a request without an endpoint of `subset`, or of all, to pick. `first_answer`: the setting
+    /// `discovery.first_answer`.
+    pub(crate) fn refuse_pick(&self, subset: Option<&Subset>, first_answer: Duration) -> Refusal {
         self.request_refresh();
         let view = self.view.load_full();
         let status = self.follower.status();
@@ -483,7 +413,7 @@ impl Cluster {
                 known.push_str(&format!(", {count} {}", status.label()));
             }
         }
-        for last in &*view.last_resorts {
+        for last in &*view.set.last_resorts {
             let (number, why) = (last.endpoints.len(), last_resort_label(last.kind));
             known.push_str(&format!(", {number} {why} and not accepting connections"));
         }
@@ -497,7 +427,13 @@ impl Cluster {
             let tagged = view.snapshot.instances.iter().filter(|one| self.matches(one)).count();
             known.push_str(&format!(", {tagged} with the tags asked for"));
         }
-        Refusal::for_now(Reason::NoUsableInstance, format!("{known}; {heard}"))
+        let Some(subset) = subset else {
+            return Refusal::for_now(Reason::NoUsableInstance, format!("{known}; {heard}"));
+        };
+        let listed = view.snapshot.instances.iter().filter(|one| self.matches(one) && subset.matches(one));
+        let detail =
+            format!("{known}, {} in the subset {}, none usable; {heard}", listed.count(), subset.name());
+        Refusal::for_now(Reason::SubsetEmpty, detail)
     }
 
     /// Whether an instance has the cluster's tags.

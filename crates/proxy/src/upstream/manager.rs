@@ -110,16 +110,21 @@ struct ManagedCluster {
 
 impl ManagedCluster {
     /// Sends new settings to the writer; the receiver resolves when they are in effect. `None`: no change.
-    fn apply_settings(&self, policy: &config::Policy, declared: bool) -> Option<oneshot::Receiver<()>> {
-        let same =
-            self.cluster.view.load().settings.policy == *policy && self.cluster.is_declared() == declared;
-        if same {
+    fn apply_settings(
+        &self,
+        policy: &config::Policy,
+        rules: &config::TrafficRules,
+        declared: bool,
+    ) -> Option<oneshot::Receiver<()>> {
+        let differs = self.cluster.view.load().settings.differs(policy, rules);
+        if !differs && self.cluster.is_declared() == declared {
             return None;
         }
         self.cluster.set_declared(declared);
         let (applied, done) = oneshot::channel();
         // An error: the writer has ended with its cluster.
-        let _ = self.updates.send(SettingsUpdate { policy: policy.clone(), applied });
+        let (policy, rules) = (policy.clone(), rules.clone());
+        let _ = self.updates.send(SettingsUpdate { policy, rules, applied });
         Some(done)
     }
 }
@@ -267,7 +272,8 @@ impl ClusterManager {
         let managed = table.clusters.iter();
         let pending = managed
             .filter_map(|(key, managed)| {
-                managed.apply_settings(settings.policy_for(key), settings.find_declared(key).is_some())
+                let declared = settings.find_declared(key).is_some();
+                managed.apply_settings(settings.policy_for(key), settings.rules_for(key), declared)
             })
             .collect();
         (self.open_declared(&mut table), pending)
@@ -407,7 +413,8 @@ impl ClusterManager {
         let task_follower = self.discovery.follow(key.query(), kind)?;
         let label = key.to_string();
         let series = self.metrics.service_series(declared.then_some(&*label));
-        let settings = ClusterSettings::new(self.settings.load().policy_for(&key).clone(), series);
+        let all = self.settings.load();
+        let settings = ClusterSettings::new(all.policy_for(&key).clone(), all.rules_for(&key), series);
         let events = self.discovery.events().clone();
         let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower, events));
         let (updates, update_queue) = mpsc::unbounded_channel();
@@ -514,7 +521,7 @@ impl ClusterManager {
             for cluster in self.clusters() {
                 cluster.peak_latency.decay();
                 let view = cluster.view.load_full();
-                for endpoint in view.endpoints.iter().chain(&view.not_serving) {
+                for endpoint in view.all_endpoints() {
                     endpoint.pool.sweep(view.settings.policy.pool.idle_timeout, now);
                 }
             }

@@ -7,6 +7,8 @@ pub(crate) mod ejection;
 pub(crate) mod endpoint;
 pub(crate) mod lease;
 pub(crate) mod manager;
+pub(crate) mod pick_set;
 pub(crate) mod probe;
 pub(crate) mod reconcile;
 pub(crate) mod retired_views;
+pub(crate) mod traffic;

@@ -4,18 +4,11 @@
 //! connections; a new one gets a new endpoint; the endpoint of one that left is retired. Instances at one address are one
 //! endpoint. This runs on the control thread, so that no request builds a View or drops an old one.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, HashMap},
-    iter::Peekable,
-    net::SocketAddr,
-    sync::Arc,
-    vec,
-};
+use std::{cmp::Ordering, collections::HashMap, iter::Peekable, net::SocketAddr, sync::Arc, vec};
 
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Snapshot};
-use outrigger_policy::{LoadBalancer, outlier_detection::Eligibility};
+use outrigger_policy::outlier_detection::Eligibility;
 use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -27,8 +20,9 @@ use crate::{
     listener::own::OwnListeners,
     metrics::Metrics,
     upstream::{
-        cluster::{Cluster, ClusterSettings, LastResorts, View, watch_reason},
+        cluster::{Cluster, ClusterSettings, View, watch_reason},
         endpoint::Endpoint,
+        pick_set::{PickSet, PickSetBuilder},
         retired_views::RetiredViews,
     },
 };
@@ -37,6 +31,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct SettingsUpdate {
     pub(crate) policy: config::Policy,
+    pub(crate) rules: config::TrafficRules,
     /// Completed when the next pick reads the settings. Dropped: the cluster is gone.
     pub(crate) applied: oneshot::Sender<()>,
 }
@@ -52,6 +47,7 @@ pub(crate) struct Reconciler {
     /// The endpoints of the current View, sorted by identity as the instances of a snapshot are.
     known: Vec<Arc<Endpoint>>,
     retired_views: RetiredViews<View>,
+    retired_sets: RetiredViews<PickSet>,
 }
 
 impl Reconciler {
@@ -61,8 +57,8 @@ impl Reconciler {
         workers: usize,
         own_listeners: watch::Receiver<OwnListeners>,
     ) -> Self {
-        let (known, retired_views) = (Vec::new(), RetiredViews::default());
-        Self { cluster, metrics, workers, own_listeners, known, retired_views }
+        let (retired_views, retired_sets) = (RetiredViews::default(), RetiredViews::default());
+        Self { cluster, metrics, workers, own_listeners, known: Vec::new(), retired_views, retired_sets }
     }
 
     /// Follows the service until the cluster manager aborts the task.
@@ -73,12 +69,12 @@ impl Reconciler {
     ) {
         loop {
             // A fixed time, and not a sleep that each change would begin anew.
-            let due = self.retired_views.next_check();
+            let due = self.retired_views.next_check().into_iter().chain(self.retired_sets.next_check()).min();
             tokio::select! {
                 snapshot = follower.changed() => self.apply_snapshot(snapshot),
-                Some(SettingsUpdate { policy, applied }) = updates.recv() => {
+                Some(SettingsUpdate { policy, rules, applied }) = updates.recv() => {
                     follower.set_reason(watch_reason(self.cluster.is_declared()));
-                    self.apply_settings(policy);
+                    self.apply_settings(policy, &rules);
                     // The receiver may have been dropped.
                     let _ = applied.send(());
                 }
@@ -88,13 +84,14 @@ impl Reconciler {
                 }
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                     self.retired_views.drop_unused(Instant::now());
+                    self.retired_sets.drop_unused(Instant::now());
                 }
             }
         }
     }
 
     /// Publishes a View with `policy`: same endpoints, same connections, same states.
-    fn apply_settings(&mut self, policy: config::Policy) {
+    fn apply_settings(&mut self, policy: config::Policy, rules: &config::TrafficRules) {
         let before = self.cluster.view.load_full();
         for endpoint in &self.known {
             endpoint.set_max_permits(&policy);
@@ -105,7 +102,7 @@ impl Reconciler {
             before.settings.series.clone()
         };
         let has_breaker = policy.circuit_breaker.is_some();
-        self.rebuild_view(before.snapshot.clone(), Arc::new(before.settings.with_policy(policy, series)));
+        self.rebuild_view(before.snapshot.clone(), Arc::new(before.settings.changed(policy, rules, series)));
         if !has_breaker {
             self.cluster.turn_breaker_off();
         }
@@ -125,11 +122,10 @@ impl Reconciler {
         let mut before = std::mem::take(&mut self.known).into_iter().peekable();
         let now = Instant::now().into_std();
         let (mut left, mut replaced) = (Vec::new(), Vec::new());
-        let mut endpoints = Vec::new();
+        let mut set = PickSetBuilder::default();
+        let mut subsets: Vec<_> = settings.subsets().iter().map(|_| PickSetBuilder::default()).collect();
         let mut not_serving = Vec::new();
-        let mut weights = Vec::new();
         let own_listeners = self.own_listeners.borrow_and_update().clone();
-        let mut last_resorts = BTreeMap::<LastResort, (Vec<Arc<Endpoint>>, Vec<u32>)>::new();
         let mut members = Vec::new();
         let (mut own, mut aliases) = (Vec::new(), Vec::new());
         let mut addresses = Addresses::default();
@@ -175,45 +171,32 @@ impl Reconciler {
                 Some(LastResort::Draining) | None => Eligibility::OutOfService,
             };
             members.push((endpoint.clone(), eligibility));
-            if weight > 0 {
-                endpoints.push(endpoint);
-                weights.push(weight);
-                continue;
+            set.add(&endpoint, weight, last_resort);
+            for (subset, subset_set) in settings.subsets().iter().zip(&mut subsets) {
+                if subset.matches(newest) {
+                    subset_set.add(&endpoint, weight, last_resort);
+                }
             }
-            if let Some((kind, weight)) = last_resort {
-                let (endpoints, weights) = last_resorts.entry(kind).or_default();
-                endpoints.push(endpoint.clone());
-                weights.push(weight);
+            if weight == 0 {
+                not_serving.push(endpoint);
             }
-            not_serving.push(endpoint);
         }
         aliases.sort_by(|(one, _), (other, _)| one.cmp(other));
         left.extend(before);
         // Before the swap, so that the detector knows every endpoint that a pick may take.
         self.cluster.ejector.set_members(settings.policy.outlier.as_ref(), members);
-        let usable = endpoints.len();
         if !own.is_empty() && own != self.cluster.view.load().own {
             let (service, instances) =
                 (&self.cluster.label, own.iter().map(ToString::to_string).collect::<Vec<_>>());
             warn!(%service, ?instances, "the registry lists addresses that this sidecar listens on: they are not called");
         }
-        let view = View {
-            balancer: LoadBalancer::new(settings.policy.balance, &weights),
-            endpoints: endpoints.into(),
-            not_serving: not_serving.into(),
-            aliases: aliases.into(),
-            own,
-            last_resorts: last_resorts
-                .into_iter()
-                .map(|(kind, (endpoints, weights))| LastResorts {
-                    kind,
-                    endpoints: endpoints.into(),
-                    balancer: LoadBalancer::new(settings.policy.balance, &weights),
-                })
-                .collect(),
-            settings,
-            snapshot,
-        };
+        let set = set.build(settings.policy.balance);
+        let usable = set.endpoints.len();
+        for (subset, set) in settings.subsets().iter().zip(subsets) {
+            self.retired_sets.push(subset.replace_set(set.build(settings.policy.balance)), Instant::now());
+        }
+        let view =
+            View { set, not_serving: not_serving.into(), aliases: aliases.into(), own, settings, snapshot };
         self.retired_views.push(self.cluster.swap_view(view), Instant::now());
         self.cluster.ejector.wakeup.notify_one();
         // After the swap, so that a pick in between finds an endpoint.

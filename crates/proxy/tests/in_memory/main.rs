@@ -10,6 +10,7 @@ mod leave;
 mod path;
 mod phases;
 mod retries;
+mod rules;
 mod stop;
 mod tunnels;
 mod waits;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use outrigger_config as config;
 
 use crate::{
@@ -9,7 +10,10 @@ use crate::{
         ServiceSeries,
         cells::{Block, ServiceCells},
     },
-    upstream::bulkhead::Bulkhead,
+    upstream::{
+        bulkhead::Bulkhead,
+        traffic::{Subset, Traffic},
+    },
 };
 
 /// The settings of every request to a cluster, until the next View.
@@ -19,20 +23,86 @@ pub(crate) struct ClusterSettings {
     pub(crate) series: Arc<ServiceSeries>,
     /// `None`: requests in flight are not limited.
     pub(crate) bulkhead: Option<Arc<Bulkhead>>,
+    /// `None`: every request may go to every instance.
+    pub(crate) traffic: Option<Arc<Traffic>>,
+    /// The same with the policies of routes that have come by.
+    derived: DerivedSettings,
 }
 
+/// Settings that differ from others by the policy of a route alone, by the address of that policy, which they keep alive.
+#[derive(Debug, Default)]
+struct DerivedSettings(ArcSwap<Vec<(Arc<config::Policy>, Arc<ClusterSettings>)>>);
+
 impl ClusterSettings {
-    pub(crate) fn new(policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
-        Self { bulkhead: Bulkhead::new(&policy), policy, series }
+    pub(crate) fn new(
+        policy: config::Policy,
+        rules: &config::TrafficRules,
+        series: Arc<ServiceSeries>,
+    ) -> Self {
+        let traffic = Traffic::new(rules, policy.balance, None);
+        Self {
+            bulkhead: Bulkhead::new(&policy),
+            policy,
+            series,
+            traffic,
+            derived: DerivedSettings::default(),
+        }
     }
 
-    /// The settings with another policy. A bulkhead with the same limits keeps its slots.
-    pub(crate) fn with_policy(&self, policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
-        let numbers = |one: &config::Policy| (one.max_in_flight, one.max_pending, one.pending_timeout);
-        if numbers(&self.policy) == numbers(&policy) {
-            return Self { bulkhead: self.bulkhead.clone(), policy, series };
+    /// The settings that follow these. A bulkhead with the same limits keeps its slots, and a subset that stays its endpoints.
+    pub(crate) fn changed(
+        &self,
+        policy: config::Policy,
+        rules: &config::TrafficRules,
+        series: Arc<ServiceSeries>,
+    ) -> Self {
+        let traffic = Traffic::new(rules, policy.balance, self.traffic.as_ref());
+        let bulkhead = self.bulkhead_for(&policy);
+        Self { bulkhead, policy, series, traffic, derived: DerivedSettings::default() }
+    }
+
+    /// The same settings with the policy of a route. Made at the first request of the route.
+    pub(crate) fn with_policy(&self, policy: &Arc<config::Policy>) -> Arc<Self> {
+        let known = self.derived.0.load();
+        let find = |all: &[(Arc<config::Policy>, Arc<Self>)]| {
+            all.iter().find(|(one, _)| Arc::ptr_eq(one, policy)).map(|(_, settings)| settings.clone())
+        };
+        if let Some(derived) = find(&known) {
+            return derived;
         }
-        Self::new(policy, series)
+        let derived = Arc::new(Self {
+            policy: (**policy).clone(),
+            series: self.series.clone(),
+            // The limit is that of the service, whichever way a request comes.
+            bulkhead: self.bulkhead.clone(),
+            traffic: self.traffic.clone(),
+            derived: DerivedSettings::default(),
+        });
+        // Another worker may have made the same: then there are two for the rest of this View.
+        self.derived.0.rcu(|all| {
+            let new = (policy.clone(), derived.clone());
+            all.iter().cloned().chain([new]).collect::<Vec<_>>()
+        });
+        derived
+    }
+
+    fn bulkhead_for(&self, policy: &config::Policy) -> Option<Arc<Bulkhead>> {
+        let numbers = |one: &config::Policy| (one.max_in_flight, one.max_pending, one.pending_timeout);
+        if numbers(&self.policy) == numbers(policy) { self.bulkhead.clone() } else { Bulkhead::new(policy) }
+    }
+
+    /// The subsets, in the order of the settings.
+    pub(crate) fn subsets(&self) -> &[Arc<Subset>] {
+        self.traffic.as_ref().map_or(&[], |traffic| &traffic.subsets)
+    }
+
+    /// Whether a cluster with these settings is to have others.
+    pub(crate) fn differs(&self, policy: &config::Policy, rules: &config::TrafficRules) -> bool {
+        let same_rules = match &self.traffic {
+            Some(traffic) => traffic.rules == *rules,
+            None => *rules == config::TrafficRules::default(),
+        };
+        self.policy != *policy || !same_rules
     }
 
     /// The cells in which `worker` counts for the service.
@@ -42,6 +112,7 @@ impl ClusterSettings {
 
     /// The same settings with other series.
     pub(crate) fn with_series(&self, series: Arc<ServiceSeries>) -> Self {
-        Self { policy: self.policy.clone(), series, bulkhead: self.bulkhead.clone() }
+        let (bulkhead, traffic) = (self.bulkhead.clone(), self.traffic.clone());
+        Self { policy: self.policy.clone(), series, bulkhead, traffic, derived: DerivedSettings::default() }
     }
 }

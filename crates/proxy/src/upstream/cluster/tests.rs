@@ -7,7 +7,7 @@ use outrigger_registry::{InstanceId, LastResort, testing::ScriptedRegistry};
 use tokio::runtime::Handle;
 
 use super::*;
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, upstream::pick_set::PickSetBuilder};
 
 #[test]
 fn the_label_names_tags_and_datacenter() {
@@ -34,7 +34,11 @@ fn cluster_that_drains() -> (Cluster, [Arc<Endpoint>; 4]) {
     let policy = config::Policy::default();
     let key = ClusterKey::new("orders", None, &[]);
     let follower = discovery.follow(key.query(), WatchReason::OnDemand).unwrap();
-    let settings = ClusterSettings::new(policy.clone(), Metrics::new(1).unwrap().service_series(None));
+    let settings = ClusterSettings::new(
+        policy.clone(),
+        &config::TrafficRules::default(),
+        Metrics::new(1).unwrap().service_series(None),
+    );
     let cluster = Cluster::new(key, false, settings, follower, discovery.events().clone());
     let endpoints = [1, 2, 3, 4].map(|n: u16| {
         let id = InstanceId { datacenter: "dc1".into(), node: "n".into(), id: n.to_string().into() };
@@ -45,23 +49,17 @@ fn cluster_that_drains() -> (Cluster, [Arc<Endpoint>; 4]) {
         draining.set_draining(true);
     }
     let settings = cluster.view.load().settings.clone();
-    drop(
-        cluster.swap_view(View {
-            endpoints: endpoints[..2].into(),
-            not_serving: endpoints[2..].into(),
-            aliases: Box::default(),
-            own: Vec::new(),
-            balancer: LoadBalancer::new(policy.balance, &[1, 1]),
-            last_resorts: [LastResorts {
-                kind: LastResort::Draining,
-                endpoints: endpoints[2..].into(),
-                balancer: LoadBalancer::new(policy.balance, &[1, 1]),
-            }]
-            .into(),
-            settings,
-            snapshot: Arc::default(),
-        }),
-    );
+    let mut set = PickSetBuilder::default();
+    endpoints[..2].iter().for_each(|one| set.add(one, 1, None));
+    endpoints[2..].iter().for_each(|one| set.add(one, 0, Some((LastResort::Draining, 1))));
+    drop(cluster.swap_view(View {
+        set: set.build(policy.balance),
+        not_serving: endpoints[2..].into(),
+        aliases: Box::default(),
+        own: Vec::new(),
+        settings,
+        snapshot: Arc::default(),
+    }));
     (cluster, endpoints)
 }
 
@@ -120,10 +118,10 @@ async fn the_pick_after_an_attempt_gives_an_untried_endpoint_whenever_there_is_a
                 .find(|left| !left.is_empty())
                 .unwrap_or_default();
             let is_best = |picked: &Arc<Endpoint>| best.iter().any(|at| Arc::ptr_eq(&endpoints[*at], picked));
-            let other = cluster.pick_other(&tried, &endpoints[now], retryable);
+            let other = cluster.pick_other(None, &tried, &endpoints[now], retryable);
             assert_eq!(other.as_ref().map(is_best), (!best.is_empty()).then_some(true), "{case}");
             tried.push(endpoints[now].clone());
-            let picked = cluster.pick(&tried, &[], retryable);
+            let picked = cluster.pick(None, &tried, &[], retryable);
             if best.is_empty() {
                 assert!(
                     picked.is_none_or(|one| tried.iter().any(|tried| Arc::ptr_eq(tried, &one))),
@@ -144,7 +142,7 @@ async fn a_pick_gives_none_that_this_request_has_passed_over() {
         (0..4).filter(|at| bits & 1 << at != 0).map(|at| endpoints[at].clone()).collect()
     };
     for (tried, passed) in (0..16).flat_map(|tried| (0..16).map(move |passed| (tried, passed))) {
-        let picked = cluster.pick(&chosen(tried), &chosen(passed), true);
+        let picked = cluster.pick(None, &chosen(tried), &chosen(passed), true);
         let at = picked.map(|one| endpoints.iter().position(|other| Arc::ptr_eq(other, &one)).unwrap());
         let case = format!("tried {tried:04b}, passed {passed:04b}: {at:?}");
         let untried = !(tried | passed) & 0b1111;

@@ -12,6 +12,7 @@ pub(super) struct ManagerSettings {
     pub(super) upstreams: Vec<config::Upstream>,
     tuned: Vec<config::TunedService>,
     pub(super) names: HostNames,
+    no_rules: config::TrafficRules,
 }
 
 impl ManagerSettings {
@@ -22,11 +23,17 @@ impl ManagerSettings {
             upstreams: config.upstreams.clone(),
             tuned: config.tuned.clone(),
             names: HostNames::new(config),
+            no_rules: config::TrafficRules::default(),
         }
     }
 
     pub(super) fn find_declared(&self, key: &ClusterKey) -> Option<&config::Upstream> {
         self.upstreams.iter().find(|upstream| upstream_key(upstream) == *key)
+    }
+
+    /// The traffic rules. Those of an upstream hold for what it declares, and for no other form of the service.
+    pub(super) fn rules_for(&self, key: &ClusterKey) -> &config::TrafficRules {
+        self.find_declared(key).map_or(&self.no_rules, |upstream| &upstream.traffic)
     }
 
     /// An undeclared form of a declared service has the policy of that service.

@@ -61,7 +61,10 @@ impl Rig {
         // Each request is one second after the one before.
         sleep(Duration::from_secs(1)).await;
         cluster.mark_used(Instant::now());
-        cluster.pick(&[], &[], true).is_none().then(|| cluster.refuse_pick(Duration::from_secs(1)).reason)
+        cluster
+            .pick(None, &[], &[], true)
+            .is_none()
+            .then(|| cluster.refuse_pick(None, Duration::from_secs(1)).reason)
     }
 
     fn watched(&self) -> Vec<String> {

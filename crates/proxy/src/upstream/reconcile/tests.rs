@@ -40,7 +40,8 @@ impl WriterRig {
         };
         let metrics = Metrics::new(1).unwrap();
         let policy = config::Policy { balance: config::Balance::Weighted, ..config::Policy::default() };
-        let settings = ClusterSettings::new(policy, metrics.service_series(None));
+        let settings =
+            ClusterSettings::new(policy, &config::TrafficRules::default(), metrics.service_series(None));
         let key = ClusterKey::new("orders", None, &[]);
         let cluster = Arc::new(Cluster::new(key, false, settings, follow(), discovery.events().clone()));
         let (updates, update_queue) = mpsc::unbounded_channel();
@@ -57,7 +58,7 @@ impl WriterRig {
     }
 
     fn pick(&self, tried: &[Arc<Endpoint>]) -> Arc<Endpoint> {
-        self.cluster.pick(tried, &[], true).unwrap()
+        self.cluster.pick(None, tried, &[], true).unwrap()
     }
 
     /// How often each endpoint is picked in `times` first picks, by node and id.
@@ -125,7 +126,7 @@ async fn one_address_under_two_ids_is_one_endpoint_with_one_share() {
     rig.list([at("n1", "a", 1, 1), at("n1", "b", 1, 2), at("n1", "c", 2, 3), at("n2", "a", 1, 1)]).await;
     assert_eq!(rig.shares(20), expected(&[("n1/b", 10), ("n1/c", 10)]), "the newest registration counts");
     let view = rig.cluster.view.load_full();
-    assert_eq!(view.endpoints.len(), 2);
+    assert_eq!(view.set.endpoints.len(), 2);
     let shared = rig.pick(&[]);
     let other = rig.pick(std::slice::from_ref(&shared));
     assert_ne!(shared.addr, other.addr, "a retry goes to another process");
@@ -170,11 +171,11 @@ async fn an_address_is_usable_while_one_of_its_instances_is() {
     // One that leaves takes requests no longer where the other does.
     let leaving = Instance { draining: true, ..with(a.clone(), HealthStatus::Critical) };
     rig.list([leaving.clone(), b.clone()]).await;
-    assert_eq!(rig.cluster.view.load().last_resort_in_use(), None);
+    assert_eq!(rig.cluster.view.load().set.last_resort_in_use(), None);
     let b = with(b, HealthStatus::Critical);
     rig.list([leaving.clone(), b.clone()]).await;
     rig.pick(&[]);
-    let in_use = || rig.cluster.view.load().last_resort_in_use();
+    let in_use = || rig.cluster.view.load().set.last_resort_in_use();
     assert_eq!(in_use(), Some(LastResort::Draining), "both are critical, and one of them only leaves");
     let lost = Instance { node_lost: true, ..b.clone() };
     rig.list([leaving, lost.clone()]).await;
@@ -221,7 +222,7 @@ async fn an_instance_of_a_lost_node_is_used_only_while_no_other_is_usable() {
     rig.list([a, heavy(b), critical(c)]).await;
     assert_eq!(rig.shares(20), expected(&[("n1/a", 5), ("n2/b", 15)]));
     assert!(rig.status().iter().take(2).all(|one| one.usable && one.why_not.is_none()));
-    assert!(rig.cluster.view.load().endpoints.iter().any(|one| Arc::ptr_eq(one, &endpoint)), "the same");
+    assert!(rig.cluster.view.load().set.endpoints.iter().any(|one| Arc::ptr_eq(one, &endpoint)), "the same");
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,8 +237,8 @@ async fn an_instance_of_a_lost_node_that_accepts_no_connections_is_ejected_and_r
     let report =
         guard.record_end(Some(&outlier), blame, Outcome::ConnectRefused, Sent::Nothing, now.into_std());
     rig.cluster.report(&endpoint, report.unwrap(), now);
-    assert!(rig.cluster.pick(&[], &[], true).is_none(), "no panic mode for it");
-    let refusal = rig.cluster.refuse_pick(Duration::from_secs(1));
+    assert!(rig.cluster.pick(None, &[], &[], true).is_none(), "no panic mode for it");
+    let refusal = rig.cluster.refuse_pick(None, Duration::from_secs(1));
     assert!(
         refusal.detail.contains("1 critical, 1 critical by its node alone and not accepting connections"),
         "{}",

@@ -1,0 +1,214 @@
+//! The endpoints among which a request picks, and the pick: all endpoints of a cluster, or those of a subset.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use outrigger_config::Balance;
+use outrigger_policy::{Cursor, LoadBalancer, outlier_detection::EjectionState};
+use outrigger_registry::LastResort;
+
+use crate::upstream::endpoint::Endpoint;
+
+/// Endpoints among which a request picks. It never changes.
+#[derive(Debug)]
+pub(crate) struct PickSet {
+    /// Those in service, in the balancer's order.
+    pub(crate) endpoints: Box<[Arc<Endpoint>]>,
+    balancer: LoadBalancer,
+    /// Endpoints out of service that may be picked where none in service is healthy; in the order of use, none is empty.
+    pub(crate) last_resorts: Box<[LastResorts]>,
+}
+
+/// Endpoints that may be picked where no endpoint is healthy, for one reason.
+#[derive(Debug)]
+pub(crate) struct LastResorts {
+    pub(crate) kind: LastResort,
+    /// In the balancer's order.
+    pub(crate) endpoints: Box<[Arc<Endpoint>]>,
+    balancer: LoadBalancer,
+}
+
+/// The endpoints that a request has tried: those of earlier attempts, and others that this pick may not take.
+#[derive(Debug, Clone, Copy)]
+struct Tried<'a>(&'a [Arc<Endpoint>], &'a [Arc<Endpoint>]);
+
+impl Tried<'_> {
+    fn contains(&self, endpoint: &Endpoint) -> bool {
+        self.0.iter().chain(self.1).any(|one| std::ptr::eq(&**one, endpoint))
+    }
+}
+
+impl PickSet {
+    /// A set without endpoints.
+    pub(crate) fn empty(balance: Balance) -> Self {
+        PickSetBuilder::default().build(balance)
+    }
+
+    /// An endpoint that this request has not tried, or any usable one when it has tried all; none of `passed`, which another
+    /// request decides. `retryable`: the request can be tried again if this attempt fails.
+    #[inline]
+    pub(crate) fn pick(
+        &self,
+        cursor: &Cursor,
+        tried: &[Arc<Endpoint>],
+        passed: &[Arc<Endpoint>],
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        let untried = self.pick_untried(cursor, &Tried(tried, passed), retryable);
+        if untried.is_some() || tried.is_empty() {
+            return untried;
+        }
+        let passed = Tried(passed, &[]);
+        let usable = |one: &Endpoint| one.is_usable(retryable) && !passed.contains(one);
+        pick_among(&self.endpoints, &self.balancer, cursor, false, usable).or_else(|| {
+            let usable = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !passed.contains(one);
+            self.pick_last_resort(cursor, false, usable)
+        })
+    }
+
+    /// An endpoint that is neither in `tried` nor `now`. [`PickSet::pick`] with the same `retryable`, after `now` was tried, gives
+    /// such an endpoint whenever this does.
+    pub(crate) fn pick_other(
+        &self,
+        cursor: &Cursor,
+        tried: &[Arc<Endpoint>],
+        now: &Arc<Endpoint>,
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        self.pick_untried(cursor, &Tried(tried, std::slice::from_ref(now)), retryable)
+    }
+
+    #[inline]
+    fn pick_untried(&self, cursor: &Cursor, tried: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {
+        let is_first = tried.0.is_empty() && tried.1.is_empty();
+        let usable = |one: &Endpoint| one.is_usable(retryable) && !tried.contains(one);
+        if self.last_resorts.is_empty() {
+            return pick_among(&self.endpoints, &self.balancer, cursor, is_first, usable);
+        }
+        // Last resorts come after the endpoints that are healthy, and before those that panic mode picks: those are known to fail.
+        let healthy = |one: &Endpoint| is_healthy(one, retryable) && !tried.contains(one);
+        let last = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !tried.contains(one);
+        pick_among(&self.endpoints, &self.balancer, cursor, is_first, healthy)
+            .or_else(|| self.pick_last_resort(cursor, is_first, last))
+            .or_else(|| pick_among(&self.endpoints, &self.balancer, cursor, is_first, usable))
+    }
+
+    fn pick_last_resort(
+        &self,
+        cursor: &Cursor,
+        is_first: bool,
+        is_usable: impl Fn(&Endpoint) -> bool,
+    ) -> Option<Arc<Endpoint>> {
+        let pick =
+            |one: &LastResorts| pick_among(&one.endpoints, &one.balancer, cursor, is_first, &is_usable);
+        self.last_resorts.iter().find_map(pick)
+    }
+
+    /// Whether an endpoint is healthy.
+    pub(crate) fn has_healthy(&self) -> bool {
+        self.endpoints.iter().any(|one| is_healthy(one, true))
+    }
+
+    /// Whether an endpoint is healthy, or a last resort is usable.
+    pub(crate) fn has_usable(&self) -> bool {
+        self.has_healthy() || self.usable_last_resort().is_some()
+    }
+
+    /// The last resorts that are picked now: of several kinds, the first with a usable endpoint.
+    pub(crate) fn last_resort_in_use(&self) -> Option<LastResort> {
+        if self.has_healthy() { None } else { self.usable_last_resort() }
+    }
+
+    fn usable_last_resort(&self) -> Option<LastResort> {
+        let is_usable =
+            |one: &&LastResorts| one.endpoints.iter().any(|one| one.is_usable_as_last_resort(true));
+        self.last_resorts.iter().find(is_usable).map(|one| one.kind)
+    }
+
+    /// The endpoints that stand for the service: those in service, or, where there is none, those of lost nodes.
+    pub(crate) fn standing(&self) -> &[Arc<Endpoint>] {
+        if !self.endpoints.is_empty() {
+            return &self.endpoints;
+        }
+        let lost = self.last_resorts.iter().find(|one| one.kind == LastResort::NodeLost);
+        lost.map_or(&[], |one| &one.endpoints)
+    }
+}
+
+/// A usable one of these; one that is stalled only if there is no other. `is_first`: for the first attempt of a request.
+#[inline]
+fn pick_among(
+    endpoints: &[Arc<Endpoint>],
+    balancer: &LoadBalancer,
+    cursor: &Cursor,
+    is_first: bool,
+    is_usable: impl Fn(&Endpoint) -> bool,
+) -> Option<Arc<Endpoint>> {
+    let random = fastrand::u64(..);
+    let usable = |at: usize| is_usable(&endpoints[at]);
+    let responsive = |at: usize| usable(at) && !endpoints[at].is_stalled();
+    let at = if is_first {
+        balancer
+            .pick_first(cursor, random, responsive)
+            .or_else(|| balancer.pick_first(cursor, random, usable))
+    } else {
+        let retry = |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry(cursor, random, wanted);
+        retry(&responsive).or_else(|| retry(&usable))
+    };
+    at.and_then(|at| endpoints.get(at)).cloned()
+}
+
+/// Whether a pick may take the endpoint, and not only because panic mode lets it take any.
+pub(crate) fn is_healthy(one: &Endpoint, retryable: bool) -> bool {
+    one.is_usable(retryable) && one.stats.ejection_state() != EjectionState::Panic
+}
+
+/// Endpoints with their weights.
+#[derive(Debug, Default)]
+struct WeightedEndpoints {
+    endpoints: Vec<Arc<Endpoint>>,
+    weights: Vec<u32>,
+}
+
+impl WeightedEndpoints {
+    fn push(&mut self, endpoint: &Arc<Endpoint>, weight: u32) {
+        self.endpoints.push(endpoint.clone());
+        self.weights.push(weight);
+    }
+
+    fn build(self, balance: Balance) -> (Box<[Arc<Endpoint>]>, LoadBalancer) {
+        (self.endpoints.into(), LoadBalancer::new(balance, &self.weights))
+    }
+}
+
+/// Gathers the endpoints of a [`PickSet`].
+#[derive(Debug, Default)]
+pub(crate) struct PickSetBuilder {
+    in_service: WeightedEndpoints,
+    last_resorts: BTreeMap<LastResort, WeightedEndpoints>,
+}
+
+impl PickSetBuilder {
+    /// Adds an endpoint in service, or with `weight` 0 one that is at most a last resort, with its weight then.
+    pub(crate) fn add(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        weight: u32,
+        last_resort: Option<(LastResort, u32)>,
+    ) {
+        if weight > 0 {
+            self.in_service.push(endpoint, weight);
+        } else if let Some((kind, weight)) = last_resort {
+            self.last_resorts.entry(kind).or_default().push(endpoint, weight);
+        }
+    }
+
+    /// The set of what was added.
+    pub(crate) fn build(self, balance: Balance) -> PickSet {
+        let (endpoints, balancer) = self.in_service.build(balance);
+        let last_resorts = self.last_resorts.into_iter().map(|(kind, one)| {
+            let (endpoints, balancer) = one.build(balance);
+            LastResorts { kind, endpoints, balancer }
+        });
+        PickSet { endpoints, balancer, last_resorts: last_resorts.collect() }
+    }
+}

@@ -1,0 +1,307 @@
+//! The traffic rules of a cluster as requests use them: subsets with their endpoints, the split, the routes.
+//!
+//! Built from the settings on the control thread. A subset that stays keeps its endpoints and its turns, and so does the split.
+//! A request holds the subset that was chosen for it, and picks from the endpoints that the subset has at that moment.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+use outrigger_config::{self as config, Balance, OnEmpty, RouteTarget, SplitTarget};
+use outrigger_policy::{Cursor, LoadBalancer};
+use outrigger_registry::Instance;
+
+use crate::upstream::{endpoint::Endpoint, pick_set::PickSet};
+
+/// How many places the values of a sticky split have.
+const SLOTS: u64 = 10_000;
+
+/// The traffic rules of a cluster.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    pub(crate) rules: config::TrafficRules,
+    /// In the order of the settings.
+    pub(crate) subsets: Box<[Arc<Subset>]>,
+    /// For requests that no route takes.
+    pub(crate) split: Option<Split>,
+    pub(crate) routes: Box<[Route]>,
+}
+
+impl Traffic {
+    /// The rules as requests use them. `before`: those that they replace. `None`: there are none.
+    pub(crate) fn new(
+        rules: &config::TrafficRules,
+        balance: Balance,
+        before: Option<&Arc<Self>>,
+    ) -> Option<Arc<Self>> {
+        if *rules == config::TrafficRules::default() {
+            return None;
+        }
+        if let Some(same) = before.filter(|before| before.rules == *rules) {
+            return Some(same.clone());
+        }
+        let known = before.map_or(&[][..], |before| &before.subsets);
+        let subsets: Box<[_]> = rules
+            .subsets
+            .iter()
+            .map(|rule| {
+                let same = known.iter().find(|subset| subset.rule == *rule);
+                same.cloned().unwrap_or_else(|| Arc::new(Subset::new(rule.clone(), balance)))
+            })
+            .collect();
+        let turns = before.and_then(|before| before.split.as_ref()).map(|split| split.cursor.clone());
+        Some(Arc::new(Self {
+            split: rules.split.as_ref().map(|split| Split::new(split, &subsets, turns)),
+            routes: rules.routes.iter().map(|route| Route::new(route, &subsets)).collect(),
+            subsets,
+            rules: rules.clone(),
+        }))
+    }
+}
+
+/// A part of a cluster's endpoints.
+#[derive(Debug)]
+pub(crate) struct Subset {
+    pub(crate) rule: config::Subset,
+    cursor: Cursor,
+    set: ArcSwap<PickSet>,
+    /// Requests for which it was chosen.
+    pub(crate) requests: AtomicU64,
+}
+
+impl Subset {
+    fn new(rule: config::Subset, balance: Balance) -> Self {
+        Self {
+            rule,
+            cursor: Cursor::new(fastrand::u64(..)),
+            set: ArcSwap::from_pointee(PickSet::empty(balance)),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.rule.name
+    }
+
+    /// Whether the instance is one of it.
+    pub(crate) fn matches(&self, instance: &Instance) -> bool {
+        let is_meta = |(key, glob): &(String, config::Glob)| {
+            instance.meta.get(key).is_some_and(|value| matches_glob(&glob.0, value))
+        };
+        instance.has_tags(&self.rule.tags) && self.rule.meta.iter().all(is_meta)
+    }
+
+    /// Its endpoints now.
+    pub(crate) fn set(&self) -> arc_swap::Guard<Arc<PickSet>> {
+        self.set.load()
+    }
+
+    /// Replaces its endpoints. Returns those of before, which a request must not drop.
+    pub(crate) fn replace_set(&self, set: PickSet) -> Arc<PickSet> {
+        self.set.swap(Arc::new(set))
+    }
+
+    /// See [`PickSet::pick`].
+    pub(crate) fn pick(
+        &self,
+        tried: &[Arc<Endpoint>],
+        passed: &[Arc<Endpoint>],
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        let set = self.set.load();
+        set.pick(&self.cursor, tried, passed, retryable).or_else(|| {
+            // All endpoints may have retired since the load; then there is a newer set.
+            let newer = self.set.load();
+            let is_newer = !Arc::ptr_eq(&set, &newer);
+            is_newer.then(|| newer.pick(&self.cursor, tried, passed, retryable)).flatten()
+        })
+    }
+
+    /// See [`PickSet::pick_other`].
+    pub(crate) fn pick_other(
+        &self,
+        tried: &[Arc<Endpoint>],
+        now: &Arc<Endpoint>,
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        self.set.load().pick_other(&self.cursor, tried, now, retryable)
+    }
+
+    /// Counts a request for which it was chosen.
+    pub(crate) fn count_request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+}
+
+fn matches_glob(glob: &str, text: &str) -> bool {
+    let mut parts = glob.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// To any instance of the cluster.
+    Any,
+    Subset(Arc<Subset>),
+    /// To another service, by its name.
+    Service(Arc<str>),
+}
+
+impl Target {
+    fn new(to: &SplitTarget, subsets: &[Arc<Subset>]) -> Self {
+        match to {
+            SplitTarget::Subset(name) => Self::Subset(find_subset(subsets, name)),
+            SplitTarget::Service(name) => Self::Service(name.clone()),
+        }
+    }
+}
+
+/// The subset of that name. The settings are checked, so it is there; else it would have no instance.
+fn find_subset(subsets: &[Arc<Subset>], name: &Arc<str>) -> Arc<Subset> {
+    let known = subsets.iter().find(|subset| subset.name() == name).cloned();
+    known.unwrap_or_else(|| {
+        let (tags, meta, filter) = (Vec::new(), Vec::new(), None);
+        let rule = config::Subset { name: name.clone(), tags, meta, filter };
+        Arc::new(Subset::new(rule, Balance::RoundRobin))
+    })
+}
+
+/// Requests in shares.
+#[derive(Debug)]
+pub(crate) struct Split {
+    entries: Box<[Target]>,
+    weights: Box<[u32]>,
+    balancer: LoadBalancer,
+    cursor: Arc<Cursor>,
+    pub(crate) sticky: Option<config::Sticky>,
+}
+
+impl Split {
+    fn new(split: &config::Split, subsets: &[Arc<Subset>], turns: Option<Arc<Cursor>>) -> Self {
+        let weights: Box<[_]> = split.entries.iter().map(|entry| entry.weight).collect();
+        Self {
+            entries: split.entries.iter().map(|entry| Target::new(&entry.to, subsets)).collect(),
+            balancer: LoadBalancer::new(Balance::Weighted, &weights),
+            weights,
+            cursor: turns.unwrap_or_else(|| Arc::new(Cursor::new(fastrand::u64(..)))),
+            sticky: split.sticky.clone(),
+        }
+    }
+
+    /// The entry for a request: the one of its value, or the next in turn without one. The share of an entry that is not usable
+    /// goes to the others in proportion. Where none is usable, the entry that the request would get with all of them usable.
+    pub(crate) fn choose(
+        &self,
+        value: Option<&[u8]>,
+        is_usable: impl Fn(&Target) -> bool,
+    ) -> Option<&Target> {
+        let usable = |at: usize| self.entries.get(at).is_some_and(&is_usable);
+        let at = match value {
+            Some(value) => {
+                let hash = hash_of(value);
+                let first = self.entry_at(hash % SLOTS, SLOTS, |_| true)?;
+                if usable(first) {
+                    Some(first)
+                } else {
+                    // Of another part of the hash, so that the values of one entry spread over all others.
+                    self.entry_at((hash >> 32) % SLOTS, SLOTS, usable).or(Some(first))
+                }
+            }
+            None => {
+                let random = fastrand::u64(..);
+                // Asked beforehand: a search without a result takes a turn.
+                let is_any = (0..self.entries.len()).any(usable);
+                self.balancer.pick_first(&self.cursor, random, |at| !is_any || usable(at))
+            }
+        }?;
+        self.entries.get(at)
+    }
+
+    /// The entry that has place `slot` of `slots`, which those that `counts` share by their weights, in their order.
+    fn entry_at(&self, slot: u64, slots: u64, counts: impl Fn(usize) -> bool) -> Option<usize> {
+        let weights = || self.weights.iter().enumerate().filter(|(at, weight)| **weight > 0 && counts(*at));
+        let total: u64 = weights().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut end = 0;
+        let mut last = None;
+        for (at, weight) in weights() {
+            end += u64::from(*weight);
+            last = Some(at);
+            if slot * total < end * slots {
+                break;
+            }
+        }
+        last
+    }
+}
+
+/// A hash that is the same in every sidecar and after a restart: FNV-1a, and the finalizer of MurmurHash3, because FNV's high bits
+/// say little about a short text.
+fn hash_of(value: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let mut hash = value.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+        hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
+    }
+    hash ^ (hash >> 33)
+}
+
+/// Where the requests of a route go.
+#[derive(Debug)]
+pub(crate) enum RouteDestination {
+    /// By the split of the upstream.
+    Own,
+    To(Target),
+    Split(Split),
+}
+
+/// A route.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) rule: config::Route,
+    pub(crate) to: RouteDestination,
+    /// Where a request goes while the subset of `to` has no usable instance. `None`: nowhere.
+    pub(crate) on_empty: Option<Target>,
+    /// Lines that the instance gets beside those of the app.
+    pub(crate) add: Box<[u8]>,
+    /// Names of fields that the instance does not get from the app, in lower case.
+    pub(crate) remove: Arc<[Box<[u8]>]>,
+}
+
+impl Route {
+    fn new(rule: &config::Route, subsets: &[Arc<Subset>]) -> Self {
+        let edits = &rule.headers;
+        let line = |(name, value): &(String, String)| format!("{name}: {value}\r\n");
+        let names = edits.remove.iter().chain(edits.set.iter().map(|(name, _)| name));
+        Self {
+            to: match &rule.to {
+                RouteTarget::Own => RouteDestination::Own,
+                RouteTarget::Subset(name) => RouteDestination::To(Target::Subset(find_subset(subsets, name))),
+                RouteTarget::Service(name) => RouteDestination::To(Target::Service(name.clone())),
+                RouteTarget::Split(split) => RouteDestination::Split(Split::new(split, subsets, None)),
+            },
+            on_empty: match &rule.on_empty {
+                OnEmpty::Fail => None,
+                OnEmpty::Any => Some(Target::Any),
+                OnEmpty::Subset(name) => Some(Target::Subset(find_subset(subsets, name))),
+            },
+            add: edits.set.iter().chain(&edits.add).map(line).collect::<String>().into_bytes().into(),
+            remove: names.map(|name| name.as_bytes().into()).collect(),
+            rule: rule.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     metrics::labels::instance_label,
-    upstream::{cluster::Cluster, manager::ClusterManager},
+    upstream::{cluster::Cluster, manager::ClusterManager, traffic::Subset},
 };
 
 /// Registers the metrics that are read from `clusters`.
@@ -51,6 +51,8 @@ struct ClusterFamilies {
     trust: IntGaugeVec,
     panic: IntGaugeVec,
     ejections: IntCounterVec,
+    subset_usable: IntGaugeVec,
+    subset_responses: IntCounterVec,
 }
 
 impl ClusterFamilies {
@@ -91,6 +93,18 @@ impl ClusterFamilies {
                 "outrigger_ejections_total",
                 "Ejections, by kind of evidence; spared: not ejected, only because of max_ejection_percent.",
                 &["service", "kind"],
+            )?,
+            subset_usable: IntGaugeVec::new(
+                Opts::new(
+                    "outrigger_subset_usable_instances",
+                    "Instances of a subset that may be picked now.",
+                ),
+                &["service", "subset"],
+            )?,
+            subset_responses: counter(
+                "outrigger_subset_responses_total",
+                "Responses to the app of requests that went to a subset, by class of the status.",
+                &["service", "subset", "class"],
             )?,
             picks: counter(
                 "outrigger_instance_picks_total",
@@ -134,6 +148,9 @@ impl ClusterFamilies {
         for (trust, count) in states.into_iter().take(shown) {
             self.trust.with_label_values(&[&*cluster.label, trust]).set(signed(count as u64));
         }
+        for subset in view.settings.subsets() {
+            self.record_subset(cluster, subset);
+        }
         self.panic.with_label_values(service).set(i64::from(counts.panic));
         for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(totals) {
             add(&self.ejections, &[&*cluster.label, kind], count);
@@ -146,7 +163,15 @@ impl ClusterFamilies {
         }
     }
 
-    fn collectors(&self) -> [&dyn Collector; 10] {
+    fn record_subset(&self, cluster: &Cluster, subset: &Subset) {
+        let usable = i64::try_from(subset.set().usable()).unwrap_or(i64::MAX);
+        self.subset_usable.with_label_values(&[&*cluster.label, &**subset.name()]).set(usable);
+        for (class, count) in subset.responses() {
+            add(&self.subset_responses, &[&*cluster.label, &**subset.name(), class], count);
+        }
+    }
+
+    fn collectors(&self) -> [&dyn Collector; 12] {
         [
             &self.state,
             &self.trips,
@@ -158,6 +183,8 @@ impl ClusterFamilies {
             &self.trust,
             &self.panic,
             &self.ejections,
+            &self.subset_usable,
+            &self.subset_responses,
         ]
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         timer::LazyTimer,
         upload::Upload,
     },
-    upstream::bulkhead::Slot,
+    upstream::{bulkhead::Slot, traffic::Subset},
 };
 
 /// What becomes of the app's connection after a request.
@@ -255,6 +255,8 @@ pub(crate) struct RequestAccount<'r> {
     pub(crate) slot: Option<Slot>,
     /// The worker's cells of the service.
     service_cells: Option<&'r Block<ServiceCells>>,
+    /// `None`: the request goes to no subset alone.
+    subset: Option<&'r Subset>,
     log_entry: Option<Box<AccessLogEntry>>,
     is_complete: bool,
 }
@@ -265,6 +267,7 @@ struct AccessLogEntry {
     method: String,
     path: String,
     service: Option<Arc<str>>,
+    subset: Option<Arc<str>>,
     instance: Option<InstanceId>,
 }
 
@@ -285,6 +288,7 @@ impl<'r> RequestAccount<'r> {
                 method: head.method().escape_ascii().to_string(),
                 path: target[..end].escape_ascii().to_string(),
                 service: None,
+                subset: None,
                 instance: None,
             })
         });
@@ -298,6 +302,7 @@ impl<'r> RequestAccount<'r> {
             attempts: 0,
             slot: None,
             service_cells: None,
+            subset: None,
             log_entry: entry,
             is_complete: false,
         }
@@ -314,6 +319,14 @@ impl<'r> RequestAccount<'r> {
         self.service_cells = Some(cells);
         if let Some(entry) = &mut self.log_entry {
             entry.service = Some(label.clone());
+        }
+    }
+
+    /// Begins to count the request for a subset of its service.
+    pub(crate) fn set_subset(&mut self, subset: &'r Subset) {
+        self.subset = Some(subset);
+        if let Some(entry) = &mut self.log_entry {
+            entry.subset = Some(subset.name().clone());
         }
     }
 
@@ -337,6 +350,7 @@ impl<'r> RequestAccount<'r> {
             method = %entry.method,
             path = %entry.path,
             service = entry.service.as_deref().unwrap_or("-"),
+            subset = entry.subset.as_deref().unwrap_or("-"),
             instance = entry.instance.as_ref().map_or("-", |id| &id.id),
             node = entry.instance.as_ref().map_or("-", |id| &id.node),
             status,
@@ -373,6 +387,9 @@ impl Drop for RequestAccount<'_> {
             }
             cells.record_duration(now.saturating_duration_since(self.started));
             cells.dec(&cells.in_flight);
+            if let Some(subset) = self.subset {
+                subset.count_response(status);
+            }
         } else if let Some(reason) = self.reason {
             self.worker_cells.record_refusal(reason);
         }

@@ -112,6 +112,9 @@ impl Downstream<'_> {
             }
             let RoutedService { cluster, settings, subset } = &*routed;
             account.set_service(settings.cells(self.info.worker.index), &cluster.label);
+            if let Some(subset) = subset {
+                account.set_subset(subset);
+            }
             if head.has_controls() {
                 settings.cells(self.info.worker.index).record_tolerated(Tolerated::RequestControls);
             }

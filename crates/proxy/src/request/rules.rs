@@ -87,9 +87,6 @@ impl Downstream<'_> {
             }
             change_head(route, head, facts);
         }
-        if let Some(subset) = &service.subset {
-            subset.count_request();
-        }
         Ok(true)
     }
 }

@@ -108,6 +108,17 @@ impl PickSet {
         self.endpoints.iter().any(|one| is_healthy(one, true))
     }
 
+    /// How many endpoints a pick may take now: those that are healthy; where there is none, those that are picked then.
+    pub(crate) fn usable(&self) -> usize {
+        let healthy = self.endpoints.iter().filter(|one| is_healthy(one, true)).count();
+        if healthy > 0 {
+            return healthy;
+        }
+        let in_use = self.last_resorts.iter().find(|one| Some(one.kind) == self.usable_last_resort());
+        let is_usable = |one: &&Arc<Endpoint>| one.is_usable_as_last_resort(true);
+        in_use.map_or(0, |in_use| in_use.endpoints.iter().filter(is_usable).count())
+    }
+
     /// Whether an endpoint is healthy, or a last resort is usable.
     pub(crate) fn has_usable(&self) -> bool {
         self.has_healthy() || self.usable_last_resort().is_some()

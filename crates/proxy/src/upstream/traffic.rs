@@ -18,6 +18,9 @@ use crate::upstream::{endpoint::Endpoint, pick_set::PickSet};
 /// How many places the values of a sticky split have.
 const SLOTS: u64 = 10_000;
 
+/// Classes of statuses by their first digit, and all others.
+const RESPONSE_CLASSES: [(u16, &str); 5] = [(2, "2xx"), (3, "3xx"), (4, "4xx"), (5, "5xx"), (0, "other")];
+
 /// The traffic rules of a cluster.
 #[derive(Debug)]
 pub(crate) struct Traffic {
@@ -67,8 +70,8 @@ pub(crate) struct Subset {
     pub(crate) rule: config::Subset,
     cursor: Cursor,
     set: ArcSwap<PickSet>,
-    /// Requests for which it was chosen.
-    pub(crate) requests: AtomicU64,
+    /// Responses to the app, by the class of their status.
+    responses: [AtomicU64; RESPONSE_CLASSES.len()],
 }
 
 impl Subset {
@@ -77,7 +80,7 @@ impl Subset {
             rule,
             cursor: Cursor::new(fastrand::u64(..)),
             set: ArcSwap::from_pointee(PickSet::empty(balance)),
-            requests: AtomicU64::new(0),
+            responses: Default::default(),
         }
     }
 
@@ -130,9 +133,18 @@ impl Subset {
         self.set.load().pick_other(&self.cursor, tried, now, retryable)
     }
 
-    /// Counts a request for which it was chosen.
-    pub(crate) fn count_request(&self) {
-        self.requests.fetch_add(1, Relaxed);
+    /// Counts a response to the app, of a request that went to this subset.
+    pub(crate) fn count_response(&self, status: u16) {
+        let class = RESPONSE_CLASSES.iter().position(|(first, _)| *first == status / 100);
+        if let Some(count) = self.responses.get(class.unwrap_or(RESPONSE_CLASSES.len() - 1)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The responses, by their class.
+    pub(crate) fn responses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let labels = RESPONSE_CLASSES.iter().map(|(_, label)| *label);
+        labels.zip(self.responses.iter().map(|count| count.load(Relaxed)))
     }
 }
 

@@ -53,6 +53,7 @@ struct ClusterFamilies {
     ejections: IntCounterVec,
     subset_usable: IntGaugeVec,
     subset_responses: IntCounterVec,
+    mirrored: IntCounterVec,
 }
 
 impl ClusterFamilies {
@@ -106,6 +107,11 @@ impl ClusterFamilies {
                 "Responses to the app of requests that went to a subset, by class of the status.",
                 &["service", "subset", "class"],
             )?,
+            mirrored: counter(
+                "outrigger_mirrored_requests_total",
+                "Copies of requests for a mirror, by result; limit, body: not sent.",
+                &["service", "result"],
+            )?,
             picks: counter(
                 "outrigger_instance_picks_total",
                 "Picks of an instance, retries included.",
@@ -151,6 +157,10 @@ impl ClusterFamilies {
         for subset in view.settings.subsets() {
             self.record_subset(cluster, subset);
         }
+        let mirror = view.settings.traffic.as_ref().and_then(|traffic| traffic.mirror.as_ref());
+        for (result, count) in mirror.into_iter().flat_map(|mirror| mirror.results()) {
+            add(&self.mirrored, &[&*cluster.label, result], count);
+        }
         self.panic.with_label_values(service).set(i64::from(counts.panic));
         for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(totals) {
             add(&self.ejections, &[&*cluster.label, kind], count);
@@ -171,7 +181,7 @@ impl ClusterFamilies {
         }
     }
 
-    fn collectors(&self) -> [&dyn Collector; 12] {
+    fn collectors(&self) -> [&dyn Collector; 13] {
         [
             &self.state,
             &self.trips,
@@ -185,6 +195,7 @@ impl ClusterFamilies {
             &self.ejections,
             &self.subset_usable,
             &self.subset_responses,
+            &self.mirrored,
         ]
     }
 }

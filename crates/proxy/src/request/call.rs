@@ -80,7 +80,7 @@ impl<'r> Call<'r> {
     /// there is a deadline, the head says what is left of it; with a body that is still being read, the end of the time-out is
     /// not known yet.
     pub(crate) fn begin(&self, exchange: &mut Exchange, upload: &Upload, is_http10: bool, now: Instant) {
-        let mut drop = DROPPED.union(self.changes.drop);
+        let mut drop = self.dropped();
         let asks = !self.changes.expects_continue || upload.expects_continue() && !is_http10;
         if !(self.changes.keeps_expect && asks) {
             drop = drop.with(Name::Expect);
@@ -94,16 +94,26 @@ impl<'r> Call<'r> {
             add = &with_deadline;
             drop = drop.union(self.client_deadline.replaced());
         }
-        let edits = Edits {
-            target: self.changes.target.as_deref(),
-            host: self.changes.host.as_deref(),
-            drop,
-            remove: self.changes.remove.as_deref().unwrap_or_default(),
-            add,
-            minor: Some(1),
-        };
+        let edits = Edits { drop, add, ..self.edits() };
         let framing = if is_http10 { upload.framing_with_length() } else { upload.framing() };
         exchange.begin(self.head, &edits, framing, now);
+    }
+
+    /// Names that no attempt passes on, beside `Expect`.
+    pub(crate) fn dropped(&self) -> NameSet {
+        DROPPED.union(self.changes.drop)
+    }
+
+    /// How the head that an instance gets differs, beside `drop` and `add`.
+    pub(crate) fn edits(&self) -> Edits<'r> {
+        Edits {
+            target: self.changes.target.as_deref(),
+            host: self.changes.host.as_deref(),
+            drop: NameSet::default(),
+            remove: self.changes.remove.as_deref().unwrap_or_default(),
+            add: &[],
+            minor: Some(1),
+        }
     }
 
     /// What the final head of an exchange means.

@@ -32,7 +32,8 @@ use crate::{
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
         explain::own_deadline,
-        fields::{RequestFacts, has_passed, keep_upgrade, read_request},
+        fields::{ClientDeadline, RequestFacts, has_passed, keep_upgrade, read_request},
+        mirror::send_copy,
         route::{self, Destination},
         rules::RoutedService,
     },
@@ -97,22 +98,22 @@ impl Downstream<'_> {
         service: &'s mut Option<RoutedService>,
     ) -> impl Future<Output = Result<AfterRequest, Refusal>> + Send {
         async move {
-            let Some(cluster) = self.find_cluster(head, facts, account.started).await? else {
+            let Some(cluster) = self.find_cluster(head, facts, &account.started).await? else {
                 return Ok(AfterRequest::Close);
             };
-            let accepted = account.started;
             cluster.mark_used(self.now);
             let settings = cluster.view.load().settings.clone();
-            let routed = service.insert(RoutedService { cluster, settings, subset: None });
+            let routed = service.insert(RoutedService { cluster, settings, applied: None });
             // Boxed: most services have no rules, and every request would carry the room.
             if routed.settings.traffic.is_some()
-                && !Box::pin(self.apply_rules(routed, head, facts, accepted)).await?
+                && !Box::pin(self.apply_rules(routed, head, facts, account.started)).await?
             {
                 return Ok(AfterRequest::Close);
             }
-            let RoutedService { cluster, settings, subset } = &*routed;
+            let routed = &*routed;
+            let RoutedService { cluster, settings, .. } = routed;
             account.set_service(settings.cells(self.info.worker.index), &cluster.label);
-            if let Some(subset) = subset {
+            if let Some(subset) = routed.subset() {
                 account.set_subset(subset);
             }
             if head.has_controls() {
@@ -122,9 +123,10 @@ impl Downstream<'_> {
             let permit = cluster
                 .admit(policy.circuit_breaker.as_ref(), self.now)
                 .map_err(|open| refuse_open(cluster, policy, open.retry_after))?;
-            let limit = policy.deadline.map(|limit| add_saturating(accepted.into_std(), limit));
-            let cap = ends_at(facts.deadline.timeout, accepted);
-            let deadline = Deadline::new(accepted.into_std(), policy.timeout).capped(cap).capped(limit);
+            let limit = policy.deadline.map(|limit| add_saturating(account.started.into_std(), limit));
+            let cap = client_ends(&facts.deadline, account.started);
+            let deadline =
+                Deadline::new(account.started.into_std(), policy.timeout).capped(cap).capped(limit);
             if let Some(bulkhead) = &settings.bulkhead {
                 match self.find_slot(bulkhead, cluster, deadline).await? {
                     Some(slot) => account.slot = Some(slot),
@@ -146,7 +148,7 @@ impl Downstream<'_> {
             let mut call = Call {
                 cluster,
                 settings,
-                subset: subset.as_deref(),
+                subset: routed.subset(),
                 worker: self.info.worker.index,
                 traits: Call::traits_of(head, &facts.changes),
                 head,
@@ -158,18 +160,20 @@ impl Downstream<'_> {
             };
             let response = match make_attempts(&call, self, account).await {
                 AttemptsEnd::Answered(attempt, response) => {
+                    self.send_copy(routed, &call);
                     match self.begin_response(&mut call, attempt, response, permit, account) {
                         Some(response) => response,
                         None => return Ok(AfterRequest::Close),
                     }
                 }
                 AttemptsEnd::Gone { verdict } => {
-                    cluster.end_permit(permit, verdict, Instant::now());
+                    call.cluster.end_permit(permit, verdict, Instant::now());
                     return Ok(AfterRequest::Close);
                 }
                 AttemptsEnd::Refused { refusal, verdict } => {
+                    self.send_copy(routed, &call);
                     let now = *account.answered_at.get_or_insert_with(Instant::now);
-                    cluster.record_verdict(permit, verdict, now);
+                    call.cluster.record_verdict(permit, verdict, now);
                     return Err(refusal);
                 }
             };
@@ -178,20 +182,23 @@ impl Downstream<'_> {
     }
 
     /// The service, within the app's own deadline. Waits only for the registry's first answer for it. `None`: the app is gone.
-    async fn find_cluster(
+    #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+    fn find_cluster(
         &mut self,
         head: &Head,
         facts: &mut RequestFacts,
-        accepted: Instant,
-    ) -> Result<Option<Arc<Cluster>>, Refusal> {
-        if self.settings.outbound.loop_guard && has_passed(head, &self.info.worker.context.loop_id) {
-            let detail = "this sidecar has carried the request before: an instance on its way is a sidecar that \
-                          sends it back; look for registrations with the address of a sidecar";
-            return Err(Refusal::new(Reason::LoopDetected, detail));
-        }
-        match route::find(self.info, self.settings, head, facts)? {
-            Destination::Cluster(cluster) => Ok(Some(cluster)),
-            Destination::Service(name) => self.open_cluster(&name, facts.deadline.timeout, accepted).await,
+        accepted: &Instant,
+    ) -> impl Future<Output = Result<Option<Arc<Cluster>>, Refusal>> + Send {
+        async move {
+            if self.settings.outbound.loop_guard && has_passed(head, &self.info.worker.context.loop_id) {
+                let detail = "this sidecar has carried the request before: an instance on its way is a sidecar that \
+                              sends it back; look for registrations with the address of a sidecar";
+                return Err(Refusal::new(Reason::LoopDetected, detail));
+            }
+            match route::find(self.info, self.settings, head, facts)? {
+                Destination::Cluster(cluster) => Ok(Some(cluster)),
+                Destination::Service(name) => self.open_cluster(&name, &facts.deadline, accepted).await,
+            }
         }
     }
 
@@ -201,18 +208,18 @@ impl Downstream<'_> {
     pub(crate) fn open_cluster(
         &mut self,
         name: &ServiceName<'_>,
-        deadline: Option<Duration>,
-        accepted: Instant,
+        deadline: &ClientDeadline,
+        accepted: &Instant,
     ) -> impl Future<Output = Result<Option<Arc<Cluster>>, Refusal>> + Send {
         async move {
             let mut found = pin!(self.info.clusters().find_or_open(name));
             // The usual service is known, and nothing is waited for.
             let first = poll_fn(|cx| Poll::Ready(found.as_mut().poll(cx))).await;
-            let found = match (first, ends_at(deadline, accepted)) {
+            let found = match (first, client_ends(deadline, *accepted)) {
                 (Poll::Ready(found), _) => Some(found),
                 (Poll::Pending, None) => Box::pin(self.unless_gone(found)).await,
                 (Poll::Pending, Some(cap)) => {
-                    let limit = own_deadline(deadline.unwrap_or_default());
+                    let limit = own_deadline(deadline.timeout.unwrap_or_default());
                     let found = Box::pin(self.unless_gone(timeout_at(cap.into(), found))).await;
                     found.map(|found| {
                         found.unwrap_or_else(|_| {
@@ -224,6 +231,13 @@ impl Downstream<'_> {
                 }
             };
             found.transpose()
+        }
+    }
+
+    /// Sends a copy of the request to the mirror that its rules choose.
+    fn send_copy(&self, routed: &RoutedService, call: &Call<'_>) {
+        if let Some(mirror) = routed.mirror() {
+            send_copy(mirror, call, &self.upload, self.info.clusters());
         }
     }
 
@@ -273,8 +287,8 @@ fn refuse_open(cluster: &Cluster, policy: &config::Policy, retry_after: Duration
 }
 
 /// When the app's own deadline passes.
-fn ends_at(timeout: Option<Duration>, accepted: Instant) -> Option<std::time::Instant> {
-    timeout.map(|timeout| add_saturating(accepted.into_std(), timeout))
+fn client_ends(deadline: &ClientDeadline, accepted: Instant) -> Option<std::time::Instant> {
+    deadline.timeout.map(|timeout| add_saturating(accepted.into_std(), timeout))
 }
 
 /// How the body ended.

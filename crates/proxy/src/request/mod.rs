@@ -8,6 +8,7 @@ pub(crate) mod call;
 pub(crate) mod explain;
 pub(crate) mod fields;
 pub(crate) mod handle;
+pub(crate) mod mirror;
 pub(crate) mod path_form;
 pub(crate) mod pushback;
 pub(crate) mod reject;

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 use crate::{
     host::ServiceName,
     reason::{Reason, Refusal},
-    request::{app::Downstream, fields::RequestFacts},
+    request::{app::Downstream, fields::RequestFacts, mirror},
     upstream::{
         cluster::{Cluster, ClusterSettings},
         manager::ClusterManager,
-        traffic::{Route, RouteDestination, Split, Subset, Target},
+        traffic::{Mirror, Route, RouteDestination, Split, Subset, Target},
     },
 };
 
@@ -27,8 +27,29 @@ const MAX_SERVICES: usize = 8;
 pub(crate) struct RoutedService {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) settings: Arc<ClusterSettings>,
-    /// The part of its instances to which the request goes. `None`: all.
+    /// `None`: the service has no rules.
+    pub(crate) applied: Option<Box<AppliedRules>>,
+}
+
+/// What the rules of a service say of a request.
+#[derive(Default)]
+pub(crate) struct AppliedRules {
+    /// The part of the service's instances to which it goes. `None`: all.
     pub(crate) subset: Option<Arc<Subset>>,
+    /// Where a copy of it goes. `None`: there is none.
+    pub(crate) mirror: Option<Arc<Mirror>>,
+}
+
+impl RoutedService {
+    /// See [`AppliedRules::subset`].
+    pub(crate) fn subset(&self) -> Option<&Subset> {
+        self.applied.as_ref()?.subset.as_deref()
+    }
+
+    /// See [`AppliedRules::mirror`].
+    pub(crate) fn mirror(&self) -> Option<&Arc<Mirror>> {
+        self.applied.as_ref()?.mirror.as_ref()
+    }
 }
 
 impl Downstream<'_> {
@@ -59,8 +80,7 @@ impl Downstream<'_> {
         }
         for _ in 0..MAX_SERVICES {
             let Target::Service(name) = &to else { break };
-            let Some(next) =
-                self.open_cluster(&ServiceName::plain(name), facts.deadline.timeout, accepted).await?
+            let Some(next) = self.open_cluster(&ServiceName::plain(name), &facts.deadline, &accepted).await?
             else {
                 return Ok(false);
             };
@@ -70,7 +90,7 @@ impl Downstream<'_> {
             let split = service.settings.traffic.as_ref().and_then(|traffic| traffic.split.as_ref());
             to = choose_own(split, head, &clusters);
         }
-        service.subset = match to {
+        let subset = match to {
             Target::Any => None,
             Target::Subset(subset) => Some(subset),
             Target::Service(name) => {
@@ -81,6 +101,11 @@ impl Downstream<'_> {
                 return Err(Refusal::new(Reason::LoopDetected, detail));
             }
         };
+        let mirror = traffic.mirror.as_ref().filter(|mirror| {
+            let is_copy = || values(head, mirror::MARK).next().is_some();
+            mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy()
+        });
+        service.applied = Some(Box::new(AppliedRules { subset, mirror: mirror.cloned() }));
         if let Some(route) = route {
             if let Some(policy) = &route.rule.policy {
                 service.settings = service.settings.with_policy(policy);

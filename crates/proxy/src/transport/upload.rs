@@ -142,6 +142,11 @@ impl Upload {
         !self.is_lossy && self.broken.is_none()
     }
 
+    /// The body, or an empty one where there is none. `None`: it was not kept as a whole, or is not read to its end.
+    pub(crate) fn whole_body(&self) -> Option<&[u8]> {
+        (self.is_ended() && self.is_replayable() && self.direct == 0).then_some(self.kept.as_slice())
+    }
+
     /// Whether all of it can be kept, whatever is still to come.
     pub(crate) fn fits(&self, limit: usize) -> bool {
         match self.framing {

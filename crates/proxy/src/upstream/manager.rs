@@ -550,6 +550,12 @@ impl ClusterManager {
         }
     }
 
+    /// Runs the copy of a request to its end, apart from the workers. A stop does not wait for it.
+    pub(crate) fn spawn_copy(&self, copy: impl Future<Output = ()> + Send + 'static) {
+        // Contained: the copy of one request, which no app waits for.
+        self.control.spawn(copy);
+    }
+
     /// Ends every reconcile task and opens nothing more.
     pub(crate) fn close(&self) {
         let mut table = self.table.lock();

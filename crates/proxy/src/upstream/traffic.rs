@@ -11,7 +11,8 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use outrigger_config::{self as config, Balance, OnEmpty, RouteTarget, SplitTarget};
 use outrigger_policy::{Cursor, LoadBalancer};
-use outrigger_registry::Instance;
+use outrigger_registry::{Instance, subset};
+use tokio::sync::Semaphore;
 
 use crate::upstream::{endpoint::Endpoint, pick_set::PickSet};
 
@@ -30,6 +31,7 @@ pub(crate) struct Traffic {
     /// For requests that no route takes.
     pub(crate) split: Option<Split>,
     pub(crate) routes: Box<[Route]>,
+    pub(crate) mirror: Option<Arc<Mirror>>,
 }
 
 impl Traffic {
@@ -58,6 +60,10 @@ impl Traffic {
         Some(Arc::new(Self {
             split: rules.split.as_ref().map(|split| Split::new(split, &subsets, turns)),
             routes: rules.routes.iter().map(|route| Route::new(route, &subsets)).collect(),
+            mirror: rules.mirror.as_ref().map(|rule| {
+                let known = before.and_then(|before| before.mirror.as_ref());
+                Arc::new(Mirror::new(rule, &subsets, known))
+            }),
             subsets,
             rules: rules.clone(),
         }))
@@ -91,10 +97,7 @@ impl Subset {
 
     /// Whether the instance is one of it.
     pub(crate) fn matches(&self, instance: &Instance) -> bool {
-        let is_meta = |(key, glob): &(String, config::Glob)| {
-            instance.meta.get(key).is_some_and(|value| matches_glob(&glob.0, value))
-        };
-        instance.has_tags(&self.rule.tags) && self.rule.meta.iter().all(is_meta)
+        subset::matches(&self.rule, instance)
     }
 
     /// Its endpoints now.
@@ -146,19 +149,6 @@ impl Subset {
         let labels = RESPONSE_CLASSES.iter().map(|(_, label)| *label);
         labels.zip(self.responses.iter().map(|count| count.load(Relaxed)))
     }
-}
-
-fn matches_glob(glob: &str, text: &str) -> bool {
-    let mut parts = glob.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }
 
 /// Where a request goes.
@@ -312,6 +302,80 @@ impl Route {
             remove: names.map(|name| name.as_bytes().into()).collect(),
             rule: rule.clone(),
         }
+    }
+}
+
+/// How a copy of a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MirrorResult {
+    Success,
+    Redirect,
+    ClientError,
+    ServerError,
+    OtherStatus,
+    /// No connection, or no response.
+    Failed,
+    /// Its time is over.
+    Late,
+    NoInstance,
+    /// Not sent: too many were under way.
+    Limit,
+    /// Not sent: the body was not kept.
+    Body,
+}
+
+impl MirrorResult {
+    /// Labels, in the order of the variants.
+    const LABELS: [&str; 10] =
+        ["2xx", "3xx", "4xx", "5xx", "other", "failed", "timeout", "no_instance", "limit", "body"];
+
+    pub(crate) fn of_status(status: u16) -> Self {
+        match status / 100 {
+            2 => Self::Success,
+            3 => Self::Redirect,
+            4 => Self::ClientError,
+            5 => Self::ServerError,
+            _ => Self::OtherStatus,
+        }
+    }
+}
+
+/// Where copies of requests go.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    pub(crate) rule: config::Mirror,
+    pub(crate) to: Target,
+    /// One for each copy that may be under way.
+    pub(crate) in_flight: Arc<Semaphore>,
+    results: Arc<[AtomicU64; MirrorResult::LABELS.len()]>,
+}
+
+impl Mirror {
+    /// `before`: the one that it replaces, of which the counts go on.
+    fn new(rule: &config::Mirror, subsets: &[Arc<Subset>], before: Option<&Arc<Self>>) -> Self {
+        Self {
+            to: Target::new(&rule.to, subsets),
+            in_flight: Arc::new(Semaphore::new(rule.max_in_flight)),
+            results: before.map(|before| before.results.clone()).unwrap_or_default(),
+            rule: rule.clone(),
+        }
+    }
+
+    /// Whether a request with this method is one of those that are copied.
+    pub(crate) fn takes(&self, method: &[u8]) -> bool {
+        self.rule.methods.iter().any(|one| one.as_bytes() == method) && fastrand::f64() < self.rule.share
+    }
+
+    /// Counts a copy.
+    pub(crate) fn count(&self, result: MirrorResult) {
+        if let Some(count) = self.results.get(result as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The copies, by how they ended.
+    pub(crate) fn results(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        MirrorResult::LABELS.into_iter().zip(self.results.iter().map(|count| count.load(Relaxed)))
     }
 }
 

@@ -229,8 +229,8 @@ async fn a_route_has_a_policy_of_its_own() {
     let policy = Policy { timeout: Duration::from_secs(2), ..Policy::default() };
     let slow = RouteMatch { path: Some(PathMatch::Exact("/slow".to_owned())), ..RouteMatch::default() };
     let routes = vec![Route { policy: Some(Arc::new(policy)), ..route(slow, "v2") }];
-    let mut path = Path::new(1, CAPACITY, |config| set_rules(config, None, routes)).await;
     for (target, seconds) in [("/slow", 2), ("/", 15)] {
+        let mut path = Path::new(1, CAPACITY, |config| set_rules(config, None, routes.clone())).await;
         let mut app = path.connect();
         let begun = tokio::time::Instant::now();
         app.say(format!("POST {target} HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n"));

@@ -94,6 +94,7 @@ fn edits_are_written(head: &Head) {
         target: Some(b"/t"),
         host: Some(b"o"),
         drop: NameSet::of([Name::Via, Name::Expect]),
+        remove: &[],
         add: b"Via: 1.1 o\r\n",
         minor: Some(1),
     };

@@ -31,9 +31,14 @@ impl ManagerSettings {
         self.upstreams.iter().find(|upstream| upstream_key(upstream) == *key)
     }
 
-    /// The traffic rules. Those of an upstream hold for what it declares, and for no other form of the service.
+    /// The traffic rules. Those of an upstream hold for what it declares, and for no other form of the service; those of documents hold
+    /// for the service as a whole, where no upstream is about it.
     pub(super) fn rules_for(&self, key: &ClusterKey) -> &config::TrafficRules {
-        self.find_declared(key).map_or(&self.no_rules, |upstream| &upstream.traffic)
+        let is_whole = key.tags.is_empty() && key.datacenter.is_none();
+        let tuned = || self.tuned.iter().find(|tuned| tuned.service.eq_ignore_ascii_case(&key.service));
+        let declared = self.find_declared(key).map(|upstream| &upstream.traffic);
+        let rules = declared.or_else(|| tuned().filter(|_| is_whole).map(|tuned| &tuned.traffic));
+        rules.unwrap_or(&self.no_rules)
     }
 
     /// An undeclared form of a declared service has the policy of that service.

@@ -1,0 +1,117 @@
+//! Copies of requests to a mirror. Nothing that the app sees waits for one, and its response is dropped.
+//!
+//! A copy is made once the attempts have ended, because by then the body has been read, if it fits the replay buffer. It has its
+//! own connection, and counts in the metrics of the mirror alone.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_http1::{Edits, Framing, Name, Outbox, writer::write_head};
+use outrigger_net::Purpose;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    host::ServiceName,
+    request::call::Call,
+    transport::upload::Upload,
+    upstream::{
+        endpoint::Endpoint,
+        manager::ClusterManager,
+        traffic::{Mirror, MirrorResult, Target},
+    },
+};
+
+/// A field that says that a request is a copy. A request with it is not copied again.
+pub(crate) const MARK: &str = "x-outrigger-mirror";
+/// Fields that a copy to another service does not have by default.
+const CREDENTIALS: [Name; 3] = [Name::Authorization, Name::Cookie, Name::ProxyAuthorization];
+
+/// Sends a copy of the request of `call`, unless its body was not kept, or too many copies are under way.
+pub(crate) fn send_copy(
+    mirror: &Arc<Mirror>,
+    call: &Call<'_>,
+    upload: &Upload,
+    clusters: &Arc<ClusterManager>,
+) {
+    let Some(body) = upload.whole_body() else { return mirror.count(MirrorResult::Body) };
+    let Ok(permit) = mirror.in_flight.clone().try_acquire_owned() else {
+        return mirror.count(MirrorResult::Limit);
+    };
+    let message = write_copy(mirror, call, upload, body);
+    let connect_timeout = call.settings.policy.connect_timeout;
+    clusters.spawn_copy(send(mirror.clone(), clusters.clone(), message, connect_timeout, permit));
+}
+
+/// The copy as the mirror gets it.
+fn write_copy(mirror: &Mirror, call: &Call<'_>, upload: &Upload, body: &[u8]) -> Vec<u8> {
+    let mut drop = call.dropped().with(Name::Expect);
+    if matches!(mirror.to, Target::Service(_)) && !mirror.rule.keep_credentials {
+        drop = CREDENTIALS.into_iter().fold(drop, outrigger_http1::NameSet::with);
+    }
+    let mut add = call.changes.add.clone();
+    add.extend_from_slice(format!("{MARK}: 1\r\nConnection: close\r\n").as_bytes());
+    let edits = Edits { drop, add: &add, ..call.edits() };
+    let framing = if upload.exists() { Framing::Length(body.len() as u64) } else { Framing::None };
+    let mut outbox = Outbox::new();
+    write_head(call.head, &edits, framing, &mut outbox);
+    outbox.push(body);
+    outbox.pending().to_vec()
+}
+
+async fn send(
+    mirror: Arc<Mirror>,
+    clusters: Arc<ClusterManager>,
+    message: Vec<u8>,
+    connect_timeout: Duration,
+    permit: OwnedSemaphorePermit,
+) {
+    let ends = Instant::now() + mirror.rule.timeout;
+    let exchange = async {
+        let Some(endpoint) = find_endpoint(&mirror, &clusters).await else { return MirrorResult::NoInstance };
+        // Another instance is not tried, so this one counts as the only one.
+        let Ok(mut stream) = endpoint.dial(connect_timeout, Purpose::Traffic, || false).await else {
+            return MirrorResult::Failed;
+        };
+        #[expect(clippy::disallowed_methods, reason = "a copy is sent once, however much of it arrives")]
+        if stream.write_all(&message).await.is_err() {
+            return MirrorResult::Failed;
+        }
+        read_status(&mut stream).await.map_or(MirrorResult::Failed, MirrorResult::of_status)
+    };
+    let result = timeout_at(ends, exchange).await;
+    mirror.count(result.unwrap_or(MirrorResult::Late));
+    drop(permit);
+}
+
+async fn find_endpoint(mirror: &Mirror, clusters: &ClusterManager) -> Option<Arc<Endpoint>> {
+    match &mirror.to {
+        Target::Any => None,
+        Target::Subset(subset) => subset.pick(&[], &[], false),
+        Target::Service(name) => {
+            let cluster = clusters.find_or_open(&ServiceName::plain(name)).await.ok()?;
+            cluster.pick(None, &[], &[], false)
+        }
+    }
+}
+
+/// The status of the response, which is read to its end. `None`: there is none.
+async fn read_status(stream: &mut (impl AsyncRead + Unpin)) -> Option<u16> {
+    let mut start = Vec::with_capacity(8192);
+    while start.len() < 12 {
+        if stream.read_buf(&mut start).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let status = start.strip_prefix(b"HTTP/1.")?.get(2..5)?;
+    let status = std::str::from_utf8(status).ok()?.parse().ok();
+    // Until it closes: an end with unread bytes would be a reset, which the instance may log as a failure.
+    loop {
+        start.clear();
+        if stream.read_buf(&mut start).await.unwrap_or(0) == 0 {
+            return status;
+        }
+    }
+}

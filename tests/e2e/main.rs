@@ -65,5 +65,6 @@ mod several_services;
 mod slow_probes;
 mod stalls;
 mod streams_cut;
+mod traffic;
 mod upgrade;
 mod workers;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use outrigger_config::{count, format_coarse_duration};
-use outrigger_discovery::Knowledge;
+use outrigger_discovery::{Knowledge, Snapshot};
 use outrigger_policy::{
     circuit_breaker::BreakerState,
     outlier_detection::{EjectionDetails, EjectionReason, EjectionState},
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::upstream::{
     cluster::{Cluster, ClusterSettings, last_resort_label},
     endpoint::Endpoint,
+    traffic::Subset,
 };
 
 /// The state of one service in use.
@@ -51,8 +52,23 @@ pub struct ClusterStatus {
     pub beside_stalled: u64,
     /// Requests that the sidecar refused, failed or cut; not when the app disconnected.
     pub failures: u64,
+    /// Its subsets, in the order of the settings.
+    pub subsets: Vec<SubsetStatus>,
     /// Every known instance.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// The state of a subset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubsetStatus {
+    /// Its name.
+    pub name: String,
+    /// Listed instances of it.
+    pub instances: usize,
+    /// Those that may be picked now.
+    pub usable: usize,
+    /// Responses to the app of requests that went to it, by class of the status: `2xx`, …, `other`.
+    pub responses: Vec<(&'static str, u64)>,
 }
 
 /// The state of one instance.
@@ -182,6 +198,16 @@ fn describe_sharing(instance: &Instance, shared: Option<&Arc<Endpoint>>, is_used
     }
 }
 
+fn subset_status(cluster: &Cluster, subset: &Subset, snapshot: &Snapshot) -> SubsetStatus {
+    let is_in = |one: &&Instance| cluster.matches(one) && subset.matches(one);
+    SubsetStatus {
+        name: subset.name().to_string(),
+        instances: snapshot.instances.iter().filter(is_in).count(),
+        usable: subset.set().usable(),
+        responses: subset.responses().collect(),
+    }
+}
+
 /// The state of one cluster now.
 pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let now = Instant::now().into_std();
@@ -283,6 +309,12 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
         retries,
         beside_stalled: view.settings.series.beside_stalled(),
         failures,
+        subsets: view
+            .settings
+            .subsets()
+            .iter()
+            .map(|one| subset_status(cluster, one, &view.snapshot))
+            .collect(),
         endpoints,
     }
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use outrigger_config::{count, escape_control, format_coarse_duration, tag_list};
 use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
-use outrigger_proxy::{ClusterStatus, EndpointStatus};
+use outrigger_proxy::{ClusterStatus, EndpointStatus, SubsetStatus};
 use serde::Serialize;
 
 /// `/services`.
@@ -25,7 +25,22 @@ struct ServiceEntry {
     /// Absent where the service is no longer watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     registry: Option<WatchStatus>,
+    /// Absent where the service has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    subsets: Vec<SubsetEntry>,
     instances: Vec<InstanceEntry>,
+}
+
+/// A subset.
+#[derive(Debug, Serialize)]
+struct SubsetEntry {
+    name: String,
+    /// Listed instances of it.
+    instances: usize,
+    /// Those that may be picked now.
+    usable: usize,
+    /// Responses to the app, by class of the status.
+    responses: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -142,6 +157,7 @@ impl ServicesPage {
                 version: cluster.version,
             }),
             registry: watch_of(cluster).map(watch_status),
+            subsets: cluster.subsets.iter().map(subset_entry).collect(),
             instances: cluster.endpoints.iter().map(instance_entry).collect(),
         }));
         services
@@ -185,6 +201,14 @@ impl ServiceEntry {
         out.push('\n');
         if let Some(watch) = &self.registry {
             watch.text(out);
+        }
+        for SubsetEntry { name, instances, usable, responses } in &self.subsets {
+            let (instances, responses) = (count(*instances, "instance"), responses.values().sum::<u64>());
+            let _ = writeln!(
+                out,
+                "  subset {name}: {instances}, {usable} usable, {}",
+                count(responses, "response")
+            );
         }
         if self.instances.is_empty() {
             // Before an answer nothing is known of instances.
@@ -284,6 +308,7 @@ fn entry_without_cluster(status: &ServiceStatus) -> ServiceEntry {
         declared: status.reason == WatchReason::Declared,
         calls: None,
         registry: Some(watch_status(status)),
+        subsets: Vec::new(),
         instances: Vec::new(),
     }
 }
@@ -308,6 +333,15 @@ fn watch_status(status: &ServiceStatus) -> WatchStatus {
         believed_gone: status
             .presumed_gone
             .map(|(instances, ago)| PresumedGoneStatus { instances, ago_ms: ago.as_millis() }),
+    }
+}
+
+fn subset_entry(subset: &SubsetStatus) -> SubsetEntry {
+    SubsetEntry {
+        name: subset.name.clone(),
+        instances: subset.instances,
+        usable: subset.usable,
+        responses: subset.responses.iter().copied().collect(),
     }
 }
 

@@ -83,6 +83,12 @@ impl AdminBackend for TestBackend {
             retries: 2,
             beside_stalled: 1,
             failures: 0,
+            subsets: vec![outrigger_proxy::SubsetStatus {
+                name: "v2".into(),
+                instances: 2,
+                usable: 1,
+                responses: vec![("2xx", 60), ("5xx", 7)],
+            }],
             endpoints: vec![
                 endpoint("dc1/n/orders-1", true),
                 endpoint("dc1/n/orders-2", false),
@@ -359,6 +365,10 @@ async fn services_merge_the_watches_and_the_clusters() {
     assert_eq!(orders["calls"]["balance"], "weighted");
     assert_eq!(orders["registry"]["heard_ago_ms"], 2000);
     assert_eq!(orders["instances"][1]["why_not"], "its check is critical");
+    let subset =
+        serde_json::json!({"name": "v2", "instances": 2, "usable": 1, "responses": {"2xx": 60, "5xx": 7}});
+    assert_eq!(orders["subsets"], serde_json::json!([subset]));
+    assert_eq!(body["services"][1].get("subsets"), None);
     assert_eq!(body["services"][1].get("calls"), None);
     assert_eq!(orders["registry"]["suspects"][0], "orders-3");
     let suspect = &orders["instances"][2];
@@ -378,6 +388,7 @@ async fn services_have_a_text_form() {
     assert_eq!(by_query, by_header);
     for part in [
         "orders with v2: weighted",
+        "\n  subset v2: 2 instances, 1 usable, 67 responses\n",
         "dc1/n/orders-2",
         "  not used: its check is critical",
         "         1  ejected 3s ago, the next request decides; suspect",
@@ -434,7 +445,7 @@ async fn text_of_the_registry_forges_no_line_of_the_text_form() {
     };
     let text = ServicesPage::merge(vec![cluster], vec![watch]).to_text();
     assert!(text.lines().all(|line| !line.contains(outrigger_config::breaks_line)), "{text:?}");
-    assert_eq!(text.lines().count(), 8, "{text}");
+    assert_eq!(text.lines().count(), 9, "{text}");
     assert!(text.contains("with \"a,b\",c"), "{text}");
     assert!(text.contains("1 instance was presumed gone 3s ago; it answered until then"), "{text}");
 }

@@ -32,6 +32,16 @@ pub struct Edits<'a> {
 
 /// Writes a head: kept lines are copied in runs, in their order, byte by byte as received.
 pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut Outbox) {
+    // Twice, because few heads lose names that are not known, and each field would be asked.
+    if edits.remove.is_empty() {
+        write_changed::<false>(head, edits, framing, outbox);
+    } else {
+        write_changed::<true>(head, edits, framing, outbox);
+    }
+}
+
+#[inline]
+fn write_changed<const REMOVES: bool>(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut Outbox) {
     let minor = edits.minor.unwrap_or_else(|| head.minor());
     let start_end = head.parts.start_end as usize;
     // Lines follow each other without a gap; from here on they are not written yet.
@@ -57,7 +67,7 @@ pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut
     for field in head.fields() {
         let line = field.line.range();
         end = line.end;
-        let is_removed = !edits.remove.is_empty() && is_one_of(head.name(field), edits.remove);
+        let is_removed = REMOVES && is_one_of(head.name(field), edits.remove);
         if field.is_clean && !field.is_hop_by_hop && !is_removed && !looked_at.contains(field.known) {
             continue;
         }

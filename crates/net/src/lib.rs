@@ -1,5 +1,5 @@
 //! Sockets and TLS: listening sockets, connections to a peer, and one stream type for plain and
-//! encrypted connections, for the proxy, the admin server and the Consul client.
+//! encrypted connections, for the proxy, the admin server and the Consul client; and the timer of a connection.
 //!
 //! The crate knows no HTTP and no services. It reports what failed; what a failure means for the peer
 //! is the caller's decision.
@@ -23,6 +23,7 @@ mod memory;
 #[cfg(target_os = "linux")]
 mod reserved;
 mod stream;
+mod timer;
 pub mod tls;
 mod unix;
 
@@ -40,4 +41,5 @@ pub use lookup::{Addresses, Lookups};
 #[cfg(target_os = "linux")]
 pub use reserved::reserve_addr;
 pub use stream::{ByteCounts, Stream};
+pub use timer::LazyTimer;
 pub use unix::{BoundUnixSocket, SocketFile, bind_unix};

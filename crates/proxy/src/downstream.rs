@@ -17,7 +17,7 @@ use std::{
 use arc_swap::Cache;
 use outrigger_config::format_duration;
 use outrigger_http1::{Head, HeadKind, HeadParser, RefusalKind};
-use outrigger_net::Stream;
+use outrigger_net::{LazyTimer, Stream};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -30,10 +30,7 @@ use crate::{
         handle::handle,
         reject::{RejectionStyle, write_rejection},
     },
-    transport::{
-        channel::{Channel, SMALL, take_fields, take_incoming},
-        timer::LazyTimer,
-    },
+    transport::channel::{Channel, SMALL, take_fields, take_incoming},
 };
 
 /// A connection without a request for this long is parked.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use outrigger_http1::{Framing, Head};
+use outrigger_net::LazyTimer;
 use outrigger_registry::InstanceId;
 use tokio::time::Instant;
 use tracing::info;
@@ -21,7 +22,6 @@ use crate::{
     request::reject::{CLOSE_LINE, RejectionStyle, write_end_of_forwarding, write_rejection},
     transport::{
         channel::{Channel, SMALL},
-        timer::LazyTimer,
         upload::Upload,
     },
     upstream::{bulkhead::Slot, traffic::Subset},

@@ -17,6 +17,7 @@ use std::{
 
 use outrigger_config::{self as config, format_coarse_duration};
 use outrigger_http1::{Edits, Framing, Head, Name, writer::write_head};
+use outrigger_net::LazyTimer;
 use outrigger_policy::{Deadline, Verdict, circuit_breaker::Permit, deadline::add_saturating};
 use tokio::time::{Instant, timeout_at};
 
@@ -40,7 +41,6 @@ use crate::{
     transport::{
         channel::{Channel, give_head},
         exchange::{DownloadError, Exchange},
-        timer::LazyTimer,
         tunnel,
         upload::{BrokenUpload, Upload},
     },
@@ -235,6 +235,7 @@ impl Downstream<'_> {
     }
 
     /// Sends a copy of the request to the mirror that its rules choose.
+    #[inline]
     fn send_copy(&self, routed: &RoutedService, call: &Call<'_>) {
         if let Some(mirror) = routed.mirror() {
             send_copy(mirror, call, &self.upload, self.info.clusters());

@@ -4,6 +4,5 @@ pub(crate) mod channel;
 pub(crate) mod exchange;
 pub(crate) mod foreign;
 pub(crate) mod pool;
-pub(crate) mod timer;
 pub(crate) mod tunnel;
 pub(crate) mod upload;

@@ -15,13 +15,13 @@ use std::{
     time::Duration,
 };
 
+use outrigger_net::LazyTimer;
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::transport::{
     channel::{Channel, LARGE, Turn},
     exchange::Exchange,
-    timer::LazyTimer,
     upload::Upload,
 };
 

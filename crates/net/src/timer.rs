@@ -18,20 +18,22 @@ use tokio::{
 
 /// One reusable timer. Rings never before the deadline asked for, and at most once per call after.
 #[derive(Debug)]
-pub(crate) struct LazyTimer {
+pub struct LazyTimer {
     sleep: Pin<Box<Sleep>>,
     registered: bool,
 }
 
 impl LazyTimer {
-    pub(crate) fn new() -> Self {
+    /// A timer that is not armed.
+    #[expect(clippy::new_without_default, reason = "it takes a runtime")]
+    pub fn new() -> Self {
         // Far enough never to ring by itself; the first use moves it.
         let far = Instant::now() + Duration::from_secs(86_400);
         Self { sleep: Box::pin(sleep_until(far)), registered: false }
     }
 
     /// Ready once `deadline` has passed. Must be polled from one task only.
-    pub(crate) fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if self.registered && !self.sleep.is_elapsed() && self.sleep.deadline() <= deadline {
             return Poll::Pending;
         }

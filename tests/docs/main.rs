@@ -86,7 +86,8 @@ async fn scraped() -> BTreeSet<String> {
     let process = Process::run(&format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, port: {}, address: 127.0.0.1}}\n\
-         upstreams: [{{service: payments, max_in_flight: 10}}, {{service: unknown}}, {{service: broken}}]\n\
+         upstreams: [{{service: payments, max_in_flight: 10, subsets: {{every: {{filter: 'Service.Port != 0'}}}}, \
+         split: [{{subset: every, weight: 1}}], mirror: {{to: {{subset: every}}}}}}, {{service: unknown}}, {{service: broken}}]\n\
          discovery: {{max_services: 3}}\n\
          dns: {{listen: \"127.0.0.1:0\"}}\n\
          api: {{listen: \"{api}\", config: {{files: [{{prefix: config/orders/, path: {file:?}, \
@@ -115,6 +116,10 @@ async fn scraped() -> BTreeSet<String> {
     let page = async || process.admin_get("/metrics").await.text();
     wait::until("the app is told of the file", wait::TIMEOUT, async || {
         page().await.contains("outrigger_on_change_total{")
+    })
+    .await;
+    wait::until("the copy for the mirror has ended", wait::TIMEOUT, async || {
+        page().await.contains("outrigger_mirrored_requests_total{")
     })
     .await;
     let families = |page: &str| {

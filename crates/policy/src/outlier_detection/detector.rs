@@ -32,6 +32,8 @@ pub struct Detector<T> {
     /// [`Eligibility::InService`] while a member is, then [`Eligibility::LastResort`]: the members that count.
     counted: Eligibility,
     panic: bool,
+    /// Requests have somewhere else to go while no member is healthy.
+    relieved: bool,
     /// The View may still be the one from before the last [`set_members`](Self::set_members).
     view_pending: bool,
 }
@@ -108,7 +110,13 @@ pub struct EjectionCounts {
 
 impl<T> Default for Detector<T> {
     fn default() -> Self {
-        Self { members: Vec::new(), counted: Eligibility::InService, panic: false, view_pending: false }
+        Self {
+            members: Vec::new(),
+            counted: Eligibility::InService,
+            panic: false,
+            relieved: false,
+            view_pending: false,
+        }
     }
 }
 
@@ -150,6 +158,17 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
         self.view_pending = true;
         self.update_panic(&mut events);
         self.publish_matching(true);
+        events
+    }
+
+    /// Says whether requests have somewhere else to go while no endpoint is healthy: then the last one may be ejected as any
+    /// other, and there is no panic mode.
+    pub fn set_relieved(&mut self, relieved: bool) -> Vec<EjectionEvent<T>> {
+        let mut events = Vec::new();
+        self.relieved = relieved;
+        if self.update_panic(&mut events) {
+            self.publish_all();
+        }
         events
     }
 
@@ -337,6 +356,9 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
 
     /// Whether one more endpoint may be ejected for its responses.
     fn is_below_cap(&self, settings: &OutlierDetection) -> bool {
+        if self.relieved {
+            return true;
+        }
         let accepting = self.counted().filter(|member| !member.is_hard()).count();
         let out = self.counted().filter(|member| member.is_soft()).count();
         // The tolerance is for binary fractions: 29 % of 100 may not be exactly 29.
@@ -355,7 +377,8 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
 
     /// Whether panic mode has begun or ended.
     fn update_panic(&mut self, events: &mut Vec<EjectionEvent<T>>) -> bool {
-        let none_healthy = self.counted().next().is_some() && !self.counted().any(Tracked::is_healthy);
+        let none_healthy =
+            !self.relieved && self.counted().next().is_some() && !self.counted().any(Tracked::is_healthy);
         // The endpoint that ends it may not be in the View yet.
         let panic = none_healthy || (self.view_pending && self.panic);
         let changed = panic != self.panic;

@@ -23,6 +23,9 @@
 //! order that leaves an endpoint to choose at every moment, also between two Views. A last resort
 //! ([`Eligibility`]) that accepts no connections is not chosen in panic mode either, but probed as often.
 //!
+//! Where requests have somewhere else to go (a failover target), the detector is *relieved*: no cap applies, and there is no panic
+//! mode. It begins at once when the relief ends.
+//!
 //! **Return.** The ejection time doubles from the base to the maximum; a random part of up to a half is
 //! subtracted, so that sidecars that saw the same failure do not return together. Then a TCP connection
 //! is tried, which risks no request. It decides for an endpoint that accepted no connections. For one

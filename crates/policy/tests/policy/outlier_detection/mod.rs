@@ -5,6 +5,7 @@ mod evidence;
 mod last_resorts;
 mod model;
 mod probes;
+mod relief;
 mod settings;
 mod slots;
 mod stall;

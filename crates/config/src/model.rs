@@ -40,8 +40,9 @@ pub use registry::{
 };
 pub use service::{ExpectedStatus, Health, Probe, ReachTest, Service, Weights};
 pub use traffic::{
-    Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch, RouteTarget, SUBSET_FIELDS,
-    Split, SplitEntry, SplitTarget, Sticky, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest,
+    Failover, FailoverTarget, Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch,
+    RouteTarget, SUBSET_FIELDS, Split, SplitEntry, SplitTarget, Sticky, Subset, SubsetFilter, TrafficRules,
+    ValueMatch, ValueTest,
 };
 pub use upstream::Upstream;
 

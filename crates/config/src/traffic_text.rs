@@ -1,8 +1,8 @@
 //! Traffic rules as the YAML of a settings file, each in one line.
 
 use crate::{
-    HeaderEdits, Mirror, OnEmpty, PathMatch, Route, RouteMatch, RouteTarget, Split, SplitEntry, SplitTarget,
-    Sticky, Subset, ValueMatch, ValueTest, expand, format_duration,
+    FailoverTarget, HeaderEdits, Mirror, OnEmpty, PathMatch, Route, RouteMatch, RouteTarget, Split,
+    SplitEntry, SplitTarget, Sticky, Subset, ValueMatch, ValueTest, expand, format_duration,
 };
 
 /// YAML in one line.
@@ -182,6 +182,15 @@ fn headers_of(HeaderEdits { set, add, remove }: &HeaderEdits) -> Flow {
     let remove = (!remove.is_empty()).then(|| texts(remove));
     let parts = [("set", fields(set)), ("add", fields(add)), ("remove", remove)];
     Flow::Map(parts.into_iter().filter_map(|(key, part)| Some((key.to_owned(), part?))).collect())
+}
+
+pub(crate) fn failover(targets: &[FailoverTarget]) -> Flow {
+    let one = |FailoverTarget { service, datacenter }: &FailoverTarget| {
+        let parts =
+            [("service", service.as_ref().map(scalar)), ("datacenter", datacenter.as_ref().map(scalar))];
+        Flow::Map(parts.into_iter().filter_map(|(key, part)| Some((key.to_owned(), part?))).collect())
+    };
+    Flow::List(targets.iter().map(one).collect())
 }
 
 /// Every key, also with its default.

@@ -1,4 +1,4 @@
-//! Subsets, split, routes and mirror of an upstream: what they mean, and what is wrong with them.
+//! Subsets, split, routes, mirror and failover of an upstream: what they mean, and what is wrong with them.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,8 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use common::problems;
 use outrigger_config::{
-    Environment, Glob, HeaderEdits, LoadedConfig, Mirror, OnEmpty, Overrides, PathMatch, RouteTarget,
-    SplitEntry, SplitTarget, Sticky, TrafficRules, ValueMatch, ValueTest, load, render,
+    Environment, Failover, FailoverTarget, Glob, HeaderEdits, LoadedConfig, Mirror, OnEmpty, Overrides,
+    PathMatch, RouteTarget, SplitEntry, SplitTarget, Sticky, TrafficRules, ValueMatch, ValueTest, load,
+    render,
 };
 use proptest::prelude::*;
 
@@ -73,6 +74,8 @@ upstreams:
         timeout: 7s
       - {}
     mirror: {to: {subset: v2}, share: 1%, methods: [GET, POST], credentials: keep, max_in_flight: 5, timeout: 1s}
+    failover: [{datacenter: dc2}, {service: Orders-Fallback}, {service: reports, datacenter: dc3}]
+    return_after: 30s
   - service: reports
     timeout: 3s
     connect_timeout: 250ms
@@ -133,13 +136,64 @@ upstreams:
         timeout: Duration::from_secs(1),
     };
     assert_eq!(rules.mirror, Some(mirror));
+    let target = |service: Option<&str>, datacenter: Option<&str>| FailoverTarget {
+        service: service.map(Arc::from),
+        datacenter: datacenter.map(str::to_owned),
+    };
+    let failover = Failover {
+        targets: vec![
+            target(None, Some("dc2")),
+            target(Some("orders-fallback"), None),
+            target(Some("reports"), Some("dc3")),
+        ],
+        return_after: Duration::from_secs(30),
+    };
+    assert_eq!(rules.failover, Some(failover));
 }
 
 #[test]
 fn defaults_are_those_of_the_model() {
     let rules = rules(&format!("upstreams: [{{service: a, {SUBSETS}, mirror: {{to: {{service: b}}}}}}]"));
     assert_eq!(rules.mirror, Some(Mirror::to(SplitTarget::Service("b".into()))));
-    assert_eq!((rules.split, rules.routes), (None, Vec::new()));
+    assert_eq!((rules.split, rules.routes, rules.failover), (None, Vec::new(), None));
+    let rules = self::rules("upstreams: [{service: a, failover: [{datacenter: dc2}]}]");
+    assert_eq!(rules.failover.unwrap().return_after, Duration::from_secs(10));
+    let rules = self::rules("upstreams: [{service: a, failover: []}]");
+    assert_eq!(rules.failover, None);
+}
+
+#[test]
+fn a_failover_says_what_is_wrong() {
+    check_keys("failover: [{}]", "failover[0]: says nothing; write datacenter, service or both");
+    check_keys(
+        "failover: [{service: Orders}]",
+        "failover[0].service: \"Orders\" is the upstream itself; leave the target out, or name a subset",
+    );
+    check_keys(
+        "failover: [{datacenter: dc2}, {datacenter: dc2}]",
+        "failover[1]: is the target of an entry before; remove it",
+    );
+    let many: Vec<_> = (0..9).map(|n| format!("{{service: s{n}}}")).collect();
+    check_keys(
+        &format!("failover: [{}]", many.join(", ")),
+        "failover: has 9 targets, more than 8; remove some",
+    );
+    check_keys(
+        "failover: [{service: b}], return_after: 2h",
+        "return_after: \"2h\" is out of range; allowed: 0s to 1h",
+    );
+    let text =
+        "upstreams: [{service: a, failover: [{service: b}]}, {service: b, failover: [{service: a}]}]\n";
+    assert_eq!(
+        problems(text, &[], &Overrides::default()),
+        [
+            "o.yaml:1:36 upstreams[0].failover: requests would go around: a → b → a; leave one of these services out of the other's failover"
+        ]
+    );
+    // One by a split and one by a failover is no circle: a failover ends at the instances of its target.
+    loaded(
+        "upstreams: [{service: a, split: [{service: b, weight: 1}]}, {service: b, failover: [{service: a}]}]\n",
+    );
 }
 
 #[test]
@@ -428,6 +482,7 @@ fn rules_without_effect_are_warnings() {
             "routes[2]: is never reached: routes[0] takes every request; put it before that one, or remove it"
         ]
     );
+    assert_eq!(warnings("return_after: 1s"), ["return_after: is not used: there is no failover; remove it"]);
     assert_eq!(warnings("sticky: {header: x-user}"), ["sticky: is not used: there is no split; remove it"]);
     assert_eq!(
         warnings("routes: [{to: {service: b}, on_empty: any}]"),
@@ -471,7 +526,7 @@ proptest! {
 
     #[test]
     fn no_value_of_a_rule_makes_loading_panic(
-        key in prop::sample::select(vec!["subsets", "split", "sticky", "routes", "mirror"]),
+        key in prop::sample::select(vec!["subsets", "split", "sticky", "routes", "mirror", "failover", "return_after"]),
         value in "[a-z0-9:,.\\[\\]{}'\"()*?/ -]{0,60}",
     ) {
         let text = format!("upstreams:\n  - service: orders\n    {SUBSETS}\n    {key}: {value}\n");
@@ -481,7 +536,7 @@ proptest! {
     /// Any piece of a valid rule in the place of any other.
     #[test]
     fn no_mixture_of_rules_makes_loading_panic(parts in prop::collection::vec(prop::sample::select(vec![
-        "subsets", "split", "sticky", "routes", "mirror", "match", "to", "path", "headers", "query", "methods", "prefix",
+        "subsets", "split", "sticky", "routes", "mirror", "failover", "datacenter", "match", "to", "path", "headers", "query", "methods", "prefix",
         "regex", "subset", "service", "weight", "filter", "tags", "meta", "share", "null", "v1", "'*'", "/a", "'(a'",
         "set", "add", "remove", "on_empty", "rewrite", "retry", "timeout", "1s", "off",
         "{", "}", "[", "]", ": ", ", ", ": {", "}, ", "]}", "[{",

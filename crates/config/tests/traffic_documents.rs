@@ -75,6 +75,8 @@ fn without_the_group_routing_no_document_has_rules() {
         ("sticky", "{header: a}"),
         ("routes", "[]"),
         ("mirror", "{share: 1%}"),
+        ("failover", "[{datacenter: dc2}]"),
+        ("return_after", "1s"),
     ] {
         let expected = format!(
             "kv:o/settings/services/orders@1:1:1 {key}: is of the group routing, which dynamic_config.allow does not have; add the group in the settings file"
@@ -86,7 +88,7 @@ fn without_the_group_routing_no_document_has_rules() {
 #[test]
 fn documents_of_defaults_have_no_rules() {
     for name in ["defaults", "apps/shop/defaults"] {
-        for key in ["subsets", "split", "sticky", "routes", "mirror"] {
+        for key in ["subsets", "split", "sticky", "routes", "mirror", "failover", "return_after"] {
             let expected = format!(
                 "kv:o/settings/{name}@1:1:1 {key}: only a document about one service can have traffic rules; put it into services/NAME or apps/APP/services/NAME"
             );
@@ -103,6 +105,7 @@ fn another_service_is_a_target_only_where_the_file_allows_it() {
         ("routes: [{to: {service: billing}}]", "1:25 routes[0].to.service"),
         ("routes: [{to: {split: [{service: billing, weight: 1}]}}]", "1:34 routes[0].to.split[0].service"),
         ("mirror: {to: {service: billing}}", "1:24 mirror.to.service"),
+        ("failover: [{service: billing}]", "1:22 failover[0].service"),
     ];
     for (text, at) in cases {
         refused(FILE, text, &format!("{at}: {what}"));
@@ -294,5 +297,30 @@ fn a_document_alone_may_use_subsets_of_the_file() {
             "kv:o/settings/services/orders@1:1:18 split[0].subset: \"V1\" cannot be the name of a subset; write small letters, digits, - and _, at most 63",
             "kv:o/settings/services/orders@1:1:44 split[1].service: \"orders\" is the upstream itself; leave the target out, or name a subset"
         ]
+    );
+}
+
+#[test]
+fn a_document_replaces_the_failover_and_keeps_what_it_does_not_name() {
+    let file = "[{service: orders, failover: [{datacenter: dc2}], return_after: 30s}]";
+    let rules_with = |text: &str| rules(file, &[(ORDERS, text)]).failover;
+    let failover = rules_with("failover: [{service: archive}]").unwrap();
+    assert_eq!(failover.targets.len(), 1);
+    assert_eq!(failover.targets[0].service.as_deref(), Some("archive"));
+    assert_eq!(failover.return_after, Duration::from_secs(30));
+    assert_eq!(rules_with("return_after: 1s").unwrap().return_after, Duration::from_secs(1));
+    assert_eq!(rules_with("failover: null"), None);
+    assert_eq!(rules_with("failover: []"), None);
+}
+
+#[test]
+fn a_failover_of_documents_that_leads_back_is_refused() {
+    let file = load_file("[{service: orders}, {service: archive, failover: [{service: orders}]}]");
+    let applied = apply(&file, &[(ORDERS, "failover: [{service: archive}]")]);
+    let problems = problems(&applied);
+    assert!(
+        problems.len() == 1
+            && problems[0].contains("failover: requests would go around: orders → archive → orders"),
+        "{problems:?}"
     );
 }

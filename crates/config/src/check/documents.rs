@@ -6,7 +6,7 @@ use super::{
     policy::{bounded_values, read_policy},
     prune::prune_layers,
     reader::{Reader, Source},
-    traffic::{ServicePolicies, TrafficReading},
+    traffic::{ServiceCycle, ServicePolicies, TrafficReading},
 };
 use crate::{
     DynamicConfig, Origin, Origins, Policy, Problem, TrafficRules, UnknownKeys,
@@ -115,12 +115,12 @@ impl<'a> PolicyReader<'a> {
         rules
     }
 
-    /// Reports services that would send each other's requests around, at the split of the service at this path.
-    pub(crate) fn report_cycle(&mut self, path: &str, cycle: &[String]) {
-        let key = keys::join(path, "split");
+    /// Reports services that would send each other's requests around, at the service at this path.
+    pub(crate) fn report_cycle(&mut self, path: &str, cycle: &ServiceCycle) {
+        let key = keys::join(path, cycle.key);
         let before = (self.reader.problems.len(), self.reader.warnings.len());
-        let what = format!("requests would go around: {}", cycle.join(" → "));
-        self.reader.report_set(&key, what, "leave one of these services out of the other's split");
+        let (what, hint) = cycle.describe();
+        self.reader.report_set(&key, what, hint);
         shorten_keys(&mut self.reader, before, path);
     }
 

@@ -28,7 +28,7 @@ use std::{sync::Arc, time::Duration};
 pub(crate) use documents::{DocumentTree, PolicyReader, PolicyReading, Subject, parse_scalar};
 use reader::Reader;
 use section::Section;
-pub(crate) use traffic::{ServicePolicies, ServiceSplits, TrafficReading, find_cycle};
+pub(crate) use traffic::{NamedServices, ServiceLinks, ServicePolicies, TrafficReading};
 
 use crate::{
     AwaitApp, Config, DiscoverySettings, Drain, Environment, InheritedToken, Limits, Log, LogFormat,

@@ -5,7 +5,7 @@ use super::{
     reader::Reader,
     section::Section,
     service::read_required,
-    traffic::{ServicePolicies, ServiceSplits, TrafficReading, find_cycle},
+    traffic::{ServiceLinks, ServicePolicies, TrafficReading},
 };
 use crate::{Config, Policy, TrafficRules, Upstream, address, error::InvalidValue, names};
 
@@ -38,7 +38,7 @@ pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, config: &mu
     }
 }
 
-/// Requests that splits send around go nowhere.
+/// Requests that splits send around go nowhere, and a failover that leads back helps none.
 fn check_cycles(
     r: &mut Reader<'_>,
     sections: &[Section<'_>],
@@ -46,20 +46,21 @@ fn check_cycles(
     readings: &[TrafficReading],
 ) {
     let whole = || upstreams.iter().enumerate().filter(|(_, upstream)| upstream.is_whole_service());
-    let mut splits = ServiceSplits::new();
+    let mut links = ServiceLinks::default();
     for (n, upstream) in whole() {
-        let services = readings.get(n).map(TrafficReading::split_services).unwrap_or_default();
-        splits.insert(upstream.service.to_ascii_lowercase(), services);
+        let services = readings.get(n).map(TrafficReading::named_services).unwrap_or_default();
+        links.insert(upstream.service.to_ascii_lowercase(), services);
     }
     for (n, upstream) in whole() {
         let service = upstream.service.to_ascii_lowercase();
-        let Some(cycle) = find_cycle(&splits, &service) else { continue };
-        // The first one in the order of names stands for all.
-        if cycle.iter().min() == Some(&service)
-            && let Some(s) = sections.get(n)
-        {
-            let what = format!("requests would go around: {}", cycle.join(" → "));
-            r.report_set(&s.key("split"), what, "leave one of these services out of the other's split");
+        for cycle in links.find_cycles(&service) {
+            // The first one in the order of names stands for all.
+            if cycle.way.iter().min() == Some(&service)
+                && let Some(s) = sections.get(n)
+            {
+                let (what, hint) = cycle.describe();
+                r.report_set(&s.key(cycle.key), what, hint);
+            }
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::{
     Config, DynamicConfig, LoadedConfig, Origin, Origins, Policy, Problem, Problems, TrafficRules,
     TunedService, UnknownKeys, Upstream,
     check::{
-        DocumentTree, PolicyReader, PolicyReading, ServicePolicies, ServiceSplits, Subject, TrafficReading,
-        find_cycle,
+        DocumentTree, NamedServices, PolicyReader, PolicyReading, ServiceLinks, ServicePolicies, Subject,
+        TrafficReading,
     },
     keys,
     policy_source::FilePolicies,
@@ -35,7 +35,7 @@ impl LoadedConfig {
             file: self.source.file_policies().unwrap_or(&none),
             defaults: Vec::new(),
             services: BTreeMap::new(),
-            splits: whole_services(self).collect(),
+            links: whole_services(self),
         };
         let app = self.config.services.first().map(|service| service.name.as_str());
         let is_ours = |scope: &DocumentScope<'_>| {
@@ -91,24 +91,25 @@ struct Layers<'a> {
     /// By the name of the service in lower case.
     services: BTreeMap<String, Vec<DocumentTree>>,
     /// With the accepted documents.
-    splits: ServiceSplits,
+    links: ServiceLinks,
 }
 
-/// The splits of the services that others may name, as far as they name services.
-fn whole_services(loaded: &LoadedConfig) -> impl Iterator<Item = (String, Vec<Arc<str>>)> {
-    let whole = loaded.config.upstreams.iter().filter(|upstream| upstream.is_whole_service());
-    whole.map(|upstream| {
+/// What the services that others may name name themselves.
+fn whole_services(loaded: &LoadedConfig) -> ServiceLinks {
+    let mut links = ServiceLinks::default();
+    for upstream in loaded.config.upstreams.iter().filter(|upstream| upstream.is_whole_service()) {
         let traffic = TrafficReading::from(upstream.traffic.clone());
-        (upstream.service.to_ascii_lowercase(), traffic.split_services())
-    })
+        links.insert(upstream.service.to_ascii_lowercase(), traffic.named_services());
+    }
+    links
 }
 
 /// What became of a document over the layers so far.
 struct Trial {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
-    /// The services of the split of its service.
-    splits: Option<Vec<Arc<str>>>,
+    /// The services that its service names.
+    named: Option<NamedServices>,
 }
 
 impl Layers<'_> {
@@ -135,7 +136,7 @@ impl Layers<'_> {
             if result.problems.is_empty() {
                 result.state = DocumentState::Applied;
                 result.in_effect = Some(*index);
-                self.push(&scope, current.tree, trial.splits);
+                self.push(&scope, current.tree, trial.named);
             }
         }
         if let (None, None, Some(last)) = (result.in_effect, twin, last_good)
@@ -146,17 +147,17 @@ impl Layers<'_> {
             let trial = self.try_layer(&scope, &last.tree);
             if last.problems.is_empty() && trial.problems.is_empty() {
                 result.in_effect = Some(last.tree.index);
-                self.push(&scope, last.tree, trial.splits);
+                self.push(&scope, last.tree, trial.named);
             }
         }
         result
     }
 
-    fn push(&mut self, scope: &DocumentScope<'_>, tree: DocumentTree, splits: Option<Vec<Arc<str>>>) {
+    fn push(&mut self, scope: &DocumentScope<'_>, tree: DocumentTree, named: Option<NamedServices>) {
         let Some(service) = scope.service() else { return self.defaults.push(tree) };
         let service = service.to_ascii_lowercase();
-        if let Some(splits) = splits {
-            self.splits.insert(service.clone(), splits);
+        if let Some(named) = named {
+            self.links.insert(service.clone(), named);
         }
         self.services.entry(service).or_default().push(tree);
     }
@@ -164,7 +165,7 @@ impl Layers<'_> {
     /// The problems and warnings of the document over the layers so far.
     fn try_layer(&self, scope: &DocumentScope<'_>, tree: &DocumentTree) -> Trial {
         let mut reader = self.reader(Origins::default());
-        let mut splits = None;
+        let mut named = None;
         match scope.service() {
             None => {
                 let defaults: Vec<_> = self.defaults.iter().chain([tree]).collect();
@@ -190,7 +191,7 @@ impl Layers<'_> {
                     let path = format!("upstreams[{n}]");
                     let is_whole = self.base.config.upstreams.get(*n).is_some_and(Upstream::is_whole_service);
                     if is_whole {
-                        splits = Some(traffic.split_services());
+                        named = Some(traffic.named_services());
                         self.check_cycle(&mut reader, &path, &service, &traffic);
                     }
                     reader.finish_traffic(&path, traffic, &policy, &others);
@@ -199,7 +200,7 @@ impl Layers<'_> {
                     let path = tuned_path(0);
                     let (policy, traffic) =
                         self.read_tuned(&mut reader, (&path, &service), &defaults, &documents);
-                    splits = Some(traffic.split_services());
+                    named = Some(traffic.named_services());
                     self.check_cycle(&mut reader, &path, &service, &traffic);
                     reader.finish_traffic(&path, traffic, &policy, &others);
                 }
@@ -214,10 +215,10 @@ impl Layers<'_> {
             problem.origin = origin;
         }
         warnings.retain(|warning| is_of_document(&warning.origin));
-        Trial { problems, warnings, splits }
+        Trial { problems, warnings, named }
     }
 
-    /// Reports that the split of the service leads back to it.
+    /// Reports that what the service names leads back to it.
     fn check_cycle(
         &self,
         reader: &mut PolicyReader<'_>,
@@ -225,9 +226,9 @@ impl Layers<'_> {
         service: &str,
         traffic: &TrafficReading,
     ) {
-        let mut splits = self.splits.clone();
-        splits.insert(service.to_owned(), traffic.split_services());
-        if let Some(cycle) = find_cycle(&splits, service) {
+        let mut links = self.links.clone();
+        links.insert(service.to_owned(), traffic.named_services());
+        for cycle in links.find_cycles(service) {
             reader.report_cycle(path, &cycle);
         }
     }

@@ -1,4 +1,4 @@
-//! Which instances of a service a request may go to: subsets, split, routes and mirror of an upstream.
+//! Which instances of a service a request may go to: subsets, split, routes, mirror and failover of an upstream.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +17,8 @@ pub struct TrafficRules {
     pub routes: Vec<Route>,
     /// Copies of requests. Absent: none.
     pub mirror: Option<Mirror>,
+    /// Where requests go while no instance is usable. Absent: nowhere else.
+    pub failover: Option<Failover>,
 }
 
 /// A named part of a service's instances: those for which all of these hold.
@@ -314,4 +316,27 @@ impl Mirror {
             timeout: Duration::from_secs(5),
         }
     }
+}
+
+/// Where requests go while none of the service's instances is usable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// In the order of use. Never empty.
+    pub targets: Vec<FailoverTarget>,
+    /// How long instances have to be usable without a break before requests return to them, range 0s–1h. Default 10s.
+    pub return_after: Duration,
+}
+
+impl Failover {
+    /// The default of [`Failover::return_after`].
+    pub const RETURN_AFTER: Duration = Duration::from_secs(10);
+}
+
+/// Instances that take the place of those of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverTarget {
+    /// Another service, in lower case. Absent: the service itself, which is then in another datacenter.
+    pub service: Option<Arc<str>>,
+    /// The datacenter that is asked for. Absent: that of the upstream.
+    pub datacenter: Option<String>,
 }

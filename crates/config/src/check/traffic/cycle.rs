@@ -1,12 +1,55 @@
-//! Services that send each other's requests around by their splits.
+//! Services that send each other's requests around, by their splits or by their failover.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The services that each service's split names, by the service in lower case.
-pub(crate) type ServiceSplits = BTreeMap<String, Vec<Arc<str>>>;
+/// The services that one service names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NamedServices {
+    pub(crate) split: Vec<Arc<str>>,
+    pub(crate) failover: Vec<Arc<str>>,
+}
 
-/// The way from a service by splits back to itself: `[orders, reports, orders]`.
-pub(crate) fn find_cycle(splits: &ServiceSplits, service: &str) -> Option<Vec<String>> {
+/// The services that each service names, by the service in lower case.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ServiceLinks {
+    split: Links,
+    failover: Links,
+}
+
+type Links = BTreeMap<String, Vec<Arc<str>>>;
+
+/// A way from a service back to itself.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceCycle {
+    /// The key by which it goes.
+    pub(crate) key: &'static str,
+    /// `[orders, reports, orders]`.
+    pub(crate) way: Vec<String>,
+}
+
+impl ServiceLinks {
+    /// Puts what the service names in place of what it named before.
+    pub(crate) fn insert(&mut self, service: String, named: NamedServices) {
+        self.split.insert(service.clone(), named.split);
+        self.failover.insert(service, named.failover);
+    }
+
+    /// The ways from a service back to itself.
+    pub(crate) fn find_cycles(&self, service: &str) -> impl Iterator<Item = ServiceCycle> {
+        let of = |key, links: &Links| find_cycle(links, service).map(|way| ServiceCycle { key, way });
+        [of("split", &self.split), of("failover", &self.failover)].into_iter().flatten()
+    }
+}
+
+impl ServiceCycle {
+    /// What is wrong, and what to do.
+    pub(crate) fn describe(&self) -> (String, String) {
+        let hint = format!("leave one of these services out of the other's {}", self.key);
+        (format!("requests would go around: {}", self.way.join(" → ")), hint)
+    }
+}
+
+fn find_cycle(splits: &Links, service: &str) -> Option<Vec<String>> {
     let mut known = vec![service.to_owned()];
     let mut open = vec![vec![service.to_owned()]];
     while let Some(way) = open.pop() {
@@ -31,7 +74,7 @@ mod tests {
     #[test]
     fn a_cycle_is_found_from_each_service_in_it_and_from_no_other() {
         let edges = [("a", "b"), ("b", "c"), ("c", "b"), ("d", "e"), ("d", "a")];
-        let mut splits = ServiceSplits::new();
+        let mut splits = Links::new();
         for (from, to) in edges {
             splits.entry(from.to_owned()).or_default().push(to.into());
         }

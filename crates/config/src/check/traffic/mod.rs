@@ -1,11 +1,12 @@
-//! Which instances a request goes to: subsets, split, routes and mirror of an upstream.
+//! Which instances a request goes to: subsets, split, routes, mirror and failover of an upstream.
 //!
 //! They are read layer by layer, those of the file first and then those of documents: a subset is put over the one of its name,
-//! key by key, as are the keys of the mirror; a split and a list of routes replace those below. What a route sets of the policy of
+//! key by key, as are the keys of the mirror; a split, a list of routes and a failover replace those below. What a route sets of the policy of
 //! its target is read last ([`TrafficReading::finish`]), because the target may be another service.
 
 mod cycle;
 mod edits;
+mod failover;
 mod matching;
 mod mirror;
 mod route;
@@ -13,11 +14,11 @@ mod rule_names;
 mod subsets;
 mod target;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rule_names::RuleNames;
 
-pub(crate) use cycle::{ServiceSplits, find_cycle};
+pub(crate) use cycle::{NamedServices, ServiceCycle, ServiceLinks};
 
 use super::{
     policy::read_policy,
@@ -25,7 +26,7 @@ use super::{
     section::Section,
 };
 use crate::{
-    Config, Policy, RouteTarget, Split, Sticky, TrafficRules, UnknownKeys, format_size, keys,
+    Config, Failover, Policy, RouteTarget, Split, Sticky, TrafficRules, UnknownKeys, format_size, keys,
     raw::{Node, NodeValue},
     units::KIB,
 };
@@ -40,6 +41,7 @@ const MAX_PATTERNS: usize = 64;
 pub(crate) struct TrafficReading {
     rules: TrafficRules,
     sticky: Option<Sticky>,
+    return_after: Option<Duration>,
     overrides: Vec<RouteOverride>,
 }
 
@@ -79,7 +81,8 @@ impl ServicePolicies {
 impl From<TrafficRules> for TrafficReading {
     fn from(rules: TrafficRules) -> Self {
         let sticky = rules.split.as_ref().and_then(|split| split.sticky.clone());
-        Self { rules, sticky, overrides: Vec::new() }
+        let return_after = rules.failover.as_ref().map(|failover| failover.return_after);
+        Self { rules, sticky, return_after, overrides: Vec::new() }
     }
 }
 
@@ -112,6 +115,13 @@ impl TrafficReading {
         }
         self.read_routes(r, s, &names);
         mirror::read(r, s, &names, &mut self.rules.mirror);
+        if let Some(targets) = failover::read_targets(r, s, &names) {
+            let return_after = Failover::RETURN_AFTER;
+            self.rules.failover = (!targets.is_empty()).then_some(Failover { targets, return_after });
+        }
+        if let Some(return_after) = failover::read_return_after(r, s) {
+            self.return_after = Some(return_after);
+        }
         r.source = source;
     }
 
@@ -154,9 +164,15 @@ impl TrafficReading {
         }
     }
 
-    /// The services that get requests of this one by its split.
-    pub(crate) fn split_services(&self) -> Vec<Arc<str>> {
-        target::services(self.rules.split.as_ref())
+    /// The services that get requests of this one by its split or its failover.
+    pub(crate) fn named_services(&self) -> NamedServices {
+        let targets = self.rules.failover.iter().flat_map(|failover| &failover.targets);
+        // One in another datacenter is another service.
+        let failover = targets.filter(|target| target.datacenter.is_none());
+        NamedServices {
+            split: target::services(self.rules.split.as_ref()),
+            failover: failover.filter_map(|target| target.service.clone()).collect(),
+        }
     }
 
     /// The rules, with the policies of routes. `path` is that of the upstream, and `own` is its policy.
@@ -167,7 +183,7 @@ impl TrafficReading {
         own: &Policy,
         others: &ServicePolicies,
     ) -> TrafficRules {
-        let Self { mut rules, sticky, overrides } = self;
+        let Self { mut rules, sticky, return_after, overrides } = self;
         match (&mut rules.split, sticky) {
             (Some(split), sticky) => split.sticky = sticky,
             (None, Some(_)) => {
@@ -175,6 +191,14 @@ impl TrafficReading {
                 r.warn(r.origins.get(&key).clone(), &key, "is not used: there is no split", "remove it");
             }
             (None, None) => {}
+        }
+        match (&mut rules.failover, return_after) {
+            (Some(failover), Some(after)) => failover.return_after = after,
+            (None, Some(_)) => {
+                let key = keys::join(path, "return_after");
+                r.warn(r.origins.get(&key).clone(), &key, "is not used: there is no failover", "remove it");
+            }
+            (_, None) => {}
         }
         let source = r.source.clone();
         for RouteOverride { route, source, section } in overrides {

@@ -19,12 +19,21 @@ pub(super) enum AnsweredBy {
     Agent,
     /// A server, by the agent.
     Servers,
+    /// The servers of the datacenter that is named, by those of this one: that they give no answer says nothing of these.
+    NamedDatacenter,
 }
 
 impl AnsweredBy {
     /// By path and query.
     pub(super) fn of(target: &str) -> Self {
-        if target.starts_with("/v1/agent/") { Self::Agent } else { Self::Servers }
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        if target.starts_with("/v1/agent/") {
+            Self::Agent
+        } else if query.split('&').any(|one| one.starts_with("dc=")) {
+            Self::NamedDatacenter
+        } else {
+            Self::Servers
+        }
     }
 }
 
@@ -58,6 +67,8 @@ impl AgentContact {
             (Err(error), AnsweredBy::Servers) if is_silence(error) || is_failure(error) => {
                 lost.servers.get_or_insert(now);
             }
+            // That another datacenter is not reached is not told by the status.
+            (Err(error), AnsweredBy::NamedDatacenter) if is_failure(error) => {}
             (Ok(_) | Err(Error::Refused { .. }), _) => {
                 // A server that stops answers what waits.
                 let ended = |lost_at: &mut Option<Instant>| {
@@ -65,7 +76,7 @@ impl AgentContact {
                     lost_at.is_some_and(|lost_at| lost_at.elapsed() >= LONG_OUTAGE)
                 };
                 let is_agent_back = ended(&mut lost.agent);
-                let are_servers_back = by == AnsweredBy::Servers && ended(&mut lost.servers);
+                let are_servers_back = by != AnsweredBy::Agent && ended(&mut lost.servers);
                 if is_agent_back || are_servers_back {
                     self.returned.send_replace(());
                 }
@@ -134,6 +145,26 @@ mod tests {
         record("/v1/agent/service/a", Ok(()));
         assert!(is_told(&mut returned));
         record("/v1/kv/a", Ok(()));
+        assert!(is_told(&mut returned));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_datacenter_that_does_not_answer_is_no_outage_of_the_servers() {
+        let contact = AgentContact::default();
+        let mut returned = contact.returned();
+        let record = |target: &str, result| contact.record(AnsweredBy::of(target), Instant::now(), &result);
+        for result in
+            [refused(500, "No path to datacenter"), refused(500, "rpc error getting client: x"), timed_out()]
+        {
+            record("/v1/health/service/a?dc=dc2", result);
+            advance(2 * LONG_OUTAGE).await;
+            record("/v1/health/service/a?index=1", Ok(()));
+            assert!(!is_told(&mut returned));
+        }
+        // An answer from there came through the servers of this one.
+        record("/v1/kv/a", refused(500, "No cluster leader"));
+        advance(LONG_OUTAGE).await;
+        record("/v1/health/service/a?index=1&dc=dc2", Ok(()));
         assert!(is_told(&mut returned));
     }
 

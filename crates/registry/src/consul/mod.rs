@@ -47,6 +47,7 @@ use ::http::{Method, StatusCode};
 use bytes::Bytes;
 use outrigger_config as config;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use self::{
     api_client::{ApiClient, ApiRequest},
@@ -86,6 +87,8 @@ pub struct Consul {
     registration_connections: ConnectionLimit,
     // `None` where `max_connections` is 1.
     read_connections: Option<ConnectionLimit>,
+    // Of the reads, those in other datacenters: one of these may not answer at all, and leaves connections to the others.
+    reads_elsewhere: Semaphore,
 }
 
 /// How many of the connections for watches are in use.
@@ -127,6 +130,7 @@ impl Consul {
             agent_connections: ConnectionLimit::new(AGENT_CONNECTIONS),
             registration_connections: ConnectionLimit::new(REGISTRATION_CONNECTIONS),
             read_connections: (reads > 0).then(|| ConnectionLimit::new(reads)),
+            reads_elsewhere: Semaphore::new((reads / 2).max(1)),
         })
     }
 

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use ::http::HeaderMap;
-use tokio::time::Instant;
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout},
+};
 
 use super::{
     Consul, LONGEST_WAIT, SHORTEST_WAIT,
@@ -32,6 +35,11 @@ impl Registry for Consul {
     ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
             let target = |from| self.health_target(query, consistency, from);
+            let is_elsewhere = query.datacenter.is_some() && cursor == Cursor::START;
+            let _turn = match is_elsewhere {
+                true => Some(self.wait_for_turn_elsewhere(wait, &target(None)).await?),
+                false => None,
+            };
             let (listed, watched) = self
                 .read_or_watch(cursor, wait, target, |reply, request| {
                     parse_watch_answer(reply, cursor, consistency, request)
@@ -59,6 +67,20 @@ impl Registry for Consul {
 }
 
 impl Consul {
+    /// The turn of a read in another datacenter.
+    async fn wait_for_turn_elsewhere(
+        &self,
+        wait: Duration,
+        target: &str,
+    ) -> Result<SemaphorePermit<'_>, Error> {
+        let turn = timeout(wait, self.reads_elsewhere.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| Error::Busy {
+            request: format!("GET {target}"),
+            limit: self.reads_elsewhere.available_permits(),
+            after: wait,
+        })
+    }
+
     /// One question for a watch. At [`Cursor::START`] it is a read, which is answered at once; from another cursor it waits
     /// for a change. `target` makes path and query, with the cursor and the wait where it waits; `parse` reads the answer, of
     /// status 200 or, for a key that does not exist, 404.

@@ -61,6 +61,10 @@ kinds! {
     PanicBegan = "panic_began",
     /// An instance is healthy again.
     PanicEnded = "panic_ended",
+    /// No instance of a service is usable, so that requests go to a failover target.
+    FailoverBegan = "failover_began",
+    /// Requests return to the instances of the service, or no target can take them.
+    FailoverEnded = "failover_ended",
     /// The circuit breaker of a service has opened.
     BreakerOpened = "breaker_opened",
     /// It lets probes through.

@@ -33,4 +33,6 @@ pub use host::host_of;
 pub use listener::set::{ListenError, ListenErrors};
 pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};
 pub use reason::Reason;
-pub use status::{ClusterStatus, EjectedStatus, EndpointStatus, SubsetStatus};
+pub use status::{
+    ClusterStatus, EjectedStatus, EndpointStatus, FailoverStatus, FailoverTargetStatus, SubsetStatus,
+};

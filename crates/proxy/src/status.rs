@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use crate::upstream::{
     cluster::{Cluster, ClusterSettings, last_resort_label},
     endpoint::Endpoint,
-    traffic::Subset,
+    failover::FailoverTarget,
+    subset::Subset,
 };
 
 /// The state of one service in use.
@@ -54,6 +55,8 @@ pub struct ClusterStatus {
     pub failures: u64,
     /// Its subsets, in the order of the settings.
     pub subsets: Vec<SubsetStatus>,
+    /// Where its requests go while no instance is usable. `None`: nowhere.
+    pub failover: Option<FailoverStatus>,
     /// Every known instance.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -69,6 +72,28 @@ pub struct SubsetStatus {
     pub usable: usize,
     /// Responses to the app of requests that went to it, by class of the status: `2xx`, …, `other`.
     pub responses: Vec<(&'static str, u64)>,
+}
+
+/// The failover of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverStatus {
+    /// Whether requests that may go to every instance go to a target now.
+    pub active: bool,
+    /// The subsets of which the requests do.
+    pub active_subsets: Vec<String>,
+    /// In the order of use.
+    pub targets: Vec<FailoverTargetStatus>,
+}
+
+/// A target of a failover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverTargetStatus {
+    /// The service, as metrics call it.
+    pub service: String,
+    /// How many instances can take requests now.
+    pub usable: usize,
+    /// Attempts that went there.
+    pub attempts: u64,
 }
 
 /// The state of one instance.
@@ -208,6 +233,21 @@ fn subset_status(cluster: &Cluster, subset: &Subset, snapshot: &Snapshot) -> Sub
     }
 }
 
+fn failover_status(cluster: &Cluster, settings: &ClusterSettings) -> Option<FailoverStatus> {
+    let failover = cluster.failover.load_full()?;
+    let subsets = settings.subsets().iter().filter(|subset| subset.over.is_over());
+    let target = |target: &FailoverTarget| FailoverTargetStatus {
+        service: target.label.to_string(),
+        usable: target.all.set().healthy(),
+        attempts: target.attempts.load(Relaxed),
+    };
+    Some(FailoverStatus {
+        active: cluster.over.is_over(),
+        active_subsets: subsets.map(|subset| subset.name().to_string()).collect(),
+        targets: failover.targets.iter().map(target).collect(),
+    })
+}
+
 /// The state of one cluster now.
 pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let now = Instant::now().into_std();
@@ -315,6 +355,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             .iter()
             .map(|one| subset_status(cluster, one, &view.snapshot))
             .collect(),
+        failover: failover_status(cluster, &view.settings),
         endpoints,
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     metrics::labels::instance_label,
-    upstream::{cluster::Cluster, manager::ClusterManager, traffic::Subset},
+    upstream::{cluster::Cluster, failover::Failover, manager::ClusterManager, subset::Subset},
 };
 
 /// Registers the metrics that are read from `clusters`.
@@ -54,6 +54,8 @@ struct ClusterFamilies {
     subset_usable: IntGaugeVec,
     subset_responses: IntCounterVec,
     mirrored: IntCounterVec,
+    failover_active: IntGaugeVec,
+    failover_attempts: IntCounterVec,
 }
 
 impl ClusterFamilies {
@@ -112,6 +114,18 @@ impl ClusterFamilies {
                 "Copies of requests for a mirror, by result; limit, body: not sent.",
                 &["service", "result"],
             )?,
+            failover_active: IntGaugeVec::new(
+                Opts::new(
+                    "outrigger_failover_active",
+                    "1 while requests go to a failover target; with a subset: those for that subset.",
+                ),
+                &["service", "subset"],
+            )?,
+            failover_attempts: counter(
+                "outrigger_failover_attempts_total",
+                "Attempts that went to an instance of a failover target.",
+                &["service", "target"],
+            )?,
             picks: counter(
                 "outrigger_instance_picks_total",
                 "Picks of an instance, retries included.",
@@ -161,6 +175,9 @@ impl ClusterFamilies {
         for (result, count) in mirror.into_iter().flat_map(|mirror| mirror.results()) {
             add(&self.mirrored, &[&*cluster.label, result], count);
         }
+        if let Some(failover) = &*cluster.failover.load() {
+            self.record_failover(cluster, view.settings.subsets(), failover);
+        }
         self.panic.with_label_values(service).set(i64::from(counts.panic));
         for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(totals) {
             add(&self.ejections, &[&*cluster.label, kind], count);
@@ -181,7 +198,18 @@ impl ClusterFamilies {
         }
     }
 
-    fn collectors(&self) -> [&dyn Collector; 13] {
+    fn record_failover(&self, cluster: &Cluster, subsets: &[Arc<Subset>], failover: &Failover) {
+        let of_subsets = subsets.iter().map(|subset| (&**subset.name(), &subset.over));
+        for (subset, over) in [("", &cluster.over)].into_iter().chain(of_subsets) {
+            self.failover_active.with_label_values(&[&*cluster.label, subset]).set(i64::from(over.is_over()));
+        }
+        for target in &failover.targets {
+            let labels = &[&*cluster.label, &*target.label];
+            add(&self.failover_attempts, labels, target.attempts.load(Relaxed));
+        }
+    }
+
+    fn collectors(&self) -> [&dyn Collector; 15] {
         [
             &self.state,
             &self.trips,
@@ -196,6 +224,8 @@ impl ClusterFamilies {
             &self.subset_usable,
             &self.subset_responses,
             &self.mirrored,
+            &self.failover_active,
+            &self.failover_attempts,
         ]
     }
 }

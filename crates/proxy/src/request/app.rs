@@ -24,7 +24,7 @@ use crate::{
         channel::{Channel, SMALL},
         upload::Upload,
     },
-    upstream::{bulkhead::Slot, traffic::Subset},
+    upstream::{bulkhead::Slot, subset::Subset},
 };
 
 /// What becomes of the app's connection after a request.
@@ -269,6 +269,7 @@ struct AccessLogEntry {
     service: Option<Arc<str>>,
     subset: Option<Arc<str>>,
     instance: Option<InstanceId>,
+    failover: Option<Arc<str>>,
 }
 
 impl<'r> RequestAccount<'r> {
@@ -290,6 +291,7 @@ impl<'r> RequestAccount<'r> {
                 service: None,
                 subset: None,
                 instance: None,
+                failover: None,
             })
         });
         Self {
@@ -331,9 +333,12 @@ impl<'r> RequestAccount<'r> {
     }
 
     /// Notes the instance of the attempt, for the access log.
-    pub(crate) fn set_instance(&mut self, id: &InstanceId) {
+    ///
+    /// `failover`: the label of the cluster that it is of, where that is a failover target.
+    pub(crate) fn set_instance(&mut self, id: &InstanceId, failover: Option<&Arc<str>>) {
         if let Some(entry) = &mut self.log_entry {
             entry.instance = Some(id.clone());
+            entry.failover = failover.cloned();
         }
     }
 
@@ -352,6 +357,7 @@ impl<'r> RequestAccount<'r> {
             service = entry.service.as_deref().unwrap_or("-"),
             subset = entry.subset.as_deref().unwrap_or("-"),
             instance = entry.instance.as_ref().map_or("-", |id| &id.id),
+            failover = entry.failover.as_deref().unwrap_or("-"),
             node = entry.instance.as_ref().map_or("-", |id| &id.node),
             status,
             reason = reason.map_or("-", Reason::label),

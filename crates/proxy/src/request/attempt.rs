@@ -143,7 +143,7 @@ impl<'r> Attempt<'r> {
         let connecting = Arc::new(OnceLock::new());
         let opened = Box::pin({
             let (endpoint, settings) = (self.lease.endpoint().clone(), call.settings.clone());
-            let cluster = call.cluster.clone();
+            let cluster = call.with_owner(&endpoint, |owner, _| owner.clone());
             let (connecting, worker) = (connecting.clone(), call.worker);
             let is_repeatable = self.bounds.retry.accepts_race();
             async move {
@@ -376,11 +376,12 @@ impl<'r> Attempt<'r> {
         self.check_stall_at = now + STALL_CHECK_INTERVAL;
         let endpoint = self.lease.endpoint();
         let given_at = self.given_at.unwrap_or(self.bounds.begun);
-        if call.cluster.peak_latency.is_unusual(now - given_at) {
+        let owner = call.with_owner(endpoint, |owner, _| owner);
+        if owner.peak_latency.is_unusual(now - given_at) {
             endpoint.stall.record_tick(&mut self.wait, now.into_std());
         }
         // Only a request that can go elsewhere gives up; a POST waits for as long as it may.
-        let is_lost = call.cluster.ejector.check_stalled(endpoint, now)
+        let is_lost = owner.ejector.check_stalled(endpoint, now)
             && self.bounds.retry.is_repeatable()
             && !self.bounds.retry.is_last();
         is_lost.then(|| {

@@ -37,7 +37,7 @@ use crate::{
         call::{AttemptResult, Bound, Bounds, Call, Response, outcome_of},
         explain, pushback,
     },
-    upstream::{endpoint::Endpoint, lease::Lease},
+    upstream::endpoint::Endpoint,
 };
 
 /// Picks in a row that may fall on endpoints on probation that other requests decide.
@@ -130,9 +130,7 @@ impl<'r> Attempts<'_, 'r> {
         let mut passed = Vec::new();
         let lease = loop {
             let may_pick = passed.len() <= MAX_PASSED;
-            let picked = may_pick
-                .then(|| call.cluster.pick(call.subset, &self.state.tried, &passed, retryable))
-                .flatten();
+            let picked = may_pick.then(|| call.pick(&self.state.tried, &passed, retryable, begun)).flatten();
             let Some(endpoint) = picked else {
                 self.refund();
                 return Err(match self.before.take() {
@@ -144,12 +142,12 @@ impl<'r> Attempts<'_, 'r> {
                     }
                     None => {
                         let refusal =
-                            call.cluster.refuse_pick(call.subset, app.info.clusters().first_answer());
+                            call.cluster.refuse_pick(call.subset(), app.info.clusters().first_answer());
                         AttemptsEnd::Refused { refusal, verdict: Verdict::Ignore }
                     }
                 });
             };
-            match Lease::begin(call.settings, endpoint, retryable, begun) {
+            match call.lease(endpoint, retryable, begun) {
                 Ok(lease) => break lease,
                 Err(endpoint) => passed.push(endpoint),
             }
@@ -162,9 +160,7 @@ impl<'r> Attempts<'_, 'r> {
             cells.inc(&cells.retried);
             self.paid_at = None;
         }
-        account.attempts += 1;
-        account.set_instance(&lease.endpoint().id);
-        lease.count_pick();
+        call.count_attempt(&lease, account);
         let first = Attempt::new(lease, bounds, call, &mut app.upload);
         Ok(Race::new(call, first))
     }
@@ -216,7 +212,7 @@ impl<'r> Attempts<'_, 'r> {
         // What the next pick may take, if it is made: only after a pushback does the attempt count as a retry all the same.
         let has_other = || {
             let next = eligibility(call, app, self.retries + u32::from(pushback.is_some()));
-            call.cluster.pick_other(call.subset, &self.state.tried, &first, next.allows_retry()).is_some()
+            call.pick_other(&self.state.tried, &first, next.allows_retry(), now).is_some()
         };
         let last = retry::LastAttempt {
             sent,
@@ -272,7 +268,9 @@ fn decided(
     match result {
         Ok(response) => AttemptsEnd::Answered(attempt, response),
         Err(failed) => {
-            let verdict = attempt.lease.verdict(call.cluster, failed.outcome, now);
+            let verdict = call.with_owner(attempt.lease.endpoint(), |owner, _| {
+                attempt.lease.verdict(owner, failed.outcome, now)
+            });
             if failed.outcome == Outcome::ClientGone && failed.reason.is_none() {
                 return AttemptsEnd::Gone { verdict };
             }
@@ -323,7 +321,9 @@ impl<'r> Race<'r> {
         let may_hedge = first.bounds.retry.allows_hedge();
         let hedge_at = call.settings.policy.hedge.as_ref().filter(|_| may_hedge).and_then(|hedge| {
             let now = Instant::now();
-            let usual = call.cluster.latency.percentile(hedge.percentile, now.into_std())?;
+            let usual = call.with_owner(first.lease.endpoint(), |owner, _| {
+                owner.latency.percentile(hedge.percentile, now.into_std())
+            })?;
             Some(now + usual.max(hedge.min_delay))
         });
         Self {
@@ -453,7 +453,9 @@ impl<'r> Race<'r> {
     ) -> Option<RaceEnd> {
         let attempt = self.side(side)?;
         let (retry, end) = (attempt.bounds.retry, attempt.lease_end(&result));
-        attempt.lease.record(call.cluster, call.settings, call.cells(), &end, &mut state.blame, now);
+        call.with_lease(&mut attempt.lease, |lease, owner, settings| {
+            lease.record(owner, settings, call.cells(), &end, &mut state.blame, now);
+        });
         let attempt = match side {
             Side::First => self.first.take()?.into_ended(end.sent),
             Side::Second => self.second.take()?.into_ended(end.sent),
@@ -477,19 +479,23 @@ impl<'r> Race<'r> {
                     (false, _) => HedgeResult::Failed,
                 },
             );
-            account.set_instance(&attempt.lease.endpoint().id);
+            call.name_instance(attempt.lease.endpoint(), account);
             return Some(RaceEnd { attempt, result, now, both: Some(both) });
         };
         if is_answer {
-            account.set_instance(&attempt.lease.endpoint().id);
+            call.name_instance(attempt.lease.endpoint(), account);
             call.cells()
                 .record_second(self.why, if is_second { HedgeResult::Won } else { HedgeResult::Lost });
             if call.settings.policy.hedge.is_some() {
                 // The other one took at least this long: without it, only the quick ones would be remembered.
-                call.cluster.latency.record(now - rest.bounds.begun, now.into_std());
+                call.with_owner(rest.lease.endpoint(), |owner, _| {
+                    owner.latency.record(now - rest.bounds.begun, now.into_std());
+                });
             }
             if is_second && rest.lease.endpoint().is_stalled() {
-                rest.lease.record_left(call.cluster, call.settings, &mut state.blame, now);
+                call.with_lease(&mut rest.lease, |lease, owner, settings| {
+                    lease.record_left(owner, settings, &mut state.blame, now);
+                });
             }
             return Some(RaceEnd { attempt, result, now, both: Some(both) });
         }
@@ -498,7 +504,7 @@ impl<'r> Race<'r> {
             call.cells().record_second(self.why, HedgeResult::Failed);
             return Some(RaceEnd { attempt, result, now, both: Some(both) });
         }
-        account.set_instance(&rest.lease.endpoint().id);
+        call.name_instance(rest.lease.endpoint(), account);
         None
     }
 
@@ -542,7 +548,7 @@ impl<'r> Race<'r> {
         let first = self.first.as_ref()?;
         let is_whole = app.upload.is_ended() && app.upload.is_replayable() && !call.changes.upgrades;
         is_whole
-            .then(|| call.cluster.pick_other(call.subset, &state.tried, first.lease.endpoint(), true))
+            .then(|| call.pick_other(&state.tried, first.lease.endpoint(), true, Instant::now()))
             .flatten()
     }
 
@@ -556,16 +562,14 @@ impl<'r> Race<'r> {
         now: Instant,
     ) {
         let Some(first) = &self.first else { return };
-        let Ok(lease) = Lease::begin(call.settings, other.clone(), true, now) else { return };
+        let Ok(lease) = call.lease(other.clone(), true, now) else { return };
         // The budget comes last, so that only a second attempt that is made is paid for.
         if !call.cluster.budget.withdraw(&call.settings.policy.retry.budget, now.into_std()) {
             call.cells().record_second(why, HedgeResult::Budget);
             return;
         }
         self.why = why;
-        account.attempts += 1;
-        account.set_instance(&other.id);
-        lease.count_pick();
+        call.count_attempt(&lease, account);
         let bounds = Bounds { begun: now, ..first.bounds };
         let both = [first.lease.endpoint().clone(), other];
         self.second = Some(Box::new(Attempt::new(lease, bounds, call, &mut app.upload)));
@@ -579,7 +583,5 @@ fn has_third(call: &Call<'_>, first: &Attempt<'_>, second: &Arc<Endpoint>, state
         return false;
     }
     let tried = [&state.tried[..], std::slice::from_ref(second)].concat();
-    call.cluster
-        .pick_other(call.subset, &tried, first.lease.endpoint(), true)
-        .is_some_and(|one| !one.is_stalled())
+    call.pick_other(&tried, first.lease.endpoint(), true, Instant::now()).is_some_and(|one| !one.is_stalled())
 }

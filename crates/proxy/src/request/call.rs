@@ -19,7 +19,11 @@ use crate::{
     metrics::cells::{Block, ServiceCells},
     metrics::labels::Tolerated,
     reason::Reason,
-    request::fields::{ClientDeadline, HeadChanges},
+    request::{
+        app::RequestAccount,
+        applied::AppliedRules,
+        fields::{ClientDeadline, HeadChanges},
+    },
     transport::{
         channel::{Channel, give_head},
         exchange::Exchange,
@@ -27,8 +31,11 @@ use crate::{
     },
     upstream::{
         cluster::{Cluster, ClusterSettings},
-        endpoint::CheckoutRequest,
-        traffic::Subset,
+        endpoint::{CheckoutRequest, Endpoint},
+        lease::Lease,
+        over::PickRequest,
+        pick_set::Tried,
+        subset::Subset,
     },
 };
 
@@ -40,8 +47,8 @@ const DROPPED: NameSet = NameSet::of([Name::OutriggerRetry, Name::Http2Settings]
 pub(crate) struct Call<'r> {
     pub(crate) cluster: &'r Arc<Cluster>,
     pub(crate) settings: &'r Arc<ClusterSettings>,
-    /// The part of the cluster's endpoints that the attempts go to. `None`: all.
-    pub(crate) subset: Option<&'r Subset>,
+    /// What the rules of the service say. `None`: it has none, and the attempts go to any of the cluster's endpoints.
+    pub(crate) rules: Option<&'r AppliedRules>,
     pub(crate) worker: usize,
     /// The app's head; empty once a response was chosen, because no other attempt needs it.
     pub(crate) head: &'r mut Head,
@@ -58,6 +65,110 @@ impl<'r> Call<'r> {
     /// The worker's cells of the service.
     pub(crate) fn cells(&self) -> &'r Block<ServiceCells> {
         self.settings.cells(self.worker)
+    }
+
+    /// The part of the cluster's endpoints that the attempts go to. `None`: all.
+    pub(crate) fn subset(&self) -> Option<&'r Subset> {
+        self.rules.and_then(|rules| rules.subset.as_deref())
+    }
+
+    /// An endpoint that this request has not tried, or any usable one when it has tried all; none of `passed`.
+    #[inline]
+    pub(crate) fn pick(
+        &self,
+        tried: &[Arc<Endpoint>],
+        passed: &[Arc<Endpoint>],
+        retryable: bool,
+        now: Instant,
+    ) -> Option<Arc<Endpoint>> {
+        match self.rules.and_then(|rules| rules.failover.as_ref()) {
+            None => self.cluster.pick(self.subset(), tried, passed, retryable),
+            Some(failover) => {
+                let request = PickRequest { subset: self.subset(), tried, passed, retryable, now };
+                self.cluster.pick_over(&failover.failover, request)
+            }
+        }
+    }
+
+    /// An endpoint that is neither in `tried` nor `current`. [`Call::pick`], after that was tried, gives such an endpoint whenever
+    /// this does.
+    pub(crate) fn pick_other(
+        &self,
+        tried: &[Arc<Endpoint>],
+        current: &Arc<Endpoint>,
+        retryable: bool,
+        now: Instant,
+    ) -> Option<Arc<Endpoint>> {
+        match self.rules.and_then(|rules| rules.failover.as_ref()) {
+            None => self.cluster.pick_other(self.subset(), tried, current, retryable),
+            Some(failover) => {
+                let passed = std::slice::from_ref(current);
+                let request = PickRequest { subset: self.subset(), tried, passed, retryable, now };
+                self.cluster.pick_untried_over(&failover.failover, request, &Tried(tried, passed))
+            }
+        }
+    }
+
+    /// The cluster that an endpoint is of, with its settings: that of the request, or a failover target.
+    #[inline]
+    pub(crate) fn with_owner<R>(
+        &self,
+        endpoint: &Endpoint,
+        act: impl FnOnce(&'r Arc<Cluster>, &ClusterSettings) -> R,
+    ) -> R {
+        let failover = self.rules.and_then(|rules| rules.failover.as_ref());
+        match failover.and_then(|failover| failover.target_of(endpoint)) {
+            None => act(self.cluster, self.settings),
+            Some((_, owner)) => act(owner, &owner.view.load().settings),
+        }
+    }
+
+    /// As [`Call::with_owner`], for what a lease records.
+    #[inline]
+    pub(crate) fn with_lease<R>(
+        &self,
+        lease: &mut Lease,
+        act: impl FnOnce(&mut Lease, &'r Arc<Cluster>, &ClusterSettings) -> R,
+    ) -> R {
+        let failover = self.rules.and_then(|rules| rules.failover.as_ref());
+        match failover.and_then(|failover| failover.target_of(lease.endpoint())) {
+            None => act(lease, self.cluster, self.settings),
+            Some((_, owner)) => act(lease, owner, &owner.view.load().settings),
+        }
+    }
+
+    /// Begins an attempt at an endpoint; see [`Lease::begin`].
+    #[inline]
+    pub(crate) fn lease(
+        &self,
+        endpoint: Arc<Endpoint>,
+        retryable: bool,
+        now: Instant,
+    ) -> Result<Lease, Arc<Endpoint>> {
+        let failover = self.rules.and_then(|rules| rules.failover.as_ref());
+        match failover.and_then(|failover| failover.target_of(&endpoint)) {
+            None => Lease::begin(self.settings, endpoint, retryable, now),
+            Some((_, owner)) => Lease::begin(&owner.view.load().settings, endpoint, retryable, now),
+        }
+    }
+
+    /// Counts the attempt of a lease, which is made.
+    #[inline]
+    pub(crate) fn count_attempt(&self, lease: &Lease, account: &mut RequestAccount<'_>) {
+        account.attempts += 1;
+        self.name_instance(lease.endpoint(), account);
+        lease.count_pick();
+        let failover = self.rules.and_then(|rules| rules.failover.as_ref());
+        if let Some((target, _)) = failover.and_then(|failover| failover.target_of(lease.endpoint())) {
+            target.count_attempt();
+        }
+    }
+
+    /// Notes the instance by which the request is served, for the access log.
+    pub(crate) fn name_instance(&self, endpoint: &Endpoint, account: &mut RequestAccount<'_>) {
+        let is_elsewhere = self.rules.is_some_and(|rules| rules.failover.is_some())
+            && !Arc::ptr_eq(&endpoint.service, &self.cluster.label);
+        account.set_instance(&endpoint.id, is_elsewhere.then_some(&endpoint.service));
     }
 
     /// The end of the request's time, as far as it is known now.

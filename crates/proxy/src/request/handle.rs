@@ -148,7 +148,7 @@ impl Downstream<'_> {
             let mut call = Call {
                 cluster,
                 settings,
-                subset: routed.subset(),
+                rules: routed.rules(),
                 worker: self.info.worker.index,
                 traits: Call::traits_of(head, &facts.changes),
                 head,
@@ -343,7 +343,8 @@ impl Downstream<'_> {
         let mut exchange = attempt.exchange?;
         let mut head = exchange.take_response()?;
         account.record_answer(head.status(), None, now);
-        let verdict = attempt.lease.verdict(call.cluster, outcome, now);
+        let verdict =
+            call.with_owner(attempt.lease.endpoint(), |owner, _| attempt.lease.verdict(owner, outcome, now));
         let has_body = !matches!(framing, Framing::None | Framing::Tunnel);
         // The head of a probe, or of a failure, is its verdict; any other request may still be cut.
         let mut permit = Some(permit);
@@ -425,7 +426,10 @@ impl OpenResponse<'_> {
             let head_at = account.answered_at.unwrap_or(now);
             // Of a silent body, the silence is the news.
             let until = if *end == BodyEnd::Silent { exchange.last_received() } else { now };
-            lease.record_body_cut(call.cluster, call.settings, until.saturating_duration_since(head_at), now)
+            let flowed = until.saturating_duration_since(head_at);
+            call.with_lease(&mut lease, |lease, owner, settings| {
+                lease.record_body_cut(owner, settings, flowed, now)
+            })
         });
         if let Some(permit) = permit {
             call.cluster.record_verdict(permit, cut.unwrap_or(verdict), now);

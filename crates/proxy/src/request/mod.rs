@@ -1,6 +1,7 @@
 //! One request: what is read from its head, its attempts, its response, and the account that is kept of it.
 
 pub(crate) mod app;
+pub(crate) mod applied;
 pub(crate) mod attempt;
 pub(crate) mod attempts;
 pub(crate) mod browser;

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use crate::{
     host::ServiceName,
     reason::{Reason, Refusal},
-    request::{app::Downstream, fields::RequestFacts, mirror},
+    request::{app::Downstream, applied::AppliedRules, fields::RequestFacts, mirror},
     upstream::{
         cluster::{Cluster, ClusterSettings},
         manager::ClusterManager,
-        traffic::{Mirror, Route, RouteDestination, Split, Subset, Target},
+        subset::Subset,
+        traffic::{Mirror, Route, RouteDestination, Split, Target},
     },
 };
 
@@ -31,19 +32,15 @@ pub(crate) struct RoutedService {
     pub(crate) applied: Option<Box<AppliedRules>>,
 }
 
-/// What the rules of a service say of a request.
-#[derive(Default)]
-pub(crate) struct AppliedRules {
-    /// The part of the service's instances to which it goes. `None`: all.
-    pub(crate) subset: Option<Arc<Subset>>,
-    /// Where a copy of it goes. `None`: there is none.
-    pub(crate) mirror: Option<Arc<Mirror>>,
-}
-
 impl RoutedService {
     /// See [`AppliedRules::subset`].
     pub(crate) fn subset(&self) -> Option<&Subset> {
         self.applied.as_ref()?.subset.as_deref()
+    }
+
+    /// What its rules say. `None`: it has none.
+    pub(crate) fn rules(&self) -> Option<&AppliedRules> {
+        self.applied.as_deref()
     }
 
     /// See [`AppliedRules::mirror`].
@@ -68,13 +65,14 @@ impl Downstream<'_> {
             traffic.routes.iter().find(|route| matches(&route.rule.matcher, head, target))
         };
         let clusters = self.info.clusters().clone();
+        let own = &service.cluster;
         let mut to = match route.map(|route| &route.to) {
-            None | Some(RouteDestination::Own) => choose_own(traffic.split.as_ref(), head, &clusters),
+            None | Some(RouteDestination::Own) => choose_own(traffic.split.as_ref(), head, own, &clusters),
             Some(RouteDestination::To(target)) => target.clone(),
-            Some(RouteDestination::Split(split)) => choose(split, head, &clusters),
+            Some(RouteDestination::Split(split)) => choose(split, head, own, &clusters),
         };
         if let Some(other) = route.and_then(|route| route.on_empty.as_ref())
-            && !is_usable(&to, &clusters)
+            && !is_usable(&to, own, &clusters)
         {
             to = other.clone();
         }
@@ -88,7 +86,7 @@ impl Downstream<'_> {
             service.settings = next.view.load().settings.clone();
             service.cluster = next;
             let split = service.settings.traffic.as_ref().and_then(|traffic| traffic.split.as_ref());
-            to = choose_own(split, head, &clusters);
+            to = choose_own(split, head, &service.cluster, &clusters);
         }
         let subset = match to {
             Target::Any => None,
@@ -105,7 +103,8 @@ impl Downstream<'_> {
             let is_copy = || values(head, mirror::MARK).next().is_some();
             mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy()
         });
-        service.applied = Some(Box::new(AppliedRules { subset, mirror: mirror.cloned() }));
+        let failover = clusters.failover_of(&service.cluster);
+        service.applied = Some(Box::new(AppliedRules { subset, failover, mirror: mirror.cloned() }));
         if let Some(route) = route {
             if let Some(policy) = &route.rule.policy {
                 service.settings = service.settings.with_policy(policy);
@@ -117,24 +116,25 @@ impl Downstream<'_> {
 }
 
 /// What the split of a service says; without one, any instance.
-fn choose_own(split: Option<&Split>, head: &Head, clusters: &ClusterManager) -> Target {
-    split.map_or(Target::Any, |split| choose(split, head, clusters))
+fn choose_own(split: Option<&Split>, head: &Head, own: &Cluster, clusters: &ClusterManager) -> Target {
+    split.map_or(Target::Any, |split| choose(split, head, own, clusters))
 }
 
-fn choose(split: &Split, head: &Head, clusters: &ClusterManager) -> Target {
+fn choose(split: &Split, head: &Head, own: &Cluster, clusters: &ClusterManager) -> Target {
     let value = split.sticky.as_ref().and_then(|sticky| sticky_value(sticky, head));
-    let chosen = split.choose(value, |target| is_usable(target, clusters));
+    let chosen = split.choose(value, |target| is_usable(target, own, clusters));
     chosen.cloned().unwrap_or(Target::Any)
 }
 
-/// Whether a target has a usable instance, as far as it is known. Of a service that is not open nothing is known.
-fn is_usable(target: &Target, clusters: &ClusterManager) -> bool {
+/// Whether a target of `own`'s rules has a usable instance, or a failover for it, as far as it is known. Of a service that is not
+/// open nothing is known.
+fn is_usable(target: &Target, own: &Cluster, clusters: &ClusterManager) -> bool {
     match target {
         Target::Any => true,
-        Target::Subset(subset) => subset.set().has_usable(),
+        Target::Subset(subset) => own.has_usable(Some(&**subset)),
         Target::Service(name) => {
             let cluster = clusters.find(&ServiceName::plain(name)).filter(|cluster| cluster.has_answer());
-            cluster.is_none_or(|cluster| cluster.view.load().set.has_usable())
+            cluster.is_none_or(|cluster| cluster.has_usable(None))
         }
     }
 }

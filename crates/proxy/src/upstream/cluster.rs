@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_config::{self as config, count, format_coarse_duration, format_duration, tag_list};
 use outrigger_discovery::{Follower, Knowledge, WatchReason};
 use outrigger_events::{Event, EventKind, Events};
@@ -28,7 +28,14 @@ use crate::{
     host::ServiceName,
     limit::limit,
     reason::{Reason, Refusal},
-    upstream::{ejection::OutlierEjector, endpoint::Endpoint, pick_set::PickSet, traffic::Subset},
+    upstream::{
+        ejection::OutlierEjector,
+        endpoint::Endpoint,
+        failover::Failover,
+        failover_state::FailoverState,
+        pick_set::PickSet,
+        subset::{LiveSubsets, Subset},
+    },
 };
 
 /// How recent a response is evidence that an endpoint can be used in another one's place.
@@ -100,7 +107,13 @@ pub(crate) struct Cluster {
     /// Recent response times; recorded only while `hedge` is on.
     pub(crate) latency: LatencyHistogram,
     pub(crate) ejector: OutlierEjector,
-    cursor: Cursor,
+    pub(crate) cursor: Cursor,
+    /// The subsets of its endpoints that are in use.
+    pub(crate) live_subsets: Arc<LiveSubsets>,
+    /// `None`: its requests go nowhere else.
+    pub(crate) failover: ArcSwapOption<Failover>,
+    /// Of requests that may go to all its endpoints.
+    pub(crate) over: FailoverState,
     pub(crate) follower: Follower,
     /// The version of the View.
     changed: watch::Sender<u64>,
@@ -135,6 +148,9 @@ impl Cluster {
             label,
             // Sidecars that start together must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
+            live_subsets: settings.live_subsets.clone(),
+            failover: ArcSwapOption::empty(),
+            over: FailoverState::new(),
             view: ArcSwap::from_pointee(View {
                 set: PickSet::empty(policy.balance),
                 not_serving: Box::default(),
@@ -273,9 +289,16 @@ impl Cluster {
         endpoint.is_healthy() && self.view.load().set.standing().iter().any(|one| Arc::ptr_eq(one, endpoint))
     }
 
-    /// Whether another endpoint is in.
+    /// Whether another endpoint is in, also one of a failover target.
     pub(crate) fn has_other_in(&self, endpoint: &Arc<Endpoint>) -> bool {
-        self.view.load().set.standing().iter().any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
+        self.ejector.is_relieved()
+            || self
+                .view
+                .load()
+                .set
+                .standing()
+                .iter()
+                .any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
     }
 
     /// Whether another endpoint has answered a request lately, and is not ejected.
@@ -293,6 +316,8 @@ impl Cluster {
 
     /// Passes an attempt's report to the detector.
     pub(crate) fn report(&self, endpoint: &Arc<Endpoint>, report: Report, now: Instant) {
+        // What the detector may do depends on the targets as they are now.
+        self.check_failover(now);
         let view = self.view.load();
         self.ejector.report(view.settings.policy.outlier.as_ref(), endpoint, report, now);
     }
@@ -357,7 +382,7 @@ impl Cluster {
     }
 
     #[cold]
-    fn record_event(&self, kind: EventKind, reason: impl AsRef<str>) {
+    pub(crate) fn record_event(&self, kind: EventKind, reason: impl AsRef<str>) {
         self.events.record(Event::new(kind, reason).of_service(&self.label));
     }
 
@@ -426,6 +451,9 @@ impl Cluster {
         if !self.key.tags.is_empty() {
             let tagged = view.snapshot.instances.iter().filter(|one| self.matches(one)).count();
             known.push_str(&format!(", {tagged} with the tags asked for"));
+        }
+        for target in self.failover.load().iter().flat_map(|failover| &failover.targets) {
+            known.push_str(&format!("; failover {}: none usable", target.label));
         }
         let Some(subset) = subset else {
             return Refusal::for_now(Reason::NoUsableInstance, format!("{known}; {heard}"));

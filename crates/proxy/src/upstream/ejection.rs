@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use outrigger_config as config;
@@ -30,6 +30,8 @@ pub(crate) struct OutlierEjector {
     to_probe: Mutex<Vec<Arc<Endpoint>>>,
     /// Notified when something is due earlier than before.
     pub(super) wakeup: Notify,
+    /// Whether requests have somewhere else to go.
+    relieved: AtomicBool,
     /// Ejections so far: hard, soft, and those that the cap prevented.
     totals: [AtomicU64; 3],
 }
@@ -51,6 +53,7 @@ impl OutlierEjector {
             detector: Mutex::default(),
             to_probe: Mutex::default(),
             wakeup: Notify::new(),
+            relieved: AtomicBool::new(false),
             totals: Default::default(),
         }
     }
@@ -92,6 +95,26 @@ impl OutlierEjector {
     ) {
         let events = self.detector.lock().set_members(settings, members, Instant::now().into_std());
         self.record_events(events);
+    }
+
+    /// Whether requests have somewhere else to go, as it was last said.
+    pub(crate) fn is_relieved(&self) -> bool {
+        self.relieved.load(Relaxed)
+    }
+
+    /// Says whether requests have somewhere else to go while no endpoint is healthy.
+    pub(crate) fn set_relieved(&self, relieved: bool) {
+        if self.is_relieved() == relieved {
+            return;
+        }
+        let mut detector = self.detector.lock();
+        self.relieved.store(relieved, Relaxed);
+        let events = detector.set_relieved(relieved);
+        drop(detector);
+        if !events.is_empty() {
+            self.record_events(events);
+            self.wakeup.notify_one();
+        }
     }
 
     /// Decides on the report of an attempt.

@@ -34,6 +34,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) id: InstanceId,
+    /// The label of its cluster.
+    pub(crate) service: Arc<str>,
     pub(crate) addr: SocketAddr,
     /// The host name that the address comes from, with addresses to connect to where this one fails.
     pub(crate) named: Option<Arc<NamedHost>>,
@@ -96,6 +98,7 @@ impl Endpoint {
     ) -> Self {
         Self {
             id,
+            service: Arc::default(),
             addr,
             named: None,
             create_index,
@@ -111,6 +114,11 @@ impl Endpoint {
             refused: AtomicBool::new(false),
             permits: Permits::new(max_permits(policy)),
         }
+    }
+
+    /// The same of a cluster.
+    pub(crate) fn of_service(self, label: &Arc<str>) -> Self {
+        Self { service: label.clone(), ..self }
     }
 
     /// The same of a host name.

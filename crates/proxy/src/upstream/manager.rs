@@ -2,14 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{BuildHasherDefault, Hasher},
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
-use outrigger_discovery::{Discovery, FollowError, Knowledge, WatchReason};
+use outrigger_discovery::{Discovery, FollowError, WatchReason};
 use outrigger_registry::{InstanceId, Query};
 use outrigger_task::essential;
 use parking_lot::Mutex;
@@ -28,13 +27,19 @@ use crate::{
     reason::{Reason, Refusal},
     upstream::{
         cluster::{Cluster, ClusterKey, ClusterSettings, watch_reason},
+        over::LinkedFailover,
         probe,
         reconcile::{Reconciler, SettingsUpdate},
     },
 };
 
+mod links;
+mod names;
+mod quota;
 mod settings;
 
+use names::NameIndex;
+use quota::{EvictionRank, Quota};
 use settings::ManagerSettings;
 pub(crate) use settings::upstream_key;
 
@@ -43,47 +48,13 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for the first answers of services that a reload adds. Then they are used without.
 const MAX_FIRST_ANSWER_WAIT: Duration = Duration::from_secs(5);
 
-/// Clusters by name.
-#[derive(Debug, Default)]
-struct NameIndex {
-    /// By the service name alone: the usual request needs no key.
-    plain: HashMap<Box<[u8]>, Arc<Cluster>, BuildHasherDefault<NameHasher>>,
-    /// By service, datacenter and tags; and those of services that have the name of the sidecar itself, which no Host means.
-    narrowed: HashMap<ClusterKey, Arc<Cluster>>,
-}
-
-/// FNV-1a (Fowler, Noll, Vo), which costs least for names of a few bytes. The names are those of clusters that are open, and
-/// settings bound their number, so that colliding names cannot slow requests down.
-#[derive(Debug, Clone, Copy)]
-struct NameHasher(u64);
-
-impl Default for NameHasher {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for NameHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn write_usize(&mut self, _: usize) {
-        // The length of a slice adds nothing to a hash of all of its bytes.
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// Owns every cluster and its reconcile task.
 #[derive(Debug)]
 pub(crate) struct ClusterManager {
     names: ArcSwap<NameIndex>,
     table: Mutex<ClusterTable>,
+    /// Of the clusters that have one.
+    failovers: ArcSwap<HashMap<ClusterKey, Arc<LinkedFailover>>>,
     discovery: Arc<Discovery>,
     metrics: Arc<Metrics>,
     control: Handle,
@@ -126,50 +97,6 @@ impl ManagedCluster {
         let (policy, rules) = (policy.clone(), rules.clone());
         let _ = self.updates.send(SettingsUpdate { policy, rules, applied });
         Some(done)
-    }
-}
-
-/// A quota that is used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quota {
-    /// `discovery.max_services`
-    Services,
-    /// `discovery.max_unknown`
-    Unknown,
-}
-
-impl Quota {
-    /// The quota that refuses a service.
-    fn of(refused: FollowError) -> Option<Self> {
-        match refused {
-            FollowError::TooManyServices { .. } => Some(Self::Services),
-            FollowError::TooManyUnknown { .. } => Some(Self::Unknown),
-            FollowError::TooManyNew { .. } | FollowError::ShuttingDown => None,
-        }
-    }
-}
-
-/// Which clusters go first where a quota is used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum EvictionRank {
-    /// The registry has answered, and never listed an instance: most likely a mistyped or made-up name.
-    NeverListed,
-    /// The registry has not answered yet.
-    Unasked,
-    /// An instance was listed.
-    Listed,
-}
-
-impl EvictionRank {
-    fn of(cluster: &Cluster) -> Self {
-        // Not from the View, which comes a moment later.
-        let snapshot = cluster.follower.snapshot();
-        let is_listed = || snapshot.instances.iter().any(|one| cluster.matches(one));
-        match snapshot.knowledge {
-            _ if cluster.ever_had_instances() || is_listed() => Self::Listed,
-            Knowledge::Unasked => Self::Unasked,
-            Knowledge::Remembered | Knowledge::Answered => Self::NeverListed,
-        }
     }
 }
 
@@ -223,6 +150,7 @@ impl ClusterManager {
         let manager = Arc::new(Self {
             names: ArcSwap::default(),
             table: Mutex::default(),
+            failovers: ArcSwap::default(),
             discovery,
             metrics,
             control,
@@ -232,6 +160,7 @@ impl ClusterManager {
         });
         let mut table = manager.table.lock();
         manager.open_declared(&mut table);
+        manager.link_failovers(&mut table);
         manager.publish_names(&table);
         drop(table);
         manager
@@ -269,14 +198,74 @@ impl ClusterManager {
         let mut table = self.table.lock();
         let settings = Arc::new(ManagerSettings::new(config));
         self.settings.store(settings.clone());
+        let pending = Self::apply_to_open(&table, &settings);
+        let opened = self.open_declared(&mut table);
+        self.link_failovers(&mut table);
+        (opened, pending)
+    }
+
+    /// Applies the settings to the clusters that are open. The targets of a failover are as declared as what the file names.
+    fn apply_to_open(table: &ClusterTable, settings: &ManagerSettings) -> Vec<oneshot::Receiver<()>> {
+        let targets: HashSet<_> = table.clusters.keys().flat_map(|key| settings.targets_of(key)).collect();
         let managed = table.clusters.iter();
-        let pending = managed
+        managed
             .filter_map(|(key, managed)| {
-                let declared = settings.find_declared(key).is_some();
+                let declared = settings.find_declared(key).is_some() || targets.contains(key);
                 managed.apply_settings(settings.policy_for(key), settings.rules_for(key), declared)
             })
-            .collect();
-        (self.open_declared(&mut table), pending)
+            .collect()
+    }
+
+    /// Makes those that are targets now as declared as what the file names, and the others no more.
+    fn declare_targets(table: &ClusterTable, settings: &ManagerSettings) {
+        let targets: HashSet<_> = table.clusters.keys().flat_map(|key| settings.targets_of(key)).collect();
+        for (key, managed) in &table.clusters {
+            let declared = settings.find_declared(key).is_some() || targets.contains(key);
+            if managed.cluster.is_declared() != declared {
+                // Nothing waits for it.
+                let _ = managed.apply_settings(settings.policy_for(key), settings.rules_for(key), declared);
+            }
+        }
+    }
+
+    /// Opens the targets of failovers of the clusters that are open, and ties them to those. Lets go what is a target no more.
+    fn link_failovers(&self, table: &mut ClusterTable) {
+        let settings = self.settings.load_full();
+        if !settings.has_failover() && self.failovers.load().is_empty() {
+            return;
+        }
+        // A target that is opened may have targets of its own.
+        let mut refused = HashSet::new();
+        loop {
+            let targets = table.clusters.keys().flat_map(|key| settings.targets_of(key));
+            let missing =
+                targets.into_iter().find(|key| !table.clusters.contains_key(key) && !refused.contains(key));
+            let Some(missing) = missing else { break };
+            // The quotas do not apply to targets; only a discovery that is shut down refuses.
+            if let Err(error) = self.open(table, missing.clone(), true) {
+                tracing::error!(service = %missing, %error, "failover target not watched");
+                refused.insert(missing);
+            }
+        }
+        Self::declare_targets(table, &settings);
+        let before = self.failovers.load();
+        let mut linked = HashMap::new();
+        for (key, ManagedCluster { cluster, .. }) in &table.clusters {
+            let targets = settings.targets_of(key);
+            let targets = targets.iter().filter_map(|key| Some(table.clusters.get(key)?.cluster.clone()));
+            let rules = settings.rules_for(key);
+            let link = links::link(cluster, rules, targets.collect(), before.get(key));
+            cluster.failover.store(link.as_ref().map(|link| link.failover.clone()));
+            cluster.check_failover(Instant::now());
+            linked.extend(link.map(|link| (key.clone(), link)));
+        }
+        self.failovers.store(Arc::new(linked));
+    }
+
+    /// Where requests to a cluster go while its own endpoints cannot take them.
+    pub(crate) fn failover_of(&self, cluster: &Cluster) -> Option<Arc<LinkedFailover>> {
+        let failovers = self.failovers.load();
+        if failovers.is_empty() { None } else { failovers.get(&cluster.key).cloned() }
     }
 
     /// Opens the declared upstreams that are not open yet, and returns them. The caller publishes the
@@ -382,6 +371,7 @@ impl ClusterManager {
             self.make_room(&mut table, &key);
             let refused = match self.open(&mut table, key.clone(), false) {
                 Ok(cluster) => {
+                    self.link_failovers(&mut table);
                     self.publish_names(&table);
                     return Ok(cluster);
                 }
@@ -520,6 +510,7 @@ impl ClusterManager {
             self.drop_idle(now);
             for cluster in self.clusters() {
                 cluster.peak_latency.decay();
+                cluster.check_failover(now);
                 let view = cluster.view.load_full();
                 for endpoint in view.all_endpoints() {
                     endpoint.pool.sweep(view.settings.policy.pool.idle_timeout, now);
@@ -546,6 +537,7 @@ impl ClusterManager {
             keep
         });
         if table.clusters.len() != before {
+            self.link_failovers(&mut table);
             self.publish_names(&table);
         }
     }

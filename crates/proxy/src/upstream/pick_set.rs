@@ -27,9 +27,23 @@ pub(crate) struct LastResorts {
     balancer: LoadBalancer,
 }
 
+/// What of a set a pick may take, where more than one set is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rank {
+    /// What is healthy, and lets no requests wait; on probation, what this request may decide.
+    Responsive,
+    /// What is on probation, if this request may decide it.
+    Probation,
+    /// What is healthy, or on probation.
+    Healthy,
+    LastResort,
+    /// What panic mode lets be picked, too.
+    Any,
+}
+
 /// The endpoints that a request has tried: those of earlier attempts, and others that this pick may not take.
 #[derive(Debug, Clone, Copy)]
-struct Tried<'a>(&'a [Arc<Endpoint>], &'a [Arc<Endpoint>]);
+pub(crate) struct Tried<'a>(pub(crate) &'a [Arc<Endpoint>], pub(crate) &'a [Arc<Endpoint>]);
 
 impl Tried<'_> {
     fn contains(&self, endpoint: &Endpoint) -> bool {
@@ -92,6 +106,33 @@ impl PickSet {
             .or_else(|| pick_among(&self.endpoints, &self.balancer, cursor, is_first, usable))
     }
 
+    /// An endpoint of this rank that is not in `tried`.
+    pub(crate) fn pick_ranked(
+        &self,
+        rank: Rank,
+        cursor: &Cursor,
+        tried: &Tried<'_>,
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        let is_first = tried.0.is_empty() && tried.1.is_empty();
+        let pick = |wanted: &dyn Fn(&Endpoint) -> bool| {
+            let usable = |one: &Endpoint| wanted(one) && !tried.contains(one);
+            pick_among(&self.endpoints, &self.balancer, cursor, is_first, usable)
+        };
+        match rank {
+            Rank::Responsive => pick(&|one| is_healthy(one, retryable) && !one.is_stalled()),
+            Rank::Probation => pick(&|one| {
+                one.is_usable(retryable) && one.stats.ejection_state() == EjectionState::Probation
+            }),
+            Rank::Healthy => pick(&|one| is_healthy(one, retryable)),
+            Rank::Any => pick(&|one| one.is_usable(retryable)),
+            Rank::LastResort => {
+                let last = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !tried.contains(one);
+                self.pick_last_resort(cursor, is_first, last)
+            }
+        }
+    }
+
     fn pick_last_resort(
         &self,
         cursor: &Cursor,
@@ -103,14 +144,24 @@ impl PickSet {
         self.last_resorts.iter().find_map(pick)
     }
 
+    /// Whether an endpoint is healthy, and not on probation.
+    pub(crate) fn has_trusted(&self) -> bool {
+        self.endpoints.iter().any(|one| one.is_healthy())
+    }
+
     /// Whether an endpoint is healthy.
     pub(crate) fn has_healthy(&self) -> bool {
         self.endpoints.iter().any(|one| is_healthy(one, true))
     }
 
+    /// How many endpoints are healthy.
+    pub(crate) fn healthy(&self) -> usize {
+        self.endpoints.iter().filter(|one| is_healthy(one, true)).count()
+    }
+
     /// How many endpoints a pick may take now: those that are healthy; where there is none, those that are picked then.
     pub(crate) fn usable(&self) -> usize {
-        let healthy = self.endpoints.iter().filter(|one| is_healthy(one, true)).count();
+        let healthy = self.healthy();
         if healthy > 0 {
             return healthy;
         }

@@ -17,6 +17,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
     let mut probes = JoinSet::new();
     loop {
         let now = Instant::now();
+        cluster.check_failover(now);
         let open = cluster.breaker_state(now) != BreakerState::Closed;
         let due = cluster.ejector.advance(now, open);
         for endpoint in due.ejected {

@@ -67,6 +67,7 @@ impl Reconciler {
         mut follower: Follower,
         mut updates: mpsc::UnboundedReceiver<SettingsUpdate>,
     ) {
+        let cluster = self.cluster.clone();
         loop {
             // A fixed time, and not a sleep that each change would begin anew.
             let due = self.retired_views.next_check().into_iter().chain(self.retired_sets.next_check()).min();
@@ -78,16 +79,20 @@ impl Reconciler {
                     // The receiver may have been dropped.
                     let _ = applied.send(());
                 }
-                Ok(()) = self.own_listeners.changed() => {
-                    let view = self.cluster.view.load_full();
-                    self.rebuild_view(view.snapshot.clone(), view.settings.clone());
-                }
+                Ok(()) = self.own_listeners.changed() => self.rebuild_same(),
+                () = cluster.live_subsets.added.notified() => self.rebuild_same(),
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                     self.retired_views.drop_unused(Instant::now());
                     self.retired_sets.drop_unused(Instant::now());
                 }
             }
         }
+    }
+
+    /// Publishes a View of the same snapshot and settings.
+    fn rebuild_same(&mut self) {
+        let view = self.cluster.view.load_full();
+        self.rebuild_view(view.snapshot.clone(), view.settings.clone());
     }
 
     /// Publishes a View with `policy`: same endpoints, same connections, same states.
@@ -123,7 +128,8 @@ impl Reconciler {
         let now = Instant::now().into_std();
         let (mut left, mut replaced) = (Vec::new(), Vec::new());
         let mut set = PickSetBuilder::default();
-        let mut subsets: Vec<_> = settings.subsets().iter().map(|_| PickSetBuilder::default()).collect();
+        let subsets = self.cluster.live_subsets.all();
+        let mut subset_sets: Vec<_> = subsets.iter().map(|_| PickSetBuilder::default()).collect();
         let mut not_serving = Vec::new();
         let own_listeners = self.own_listeners.borrow_and_update().clone();
         let mut members = Vec::new();
@@ -156,7 +162,7 @@ impl Reconciler {
                         &settings.policy,
                         now,
                     );
-                    Arc::new(endpoint.with_name(newest.named.clone()))
+                    Arc::new(endpoint.of_service(&self.cluster.label).with_name(newest.named.clone()))
                 }
             };
             self.known.push(endpoint.clone());
@@ -172,7 +178,7 @@ impl Reconciler {
             };
             members.push((endpoint.clone(), eligibility));
             set.add(&endpoint, weight, last_resort);
-            for (subset, subset_set) in settings.subsets().iter().zip(&mut subsets) {
+            for (subset, subset_set) in subsets.iter().zip(&mut subset_sets) {
                 if subset.matches(newest) {
                     subset_set.add(&endpoint, weight, last_resort);
                 }
@@ -192,7 +198,7 @@ impl Reconciler {
         }
         let set = set.build(settings.policy.balance);
         let usable = set.endpoints.len();
-        for (subset, set) in settings.subsets().iter().zip(subsets) {
+        for (subset, set) in subsets.iter().zip(subset_sets) {
             self.retired_sets.push(subset.replace_set(set.build(settings.policy.balance)), Instant::now());
         }
         let view =

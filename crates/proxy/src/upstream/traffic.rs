@@ -8,19 +8,14 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use arc_swap::ArcSwap;
 use outrigger_config::{self as config, Balance, OnEmpty, RouteTarget, SplitTarget};
 use outrigger_policy::{Cursor, LoadBalancer};
-use outrigger_registry::{Instance, subset};
 use tokio::sync::Semaphore;
 
-use crate::upstream::{endpoint::Endpoint, pick_set::PickSet};
+use crate::upstream::subset::{LiveSubsets, Subset};
 
 /// How many places the values of a sticky split have.
 const SLOTS: u64 = 10_000;
-
-/// Classes of statuses by their first digit, and all others.
-const RESPONSE_CLASSES: [(u16, &str); 5] = [(2, "2xx"), (3, "3xx"), (4, "4xx"), (5, "5xx"), (0, "other")];
 
 /// The traffic rules of a cluster.
 #[derive(Debug)]
@@ -35,10 +30,11 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// The rules as requests use them. `before`: those that they replace. `None`: there are none.
+    /// The rules as requests use them, with subsets of `live`. `before`: those that they replace. `None`: there are none.
     pub(crate) fn new(
         rules: &config::TrafficRules,
         balance: Balance,
+        live: &LiveSubsets,
         before: Option<&Arc<Self>>,
     ) -> Option<Arc<Self>> {
         if *rules == config::TrafficRules::default() {
@@ -47,15 +43,7 @@ impl Traffic {
         if let Some(same) = before.filter(|before| before.rules == *rules) {
             return Some(same.clone());
         }
-        let known = before.map_or(&[][..], |before| &before.subsets);
-        let subsets: Box<[_]> = rules
-            .subsets
-            .iter()
-            .map(|rule| {
-                let same = known.iter().find(|subset| subset.rule == *rule);
-                same.cloned().unwrap_or_else(|| Arc::new(Subset::new(rule.clone(), balance)))
-            })
-            .collect();
+        let subsets: Box<[_]> = rules.subsets.iter().map(|rule| live.get(rule, balance)).collect();
         let turns = before.and_then(|before| before.split.as_ref()).map(|split| split.cursor.clone());
         Some(Arc::new(Self {
             split: rules.split.as_ref().map(|split| Split::new(split, &subsets, turns)),
@@ -67,87 +55,6 @@ impl Traffic {
             subsets,
             rules: rules.clone(),
         }))
-    }
-}
-
-/// A part of a cluster's endpoints.
-#[derive(Debug)]
-pub(crate) struct Subset {
-    pub(crate) rule: config::Subset,
-    cursor: Cursor,
-    set: ArcSwap<PickSet>,
-    /// Responses to the app, by the class of their status.
-    responses: [AtomicU64; RESPONSE_CLASSES.len()],
-}
-
-impl Subset {
-    fn new(rule: config::Subset, balance: Balance) -> Self {
-        Self {
-            rule,
-            cursor: Cursor::new(fastrand::u64(..)),
-            set: ArcSwap::from_pointee(PickSet::empty(balance)),
-            responses: Default::default(),
-        }
-    }
-
-    /// Its name.
-    pub(crate) fn name(&self) -> &Arc<str> {
-        &self.rule.name
-    }
-
-    /// Whether the instance is one of it.
-    pub(crate) fn matches(&self, instance: &Instance) -> bool {
-        subset::matches(&self.rule, instance)
-    }
-
-    /// Its endpoints now.
-    pub(crate) fn set(&self) -> arc_swap::Guard<Arc<PickSet>> {
-        self.set.load()
-    }
-
-    /// Replaces its endpoints. Returns those of before, which a request must not drop.
-    pub(crate) fn replace_set(&self, set: PickSet) -> Arc<PickSet> {
-        self.set.swap(Arc::new(set))
-    }
-
-    /// See [`PickSet::pick`].
-    pub(crate) fn pick(
-        &self,
-        tried: &[Arc<Endpoint>],
-        passed: &[Arc<Endpoint>],
-        retryable: bool,
-    ) -> Option<Arc<Endpoint>> {
-        let set = self.set.load();
-        set.pick(&self.cursor, tried, passed, retryable).or_else(|| {
-            // All endpoints may have retired since the load; then there is a newer set.
-            let newer = self.set.load();
-            let is_newer = !Arc::ptr_eq(&set, &newer);
-            is_newer.then(|| newer.pick(&self.cursor, tried, passed, retryable)).flatten()
-        })
-    }
-
-    /// See [`PickSet::pick_other`].
-    pub(crate) fn pick_other(
-        &self,
-        tried: &[Arc<Endpoint>],
-        now: &Arc<Endpoint>,
-        retryable: bool,
-    ) -> Option<Arc<Endpoint>> {
-        self.set.load().pick_other(&self.cursor, tried, now, retryable)
-    }
-
-    /// Counts a response to the app, of a request that went to this subset.
-    pub(crate) fn count_response(&self, status: u16) {
-        let class = RESPONSE_CLASSES.iter().position(|(first, _)| *first == status / 100);
-        if let Some(count) = self.responses.get(class.unwrap_or(RESPONSE_CLASSES.len() - 1)) {
-            count.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// The responses, by their class.
-    pub(crate) fn responses(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let labels = RESPONSE_CLASSES.iter().map(|(_, label)| *label);
-        labels.zip(self.responses.iter().map(|count| count.load(Relaxed)))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod bounds;
 mod early;
+mod failover;
 mod fairness;
 mod interim;
 mod leave;

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use outrigger_config::{count, escape_control, format_coarse_duration, tag_list};
 use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
-use outrigger_proxy::{ClusterStatus, EndpointStatus, SubsetStatus};
+use outrigger_proxy::{ClusterStatus, EndpointStatus, FailoverStatus, FailoverTargetStatus, SubsetStatus};
 use serde::Serialize;
 
 /// `/services`.
@@ -22,6 +22,9 @@ struct ServiceEntry {
     /// Absent where the service is watched and not yet called.
     #[serde(skip_serializing_if = "Option::is_none")]
     calls: Option<CallStats>,
+    /// Absent where requests go nowhere else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failover: Option<FailoverEntry>,
     /// Absent where the service is no longer watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     registry: Option<WatchStatus>,
@@ -41,6 +44,23 @@ struct SubsetEntry {
     usable: usize,
     /// Responses to the app, by class of the status.
     responses: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailoverEntry {
+    /// Whether requests go to a target now.
+    active: bool,
+    /// The subsets of which the requests do.
+    active_subsets: Vec<String>,
+    targets: Vec<FailoverTargetEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailoverTargetEntry {
+    service: String,
+    /// Instances that can take requests now.
+    usable: usize,
+    attempts: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -156,6 +176,7 @@ impl ServicesPage {
                 failures: cluster.failures,
                 version: cluster.version,
             }),
+            failover: cluster.failover.as_ref().map(failover_entry),
             registry: watch_of(cluster).map(watch_status),
             subsets: cluster.subsets.iter().map(subset_entry).collect(),
             instances: cluster.endpoints.iter().map(instance_entry).collect(),
@@ -175,6 +196,37 @@ impl ServicesPage {
             text.push_str("no service is in use: none is declared, and none was called lately\n");
         }
         text
+    }
+}
+
+fn failover_entry(failover: &FailoverStatus) -> FailoverEntry {
+    let target = |one: &FailoverTargetStatus| FailoverTargetEntry {
+        service: one.service.clone(),
+        usable: one.usable,
+        attempts: one.attempts,
+    };
+    FailoverEntry {
+        active: failover.active,
+        active_subsets: failover.active_subsets.clone(),
+        targets: failover.targets.iter().map(target).collect(),
+    }
+}
+
+impl FailoverEntry {
+    // Writing to a `String` cannot fail.
+    fn text(&self, out: &mut String) {
+        let target = |one: &FailoverTargetEntry| {
+            let attempts = count(one.attempts, "attempt");
+            format!("{} ({} usable, {attempts})", escape_control(&one.service), one.usable)
+        };
+        let targets: Vec<_> = self.targets.iter().map(target).collect();
+        let _ = write!(out, "  failover to {}", targets.join(", then "));
+        if self.active {
+            out.push_str(": requests go there now");
+        } else if !self.active_subsets.is_empty() {
+            let _ = write!(out, ": requests for {} go there now", self.active_subsets.join(", "));
+        }
+        out.push('\n');
     }
 }
 
@@ -209,6 +261,9 @@ impl ServiceEntry {
                 "  subset {name}: {instances}, {usable} usable, {}",
                 count(responses, "response")
             );
+        }
+        if let Some(failover) = &self.failover {
+            failover.text(out);
         }
         if self.instances.is_empty() {
             // Before an answer nothing is known of instances.
@@ -307,6 +362,7 @@ fn entry_without_cluster(status: &ServiceStatus) -> ServiceEntry {
         tags: Vec::new(),
         declared: status.reason == WatchReason::Declared,
         calls: None,
+        failover: None,
         registry: Some(watch_status(status)),
         subsets: Vec::new(),
         instances: Vec::new(),

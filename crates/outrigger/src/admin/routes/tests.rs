@@ -89,6 +89,15 @@ impl AdminBackend for TestBackend {
                 usable: 1,
                 responses: vec![("2xx", 60), ("5xx", 7)],
             }],
+            failover: Some(outrigger_proxy::FailoverStatus {
+                active: true,
+                active_subsets: vec![],
+                targets: vec![outrigger_proxy::FailoverTargetStatus {
+                    service: "orders@dc2".into(),
+                    usable: 2,
+                    attempts: 7,
+                }],
+            }),
             endpoints: vec![
                 endpoint("dc1/n/orders-1", true),
                 endpoint("dc1/n/orders-2", false),

@@ -12,7 +12,8 @@ use crate::{
     },
     upstream::{
         bulkhead::Bulkhead,
-        traffic::{Subset, Traffic},
+        subset::{LiveSubsets, Subset},
+        traffic::Traffic,
     },
 };
 
@@ -27,6 +28,8 @@ pub(crate) struct ClusterSettings {
     pub(crate) traffic: Option<Arc<Traffic>>,
     /// The same with the policies of routes that have come by.
     derived: DerivedSettings,
+    /// The subsets of the cluster that are in use.
+    pub(crate) live_subsets: Arc<LiveSubsets>,
 }
 
 /// Settings that differ from others by the policy of a route alone, by the address of that policy, which they keep alive.
@@ -39,13 +42,15 @@ impl ClusterSettings {
         rules: &config::TrafficRules,
         series: Arc<ServiceSeries>,
     ) -> Self {
-        let traffic = Traffic::new(rules, policy.balance, None);
+        let live_subsets = Arc::<LiveSubsets>::default();
+        let traffic = Traffic::new(rules, policy.balance, &live_subsets, None);
         Self {
             bulkhead: Bulkhead::new(&policy),
             policy,
             series,
             traffic,
             derived: DerivedSettings::default(),
+            live_subsets,
         }
     }
 
@@ -56,9 +61,10 @@ impl ClusterSettings {
         rules: &config::TrafficRules,
         series: Arc<ServiceSeries>,
     ) -> Self {
-        let traffic = Traffic::new(rules, policy.balance, self.traffic.as_ref());
+        let live_subsets = self.live_subsets.clone();
+        let traffic = Traffic::new(rules, policy.balance, &live_subsets, self.traffic.as_ref());
         let bulkhead = self.bulkhead_for(&policy);
-        Self { bulkhead, policy, series, traffic, derived: DerivedSettings::default() }
+        Self { bulkhead, policy, series, traffic, derived: DerivedSettings::default(), live_subsets }
     }
 
     /// The same settings with the policy of a route. Made at the first request of the route.
@@ -77,6 +83,7 @@ impl ClusterSettings {
             bulkhead: self.bulkhead.clone(),
             traffic: self.traffic.clone(),
             derived: DerivedSettings::default(),
+            live_subsets: self.live_subsets.clone(),
         });
         // Another worker may have made the same: then there are two for the rest of this View.
         self.derived.0.rcu(|all| {
@@ -113,6 +120,8 @@ impl ClusterSettings {
     /// The same settings with other series.
     pub(crate) fn with_series(&self, series: Arc<ServiceSeries>) -> Self {
         let (bulkhead, traffic) = (self.bulkhead.clone(), self.traffic.clone());
-        Self { policy: self.policy.clone(), series, bulkhead, traffic, derived: DerivedSettings::default() }
+        let live_subsets = self.live_subsets.clone();
+        let derived = DerivedSettings::default();
+        Self { policy: self.policy.clone(), series, bulkhead, traffic, derived, live_subsets }
     }
 }

@@ -13,6 +13,7 @@ pub(super) struct ManagerSettings {
     tuned: Vec<config::TunedService>,
     pub(super) names: HostNames,
     no_rules: config::TrafficRules,
+    has_failover: bool,
 }
 
 impl ManagerSettings {
@@ -24,6 +25,12 @@ impl ManagerSettings {
             tuned: config.tuned.clone(),
             names: HostNames::new(config),
             no_rules: config::TrafficRules::default(),
+            has_failover: config
+                .upstreams
+                .iter()
+                .map(|upstream| &upstream.traffic)
+                .chain(config.tuned.iter().map(|tuned| &tuned.traffic))
+                .any(|rules| rules.failover.is_some()),
         }
     }
 
@@ -39,6 +46,39 @@ impl ManagerSettings {
         let declared = self.find_declared(key).map(|upstream| &upstream.traffic);
         let rules = declared.or_else(|| tuned().filter(|_| is_whole).map(|tuned| &tuned.traffic));
         rules.unwrap_or(&self.no_rules)
+    }
+
+    /// Whether any service has a failover.
+    pub(super) fn has_failover(&self) -> bool {
+        self.has_failover
+    }
+
+    /// The clusters to which the requests of a cluster may go by its failover, in the order of use.
+    pub(super) fn targets_of(&self, key: &ClusterKey) -> Vec<ClusterKey> {
+        if !self.has_failover {
+            return Vec::new();
+        }
+        let failover = self.rules_for(key).failover.as_ref();
+        let mut out: Vec<ClusterKey> = Vec::new();
+        for target in failover.into_iter().flat_map(|failover| &failover.targets) {
+            let datacenter = target.datacenter.as_deref();
+            let target = match &target.service {
+                None => ClusterKey { datacenter: datacenter.map(Into::into), ..key.clone() },
+                Some(service) if datacenter.is_some() => ClusterKey::new(service, datacenter, &[]),
+                Some(service) => self.key_of_name(service),
+            };
+            if target != *key && !out.contains(&target) {
+                out.push(target);
+            }
+        }
+        out
+    }
+
+    /// The cluster that the name of a service alone means: a form that is declared, if there is one.
+    fn key_of_name(&self, service: &str) -> ClusterKey {
+        let mut forms = self.upstreams.iter().filter(|one| one.service.eq_ignore_ascii_case(service));
+        let first = forms.clone().find(|one| one.is_whole_service()).or_else(|| forms.next());
+        first.map_or_else(|| ClusterKey::new(service, None, &[]), upstream_key)
     }
 
     /// An undeclared form of a declared service has the policy of that service.

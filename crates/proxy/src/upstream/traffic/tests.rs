@@ -88,12 +88,16 @@ fn a_subset_and_the_turns_of_a_split_stay_when_other_rules_change() {
         }),
         ..config::TrafficRules::default()
     };
-    let new =
-        |rules: &config::TrafficRules, before| Traffic::new(rules, Balance::RoundRobin, before).unwrap();
+    let live = LiveSubsets::default();
+    let new = |rules: &config::TrafficRules, before| {
+        Traffic::new(rules, Balance::RoundRobin, &live, before).unwrap()
+    };
     let first = new(&rules(1, &["a", "b"]), None);
     assert!(Arc::ptr_eq(&first, &new(&rules(1, &["a", "b"]), Some(&first))));
     let second = new(&rules(2, &["a", "c"]), Some(&first));
     assert!(Arc::ptr_eq(&first.subsets[0], &second.subsets[0]));
     assert!(Arc::ptr_eq(&first.split.as_ref().unwrap().cursor, &second.split.as_ref().unwrap().cursor));
-    assert!(Traffic::new(&config::TrafficRules::default(), Balance::RoundRobin, Some(&second)).is_none());
+    assert!(
+        Traffic::new(&config::TrafficRules::default(), Balance::RoundRobin, &live, Some(&second)).is_none()
+    );
 }

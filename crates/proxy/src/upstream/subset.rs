@@ -1,0 +1,150 @@
+//! Parts of a cluster's endpoints, and those of them that are in use.
+
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+use outrigger_config::{self as config, Balance};
+use outrigger_policy::Cursor;
+use outrigger_registry::{Instance, subset};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::upstream::{endpoint::Endpoint, failover_state::FailoverState, pick_set::PickSet};
+
+/// Classes of statuses by their first digit, and all others.
+const RESPONSE_CLASSES: [(u16, &str); 5] = [(2, "2xx"), (3, "3xx"), (4, "4xx"), (5, "5xx"), (0, "other")];
+
+/// A part of a cluster's endpoints.
+#[derive(Debug)]
+pub(crate) struct Subset {
+    pub(crate) rule: config::Subset,
+    cursor: Cursor,
+    set: ArcSwap<PickSet>,
+    /// Of requests for this subset of their service.
+    pub(crate) over: FailoverState,
+    /// Responses to the app, by the class of their status.
+    responses: [AtomicU64; RESPONSE_CLASSES.len()],
+}
+
+impl Subset {
+    pub(crate) fn new(rule: config::Subset, balance: Balance) -> Self {
+        Self {
+            rule,
+            cursor: Cursor::new(fastrand::u64(..)),
+            set: ArcSwap::from_pointee(PickSet::empty(balance)),
+            over: FailoverState::new(),
+            responses: Default::default(),
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.rule.name
+    }
+
+    /// Whether the instance is one of it.
+    pub(crate) fn matches(&self, instance: &Instance) -> bool {
+        subset::matches(&self.rule, instance)
+    }
+
+    /// Its endpoints now.
+    pub(crate) fn set(&self) -> arc_swap::Guard<Arc<PickSet>> {
+        self.set.load()
+    }
+
+    /// Replaces its endpoints. Returns those of before, which a request must not drop.
+    pub(crate) fn replace_set(&self, set: PickSet) -> Arc<PickSet> {
+        self.set.swap(Arc::new(set))
+    }
+
+    /// The turns of its requests.
+    pub(crate) fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    /// See [`PickSet::pick`].
+    pub(crate) fn pick(
+        &self,
+        tried: &[Arc<Endpoint>],
+        passed: &[Arc<Endpoint>],
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        let set = self.set.load();
+        set.pick(&self.cursor, tried, passed, retryable).or_else(|| {
+            // All endpoints may have retired since the load; then there is a newer set.
+            let newer = self.set.load();
+            let is_newer = !Arc::ptr_eq(&set, &newer);
+            is_newer.then(|| newer.pick(&self.cursor, tried, passed, retryable)).flatten()
+        })
+    }
+
+    /// See [`PickSet::pick_other`].
+    pub(crate) fn pick_other(
+        &self,
+        tried: &[Arc<Endpoint>],
+        now: &Arc<Endpoint>,
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        self.set.load().pick_other(&self.cursor, tried, now, retryable)
+    }
+
+    /// Counts a response to the app, of a request that went to this subset.
+    pub(crate) fn count_response(&self, status: u16) {
+        let class = RESPONSE_CLASSES.iter().position(|(first, _)| *first == status / 100);
+        if let Some(count) = self.responses.get(class.unwrap_or(RESPONSE_CLASSES.len() - 1)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The responses, by their class.
+    pub(crate) fn responses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let labels = RESPONSE_CLASSES.iter().map(|(_, label)| *label);
+        labels.zip(self.responses.iter().map(|count| count.load(Relaxed)))
+    }
+}
+
+/// The subsets of a cluster that are in use, each rule once: those of its own rules, and those of clusters that fail over to it.
+/// The cluster's one writer keeps their endpoints.
+#[derive(Debug, Default)]
+pub(crate) struct LiveSubsets {
+    known: Mutex<Vec<Weak<Subset>>>,
+    /// Notified when a subset was added for another cluster, and has no endpoints yet.
+    pub(crate) added: Notify,
+}
+
+impl LiveSubsets {
+    /// The subset of a rule, for the cluster's own rules: the caller lets the writer give it its endpoints.
+    pub(crate) fn get(&self, rule: &config::Subset, balance: Balance) -> Arc<Subset> {
+        self.find_or_add(rule, balance).0
+    }
+
+    /// The subset of a rule, for another cluster.
+    pub(crate) fn join(&self, rule: &config::Subset, balance: Balance) -> Arc<Subset> {
+        let (subset, is_new) = self.find_or_add(rule, balance);
+        if is_new {
+            self.added.notify_one();
+        }
+        subset
+    }
+
+    fn find_or_add(&self, rule: &config::Subset, balance: Balance) -> (Arc<Subset>, bool) {
+        let mut known = self.known.lock();
+        let same = known.iter().filter_map(Weak::upgrade).find(|subset| subset.rule == *rule);
+        if let Some(same) = same {
+            return (same, false);
+        }
+        let new = Arc::new(Subset::new(rule.clone(), balance));
+        known.push(Arc::downgrade(&new));
+        (new, true)
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<Subset>> {
+        let mut known = self.known.lock();
+        known.retain(|one| one.strong_count() > 0);
+        known.iter().filter_map(Weak::upgrade).collect()
+    }
+}

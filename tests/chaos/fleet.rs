@@ -231,8 +231,14 @@ impl Fleet {
 
     /// Requires what must hold in every case: no POST was executed twice, and every POST that succeeded was executed.
     pub(crate) fn check_posts(&self, tally: &RequestResults, row: &mut CaseReport) {
+        Self::check_posts_of(&[self], tally, row);
+    }
+
+    /// The same of several fleets that take the requests together.
+    pub(crate) fn check_posts_of(fleets: &[&Self], tally: &RequestResults, row: &mut CaseReport) {
         let mut seen: HashMap<u64, u32> = HashMap::new();
-        for (method, id) in self.members.iter().flat_map(Member::logged_requests) {
+        let members = fleets.iter().flat_map(|fleet| &fleet.members);
+        for (method, id) in members.flat_map(Member::logged_requests) {
             if method == "POST" {
                 *seen.entry(id).or_default() += 1;
             }

@@ -31,6 +31,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 mod cluster;
+mod datacenters;
 pub mod http;
 mod ports;
 mod spec;
@@ -38,6 +39,7 @@ mod spec;
 mod tests;
 
 pub use cluster::ConsulCluster;
+pub use datacenters::ConsulDatacenters;
 use ports::AgentPorts;
 use spec::AgentSpec;
 
@@ -174,6 +176,21 @@ impl Consul {
     /// The address of its gossip with other agents.
     pub fn serf_addr(&self) -> SocketAddr {
         SocketAddr::new(self.spec.ip, self.ports.serf_lan)
+    }
+
+    /// The address of its gossip with the servers of other datacenters.
+    pub fn wan_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.spec.ip, self.ports.serf_wan)
+    }
+
+    /// Sends a signal to the process: `STOP`, `CONT`.
+    ///
+    /// # Errors
+    /// The process could not be signalled, or does not run.
+    pub fn signal(&self, name: &str) -> Result<(), Error> {
+        let child =
+            self.child.as_ref().ok_or_else(|| io_error("signal consul")(io::ErrorKind::NotFound.into()))?;
+        process::send_signal(child.id(), name).map_err(io_error("signal consul"))
     }
 
     /// The node's name.

@@ -10,6 +10,7 @@ mod config_restart;
 mod cut;
 mod deploy;
 mod down;
+mod failover;
 mod faults;
 mod keepalive;
 mod kill;
@@ -224,6 +225,25 @@ pub(crate) fn all() -> Vec<Case> {
             [120, 90],
             servers::leader,
             "Consul's leader is killed (-9): 0 failed, nothing is registered anew",
+        )
+        .beside(),
+        Case::new(
+            "failover",
+            CONSUL,
+            [300, 120],
+            failover::own_lost,
+            "two datacenters, joined over the WAN: all local instances are killed and come back: no GET fails, a POST only as \
+             sent_unknown; all of them answer 503 and recover: at most 20 GETs fail until they are ejected; requests go to the other \
+             datacenter, and return",
+        )
+        .beside(),
+        Case::new(
+            "failover-cut",
+            CONSUL,
+            [400, 200],
+            failover::other_cut,
+            "the other datacenter, its Consul and its instances, is frozen, and killed, and comes back; its Consul alone is dead, and the \
+             own Consul is dead, while all local instances are killed: no GET fails, a POST only as sent_unknown",
         )
         .beside(),
         Case::new(

@@ -2,18 +2,20 @@
 
 use outrigger_net::reserve_addr;
 
-/// The ports of one agent; DNS, gRPC and the WAN are off.
+/// The ports of one agent; DNS and gRPC are off.
 #[derive(Debug, Clone)]
 pub(crate) struct AgentPorts {
     pub(crate) http: u16,
     pub(crate) server: u16,
     pub(crate) serf_lan: u16,
+    /// Only a server of several datacenters listens there.
+    pub(crate) serf_wan: u16,
 }
 
 impl AgentPorts {
-    /// Three different ports, free on all loopback addresses.
+    /// Different ports, free on all loopback addresses.
     pub(crate) fn reserve() -> Self {
-        let [http, server, serf_lan] = std::array::from_fn(|_| reserve_addr().port());
-        Self { http, server, serf_lan }
+        let [http, server, serf_lan, serf_wan] = std::array::from_fn(|_| reserve_addr().port());
+        Self { http, server, serf_lan, serf_wan }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct AgentSpec {
     pub(super) expect: usize,
     /// Serf addresses of the other servers.
     pub(super) join: Vec<SocketAddr>,
+    /// Its datacenter, one of several that are joined. `None`: there is one.
+    pub(super) datacenter: Option<String>,
     /// More configuration, HCL.
     pub(super) extra: String,
 }
@@ -36,14 +38,17 @@ impl AgentSpec {
             server: true,
             expect: 1,
             join: Vec::new(),
+            datacenter: None,
             extra: String::new(),
         }
     }
 
     /// The configuration file.
     pub(super) fn to_hcl(&self, ports: &AgentPorts, data: &Path) -> String {
-        let Self { node, ip, dev, server: is_server, expect, join, extra } = self;
-        let AgentPorts { http, server, serf_lan } = ports;
+        let Self { node, ip, dev, server: is_server, expect, join, datacenter, extra } = self;
+        let AgentPorts { http, server, serf_lan, serf_wan } = ports;
+        let serf_wan = if datacenter.is_some() { i32::from(*serf_wan) } else { -1 };
+        let datacenter = datacenter.iter().map(|name| format!("datacenter = {name:?}\n")).collect::<String>();
         let join: Vec<String> = join.iter().map(|addr| format!("{:?}", addr.to_string())).collect();
         let join = join.join(", ");
         let server_part = if *dev {
@@ -57,7 +62,7 @@ impl AgentSpec {
             "node_name = {node:?}\nbind_addr = \"{ip}\"\nclient_addr = \"{ip}\"\n{server_part}\
              retry_join = [{join}]\nretry_interval = \"500ms\"\nlog_level = \"INFO\"\n\
              ports {{ http = {http} https = -1 dns = -1 grpc = -1 server = {server} \
-             serf_lan = {serf_lan} serf_wan = -1 }}\n\
+             serf_lan = {serf_lan} serf_wan = {serf_wan} }}\n{datacenter}\
              performance {{ raft_multiplier = 1 }}\n\
              disable_update_check = true\ndisable_anonymous_signature = true\n{extra}\n"
         )

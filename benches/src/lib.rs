@@ -9,6 +9,7 @@
 //! | [`propagation`] | how soon does a change in Consul reach a follower? |
 //! | [`settings`] | how soon is a document in Consul's KV in effect, and what do many sidecars ask? |
 //! | [`names`] | what does an answer of the DNS listener cost? |
+//! | [`zones`] | what stays in a zone, and how evenly are the instances used? |
 //! | [`locks`] | what does a lock cost, alone, contended and held? |
 //! | [`stats`], [`clock`], [`machine`] | medians; wall time and processor time; the machine and the load of other processes |
 //! | [`report`], [`chart`] | the tables, and the chart |
@@ -30,6 +31,7 @@ pub mod scrape;
 pub mod settings;
 pub mod stats;
 pub mod update;
+pub mod zones;
 
 pub use error::Error;
 

@@ -87,8 +87,9 @@ async fn scraped() -> BTreeSet<String> {
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, port: {}, address: 127.0.0.1}}\n\
          upstreams: [{{service: payments, max_in_flight: 10, subsets: {{every: {{filter: 'Service.Port != 0'}}}}, \
-         split: [{{subset: every, weight: 1}}], mirror: {{to: {{subset: every}}}}}}, {{service: unknown}}, {{service: broken}}]\n\
-         discovery: {{max_services: 3}}\n\
+         split: [{{subset: every, weight: 1}}], mirror: {{to: {{subset: every}}}}, zone: {{own: a, min_instances: 1}}}}, {{service: unknown}}, {{service: broken}}, \
+         {{service: spare, failover: [{{service: payments}}]}}]\n\
+         discovery: {{max_services: 4}}\n\
          dns: {{listen: \"127.0.0.1:0\"}}\n\
          api: {{listen: \"{api}\", config: {{files: [{{prefix: config/orders/, path: {file:?}, \
          on_change: {{http: \"http://{}/\"}}}}]}}}}",
@@ -100,6 +101,7 @@ async fn scraped() -> BTreeSet<String> {
     process.wait_ready().await;
     let outbound = process.outbound();
     assert_eq!(client::get(outbound, "payments", "/").await.status, 200);
+    assert_eq!(client::get(outbound, "spare", "/").await.status, 200);
     assert_eq!(client::get(outbound, "broken", "/").await.reason(), "connect_failed");
     assert_eq!(client::get(outbound, "unknown", "/").await.reason(), "unknown_service");
     assert_eq!(client::get(outbound, "one-too-many", "/").await.reason(), "too_many_services");

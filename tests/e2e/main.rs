@@ -69,3 +69,4 @@ mod streams_cut;
 mod traffic;
 mod upgrade;
 mod workers;
+mod zones;

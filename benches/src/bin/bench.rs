@@ -15,7 +15,7 @@ use outrigger_benches::{
     peers::{self, Figure, PeerOptions},
     picks, propagation,
     report::{Section, Summary},
-    scrape, settings, update,
+    scrape, settings, update, zones,
 };
 use outrigger_tests::process;
 
@@ -62,6 +62,8 @@ enum Part {
     Locks,
     /// Answers by DNS.
     Names,
+    /// Zones: a simulation, which is not part of `all`.
+    Zones,
     /// All of these.
     All,
 }
@@ -170,6 +172,7 @@ fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section,
         Part::Settings => settings::run(effort),
         Part::Locks => locks::run(effort),
         Part::Names => names::run(effort),
+        Part::Zones => zones::run(effort),
         Part::Peers | Part::All => {
             let options = PeerOptions {
                 effort,

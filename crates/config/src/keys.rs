@@ -94,10 +94,10 @@ const CONFIG_FILE: &[KeySpec] = keys! {
 pub(crate) const SERVICE_DOCUMENT: &[KeySpec] = UPSTREAM.split_at(5).1;
 
 /// The keys of `defaults`: those of a document about a service without its traffic rules.
-pub(crate) const POLICY: &[KeySpec] = SERVICE_DOCUMENT.split_at(7).1;
+pub(crate) const POLICY: &[KeySpec] = SERVICE_DOCUMENT.split_at(8).1;
 
 /// The traffic rules of an upstream. For this table each is a value; what is in it is below.
-pub(crate) const TRAFFIC: &[KeySpec] = SERVICE_DOCUMENT.split_at(7).0;
+pub(crate) const TRAFFIC: &[KeySpec] = SERVICE_DOCUMENT.split_at(8).0;
 
 pub(crate) const SUBSET: &[KeySpec] = keys! { tags meta filter };
 
@@ -128,6 +128,8 @@ pub(crate) const MIRROR: &[KeySpec] = keys! {
     share methods credentials max_in_flight timeout
 };
 
+pub(crate) const ZONE: &[KeySpec] = keys! { own from min_instances };
+
 pub(crate) const FAILOVER_TARGET: &[KeySpec] = keys! { datacenter service };
 
 /// The keys of `on_empty`, where it is a mapping.
@@ -142,7 +144,7 @@ const HEDGE: &[KeySpec] = keys! { percentile min_delay };
 
 pub(crate) const UPSTREAM: &[KeySpec] = keys! {
     service listen hosts tags datacenter
-    subsets split sticky routes mirror failover return_after
+    subsets split sticky routes mirror failover return_after zone
     balance timeout per_try_timeout deadline connect_timeout body_idle
     max_in_flight max_pending pending_timeout
     retry [RETRY]

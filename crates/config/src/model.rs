@@ -42,7 +42,7 @@ pub use service::{ExpectedStatus, Health, Probe, ReachTest, Service, Weights};
 pub use traffic::{
     Failover, FailoverTarget, Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch,
     RouteTarget, SUBSET_FIELDS, Split, SplitEntry, SplitTarget, Sticky, Subset, SubsetFilter, TrafficRules,
-    ValueMatch, ValueTest,
+    ValueMatch, ValueTest, ZoneRouting, ZoneSource,
 };
 pub use upstream::Upstream;
 

@@ -282,7 +282,7 @@ impl SettingList {
 
     /// The rules of a service with this policy.
     fn traffic(&mut self, path: &str, (rules, own): (&TrafficRules, &Policy), config: &Config) {
-        let TrafficRules { subsets, split, routes, mirror, failover } = rules;
+        let TrafficRules { subsets, split, routes, mirror, failover, zone } = rules;
         let mut nested = |name: &str, flow| self.push(join(path, name), DisplayValue::Nested(flow));
         if !subsets.is_empty() {
             nested("subsets", traffic_text::subsets(subsets));
@@ -300,6 +300,9 @@ impl SettingList {
         }
         if let Some(mirror) = mirror {
             nested("mirror", traffic_text::mirror(mirror));
+        }
+        if let Some(zone) = zone {
+            nested("zone", traffic_text::zone(zone));
         }
         if let Some(failover) = failover {
             nested("failover", traffic_text::failover(&failover.targets));

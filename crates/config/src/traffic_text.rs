@@ -2,7 +2,7 @@
 
 use crate::{
     FailoverTarget, HeaderEdits, Mirror, OnEmpty, PathMatch, Route, RouteMatch, RouteTarget, Split,
-    SplitEntry, SplitTarget, Sticky, Subset, ValueMatch, ValueTest, expand, format_duration,
+    SplitEntry, SplitTarget, Sticky, Subset, ValueMatch, ValueTest, ZoneRouting, expand, format_duration,
 };
 
 /// YAML in one line.
@@ -182,6 +182,10 @@ fn headers_of(HeaderEdits { set, add, remove }: &HeaderEdits) -> Flow {
     let remove = (!remove.is_empty()).then(|| texts(remove));
     let parts = [("set", fields(set)), ("add", fields(add)), ("remove", remove)];
     Flow::Map(parts.into_iter().filter_map(|(key, part)| Some((key.to_owned(), part?))).collect())
+}
+
+pub(crate) fn zone(ZoneRouting { own, from, min_instances }: &ZoneRouting) -> Flow {
+    map([("own", scalar(own)), ("from", texts(from)), ("min_instances", scalar(min_instances))])
 }
 
 pub(crate) fn failover(targets: &[FailoverTarget]) -> Flow {

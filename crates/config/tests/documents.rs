@@ -69,7 +69,7 @@ macro_rules! never_from_kv {
             let all = keys();
             let own = all.iter().filter_map(|key| key.strip_prefix("upstreams[0]."));
             let own = own.filter(|key| !all.iter().any(|one| one.strip_prefix("defaults.") == Some(key)));
-            let own = own.filter(|key| !["subsets", "split", "sticky", "routes", "mirror", "failover", "return_after"].contains(key));
+            let own = own.filter(|key| !["subsets", "split", "sticky", "routes", "mirror", "failover", "return_after", "zone"].contains(key));
             let top = all.iter().map(|key| key.split(['.', '[']).next().unwrap());
             for key in top.chain(own).chain(["services"]) {
                 assert!(tested.contains(&key), "{key}");
@@ -245,11 +245,11 @@ fn new_versions_have_the_bytes_that_the_documents_in_effect_leave() {
 
 #[test]
 fn an_unknown_key_is_a_warning_in_a_sidecar_and_a_problem_for_its_writer() {
-    let text = "timeout: 3s\ntime_out: 1s\npool: {new_key: {a: [1]}}\nmax_retries: 1\nzones: null\n";
+    let text = "timeout: 3s\ntime_out: 1s\npool: {new_key: {a: [1]}}\nmax_retries: 1\ntenants: null\n";
     let expected = [
         "kv:outrigger/settings/services/orders@7:2:1 time_out: unknown key, which is ignored; did you mean timeout?",
         "kv:outrigger/settings/services/orders@7:4:1 max_retries: unknown key, which is ignored; it belongs at retry.max_retries",
-        "kv:outrigger/settings/services/orders@7:5:1 zones: unknown key, which is ignored; valid here: subsets, split, sticky, routes, mirror, failover, return_after, balance, timeout, per_try_timeout, deadline, connect_timeout, body_idle, max_in_flight, max_pending, pending_timeout, retry, hedge, circuit_breaker, outlier, pool",
+        "kv:outrigger/settings/services/orders@7:5:1 tenants: unknown key, which is ignored; valid here: subsets, split, sticky, routes, mirror, failover, return_after, zone, balance, timeout, per_try_timeout, deadline, connect_timeout, body_idle, max_in_flight, max_pending, pending_timeout, retry, hedge, circuit_breaker, outlier, pool",
         "kv:outrigger/settings/services/orders@7:3:8 pool.new_key: unknown key, which is ignored; valid here: idle_timeout, non_idempotent_max_idle, max_idle, max_connections, max_waiting",
     ];
     let file = load_file(

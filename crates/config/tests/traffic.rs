@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Duration};
 use common::problems;
 use outrigger_config::{
     Environment, Failover, FailoverTarget, Glob, HeaderEdits, LoadedConfig, Mirror, OnEmpty, Overrides,
-    PathMatch, RouteTarget, SplitEntry, SplitTarget, Sticky, TrafficRules, ValueMatch, ValueTest, load,
-    render,
+    PathMatch, RouteTarget, SplitEntry, SplitTarget, Sticky, TrafficRules, ValueMatch, ValueTest,
+    ZoneRouting, ZoneSource, load, render,
 };
 use proptest::prelude::*;
 
@@ -76,6 +76,7 @@ upstreams:
     mirror: {to: {subset: v2}, share: 1%, methods: [GET, POST], credentials: keep, max_in_flight: 5, timeout: 1s}
     failover: [{datacenter: dc2}, {service: Orders-Fallback}, {service: reports, datacenter: dc3}]
     return_after: 30s
+    zone: {own: a, from: [node.meta.consul-zone, service.meta.az], min_instances: 4}
   - service: reports
     timeout: 3s
     connect_timeout: 250ms
@@ -149,6 +150,12 @@ upstreams:
         return_after: Duration::from_secs(30),
     };
     assert_eq!(rules.failover, Some(failover));
+    let zone = ZoneRouting {
+        own: "a".into(),
+        from: vec![ZoneSource::NodeMeta("consul-zone".into()), ZoneSource::ServiceMeta("az".into())],
+        min_instances: 4,
+    };
+    assert_eq!(rules.zone, Some(zone));
 }
 
 #[test]
@@ -160,6 +167,24 @@ fn defaults_are_those_of_the_model() {
     assert_eq!(rules.failover.unwrap().return_after, Duration::from_secs(10));
     let rules = self::rules("upstreams: [{service: a, failover: []}]");
     assert_eq!(rules.failover, None);
+}
+
+#[test]
+fn a_zone_says_what_is_wrong() {
+    let rules = self::rules("upstreams: [{service: a, zone: {own: west}}]");
+    let zone = rules.zone.unwrap();
+    let from: Vec<_> = zone.from.iter().map(ToString::to_string).collect();
+    assert_eq!((zone.min_instances, from.join(" ")), (6, "service.meta.zone node.meta.zone".to_owned()));
+    check_keys("zone: {}", "zone.own: is missing; add the zone of this sidecar: own: ${ZONE}");
+    check_keys(
+        "zone: {own: ''}",
+        "zone.own: \"\" is no zone; write the zone as it is in the registry, at most 128 bytes",
+    );
+    check_keys(
+        "zone: {own: a, from: [zone]}",
+        "zone.from: \"zone\" is no place of a zone; write service.meta.KEY or node.meta.KEY",
+    );
+    check_keys("zone: {own: a, from: []}", "zone.from: names no place; name one, or remove the key");
 }
 
 #[test]
@@ -526,7 +551,7 @@ proptest! {
 
     #[test]
     fn no_value_of_a_rule_makes_loading_panic(
-        key in prop::sample::select(vec!["subsets", "split", "sticky", "routes", "mirror", "failover", "return_after"]),
+        key in prop::sample::select(vec!["subsets", "split", "sticky", "routes", "mirror", "failover", "return_after", "zone"]),
         value in "[a-z0-9:,.\\[\\]{}'\"()*?/ -]{0,60}",
     ) {
         let text = format!("upstreams:\n  - service: orders\n    {SUBSETS}\n    {key}: {value}\n");

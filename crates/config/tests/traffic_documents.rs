@@ -77,6 +77,7 @@ fn without_the_group_routing_no_document_has_rules() {
         ("mirror", "{share: 1%}"),
         ("failover", "[{datacenter: dc2}]"),
         ("return_after", "1s"),
+        ("zone", "{own: a}"),
     ] {
         let expected = format!(
             "kv:o/settings/services/orders@1:1:1 {key}: is of the group routing, which dynamic_config.allow does not have; add the group in the settings file"
@@ -88,7 +89,7 @@ fn without_the_group_routing_no_document_has_rules() {
 #[test]
 fn documents_of_defaults_have_no_rules() {
     for name in ["defaults", "apps/shop/defaults"] {
-        for key in ["subsets", "split", "sticky", "routes", "mirror", "failover", "return_after"] {
+        for key in ["subsets", "split", "sticky", "routes", "mirror", "failover", "return_after", "zone"] {
             let expected = format!(
                 "kv:o/settings/{name}@1:1:1 {key}: only a document about one service can have traffic rules; put it into services/NAME or apps/APP/services/NAME"
             );

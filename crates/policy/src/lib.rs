@@ -16,6 +16,7 @@
 //! | [`deadline`] | until when may the app wait? |
 //! | [`circuit_breaker`] | is the service called at all? |
 //! | [`outlier_detection`] | may this endpoint be chosen? |
+//! | [`zone`] | which zone do requests go to? |
 
 pub mod backoff;
 pub mod budget;
@@ -29,6 +30,7 @@ mod probe_slot;
 pub mod retry;
 mod sliding_window;
 mod sync;
+pub mod zone;
 
 pub use backoff::Backoff;
 pub use budget::RetryBudget;

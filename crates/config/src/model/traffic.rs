@@ -1,6 +1,6 @@
 //! Which instances of a service a request may go to: subsets, split, routes, mirror and failover of an upstream.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use outrigger_filter::{FieldType, Filter, FilterError, FilterExpression};
 
@@ -19,6 +19,8 @@ pub struct TrafficRules {
     pub mirror: Option<Mirror>,
     /// Where requests go while no instance is usable. Absent: nowhere else.
     pub failover: Option<Failover>,
+    /// Requests stay in the zone of the sidecar, as far as every instance still gets its share. Absent: zones do not count.
+    pub zone: Option<ZoneRouting>,
 }
 
 /// A named part of a service's instances: those for which all of these hold.
@@ -339,4 +341,38 @@ pub struct FailoverTarget {
     pub service: Option<Arc<str>>,
     /// The datacenter that is asked for. Absent: that of the upstream.
     pub datacenter: Option<String>,
+}
+
+/// How requests stay in the zone of the sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneRouting {
+    /// The zone of the sidecar. Required.
+    pub own: Arc<str>,
+    /// Where the zone of an instance is written; the first that an instance has counts. Default `service.meta.zone`, `node.meta.zone`.
+    pub from: Vec<ZoneSource>,
+    /// With fewer usable instances zones do not count, range 1–10000. Default 6.
+    pub min_instances: usize,
+}
+
+impl ZoneRouting {
+    /// The default of [`ZoneRouting::min_instances`].
+    pub const MIN_INSTANCES: usize = 6;
+}
+
+/// Where the zone of an instance is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ZoneSource {
+    /// A key of its own metadata.
+    ServiceMeta(String),
+    /// A key of the metadata of its node.
+    NodeMeta(String),
+}
+
+impl fmt::Display for ZoneSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServiceMeta(key) => write!(f, "service.meta.{key}"),
+            Self::NodeMeta(key) => write!(f, "node.meta.{key}"),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use outrigger_policy::circuit_breaker::BreakerState;
 use prometheus::{
-    IntCounterVec, IntGaugeVec, Opts, Registry,
+    GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -56,6 +56,7 @@ struct ClusterFamilies {
     mirrored: IntCounterVec,
     failover_active: IntGaugeVec,
     failover_attempts: IntCounterVec,
+    zone_share: GaugeVec,
 }
 
 impl ClusterFamilies {
@@ -126,6 +127,10 @@ impl ClusterFamilies {
                 "Attempts that went to an instance of a failover target.",
                 &["service", "target"],
             )?,
+            zone_share: GaugeVec::new(
+                Opts::new("outrigger_zone_share", "Share of each zone in the requests, while zones count."),
+                &["service", "zone"],
+            )?,
             picks: counter(
                 "outrigger_instance_picks_total",
                 "Picks of an instance, retries included.",
@@ -178,6 +183,9 @@ impl ClusterFamilies {
         if let Some(failover) = &*cluster.failover.load() {
             self.record_failover(cluster, view.settings.subsets(), failover);
         }
+        for (zone, share) in view.set.zone_shares() {
+            self.zone_share.with_label_values(&[&*cluster.label, &*instance_label(&zone)]).set(share);
+        }
         self.panic.with_label_values(service).set(i64::from(counts.panic));
         for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(totals) {
             add(&self.ejections, &[&*cluster.label, kind], count);
@@ -209,7 +217,7 @@ impl ClusterFamilies {
         }
     }
 
-    fn collectors(&self) -> [&dyn Collector; 15] {
+    fn collectors(&self) -> [&dyn Collector; 16] {
         [
             &self.state,
             &self.trips,
@@ -226,6 +234,7 @@ impl ClusterFamilies {
             &self.mirrored,
             &self.failover_active,
             &self.failover_attempts,
+            &self.zone_share,
         ]
     }
 }

@@ -35,6 +35,7 @@ use crate::{
         failover_state::FailoverState,
         pick_set::PickSet,
         subset::{LiveSubsets, Subset},
+        zones::CallerZones,
     },
 };
 
@@ -114,6 +115,8 @@ pub(crate) struct Cluster {
     pub(crate) failover: ArcSwapOption<Failover>,
     /// Of requests that may go to all its endpoints.
     pub(crate) over: FailoverState,
+    /// The zones of the calling service, as they were last looked at. `None`: it is not known.
+    pub(crate) callers: ArcSwapOption<CallerZones>,
     pub(crate) follower: Follower,
     /// The version of the View.
     changed: watch::Sender<u64>,
@@ -151,6 +154,7 @@ impl Cluster {
             live_subsets: settings.live_subsets.clone(),
             failover: ArcSwapOption::empty(),
             over: FailoverState::new(),
+            callers: ArcSwapOption::empty(),
             view: ArcSwap::from_pointee(View {
                 set: PickSet::empty(policy.balance),
                 not_serving: Box::default(),
@@ -281,6 +285,19 @@ impl Cluster {
         match subset {
             Some(subset) => subset.pick_other(tried, now, retryable),
             None => self.view.load().set.pick_other(&self.cursor, tried, now, retryable),
+        }
+    }
+
+    /// Works the shares of zones out anew. Called after each change of endpoints and their states, and of the callers.
+    pub(crate) fn update_zones(&self) {
+        let view = self.view.load_full();
+        if view.settings.zone().is_none() {
+            return;
+        }
+        let callers = self.callers.load();
+        view.set.update_zones(callers.as_deref());
+        for subset in self.live_subsets.all() {
+            subset.set().update_zones(callers.as_deref());
         }
     }
 

@@ -30,6 +30,7 @@ use crate::{
         over::LinkedFailover,
         probe,
         reconcile::{Reconciler, SettingsUpdate},
+        zones::CallerZones,
     },
 };
 
@@ -206,7 +207,7 @@ impl ClusterManager {
 
     /// Applies the settings to the clusters that are open. The targets of a failover are as declared as what the file names.
     fn apply_to_open(table: &ClusterTable, settings: &ManagerSettings) -> Vec<oneshot::Receiver<()>> {
-        let targets: HashSet<_> = table.clusters.keys().flat_map(|key| settings.targets_of(key)).collect();
+        let targets: HashSet<_> = table.clusters.keys().flat_map(|key| settings.watched_with(key)).collect();
         let managed = table.clusters.iter();
         managed
             .filter_map(|(key, managed)| {
@@ -218,7 +219,7 @@ impl ClusterManager {
 
     /// Makes those that are targets now as declared as what the file names, and the others no more.
     fn declare_targets(table: &ClusterTable, settings: &ManagerSettings) {
-        let targets: HashSet<_> = table.clusters.keys().flat_map(|key| settings.targets_of(key)).collect();
+        let targets: HashSet<_> = table.clusters.keys().flat_map(|key| settings.watched_with(key)).collect();
         for (key, managed) in &table.clusters {
             let declared = settings.find_declared(key).is_some() || targets.contains(key);
             if managed.cluster.is_declared() != declared {
@@ -237,7 +238,7 @@ impl ClusterManager {
         // A target that is opened may have targets of its own.
         let mut refused = HashSet::new();
         loop {
-            let targets = table.clusters.keys().flat_map(|key| settings.targets_of(key));
+            let targets = table.clusters.keys().flat_map(|key| settings.watched_with(key));
             let missing =
                 targets.into_iter().find(|key| !table.clusters.contains_key(key) && !refused.contains(key));
             let Some(missing) = missing else { break };
@@ -260,6 +261,25 @@ impl ClusterManager {
             linked.extend(link.map(|link| (key.clone(), link)));
         }
         self.failovers.store(Arc::new(linked));
+        self.update_callers(table);
+    }
+
+    /// Tells the clusters of which zones count which zones the callers are in.
+    fn update_callers(&self, table: &ClusterTable) {
+        let settings = self.settings.load();
+        if !settings.has_failover() {
+            return;
+        }
+        for (key, ManagedCluster { cluster, .. }) in &table.clusters {
+            let caller = settings.caller_of(key).and_then(|caller| table.clusters.get(caller));
+            let zones = caller.zip(settings.rules_for(key).zone.as_ref()).map(|(caller, zone)| {
+                CallerZones::of(&caller.cluster.view.load().snapshot.instances, &zone.from)
+            });
+            if cluster.callers.load().as_deref() != zones.as_ref() {
+                cluster.callers.store(zones.map(Arc::new));
+                cluster.update_zones();
+            }
+        }
     }
 
     /// Where requests to a cluster go while its own endpoints cannot take them.
@@ -508,6 +528,7 @@ impl ClusterManager {
             tick.tick().await;
             let now = Instant::now();
             self.drop_idle(now);
+            self.update_callers(&self.table.lock());
             for cluster in self.clusters() {
                 cluster.peak_latency.decay();
                 cluster.check_failover(now);

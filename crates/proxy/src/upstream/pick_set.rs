@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use outrigger_config::Balance;
+use outrigger_config::{self as config, Balance};
 use outrigger_policy::{Cursor, LoadBalancer, outlier_detection::EjectionState};
 use outrigger_registry::LastResort;
 
-use crate::upstream::endpoint::Endpoint;
+use crate::upstream::{
+    endpoint::Endpoint,
+    pick::{is_healthy, pick_among},
+    zones::{CallerZones, ZoneSets},
+};
 
 /// Endpoints among which a request picks. It never changes.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub(crate) struct PickSet {
     balancer: LoadBalancer,
     /// Endpoints out of service that may be picked where none in service is healthy; in the order of use, none is empty.
     pub(crate) last_resorts: Box<[LastResorts]>,
+    /// Those in service by zone. `None`: zones do not count.
+    zones: Option<Box<ZoneSets>>,
 }
 
 /// Endpoints that may be picked where no endpoint is healthy, for one reason.
@@ -94,6 +100,12 @@ impl PickSet {
     #[inline]
     fn pick_untried(&self, cursor: &Cursor, tried: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {
         let is_first = tried.0.is_empty() && tried.1.is_empty();
+        if let Some(zones) = self.zones.as_ref().filter(|_| is_first) {
+            let near = zones.pick(|one| is_healthy(one, retryable));
+            if near.is_some() {
+                return near;
+            }
+        }
         let usable = |one: &Endpoint| one.is_usable(retryable) && !tried.contains(one);
         if self.last_resorts.is_empty() {
             return pick_among(&self.endpoints, &self.balancer, cursor, is_first, usable);
@@ -120,7 +132,11 @@ impl PickSet {
             pick_among(&self.endpoints, &self.balancer, cursor, is_first, usable)
         };
         match rank {
-            Rank::Responsive => pick(&|one| is_healthy(one, retryable) && !one.is_stalled()),
+            Rank::Responsive => {
+                let responsive = |one: &Endpoint| is_healthy(one, retryable) && !one.is_stalled();
+                let near = self.zones.as_ref().filter(|_| is_first).and_then(|zones| zones.pick(responsive));
+                near.or_else(|| pick(&responsive))
+            }
             Rank::Probation => pick(&|one| {
                 one.is_usable(retryable) && one.stats.ejection_state() == EjectionState::Probation
             }),
@@ -142,6 +158,18 @@ impl PickSet {
         let pick =
             |one: &LastResorts| pick_among(&one.endpoints, &one.balancer, cursor, is_first, &is_usable);
         self.last_resorts.iter().find_map(pick)
+    }
+
+    /// Works the shares of the zones out anew, by the endpoints that are healthy now.
+    pub(crate) fn update_zones(&self, callers: Option<&CallerZones>) {
+        if let Some(zones) = &self.zones {
+            zones.update(callers);
+        }
+    }
+
+    /// Each zone with its endpoints that are healthy and its share of the requests, while zones count.
+    pub(crate) fn zone_shares(&self) -> Vec<(Arc<str>, f64)> {
+        self.zones.as_ref().map(|zones| zones.shares()).unwrap_or_default()
     }
 
     /// Whether an endpoint is healthy, and not on probation.
@@ -196,34 +224,6 @@ impl PickSet {
     }
 }
 
-/// A usable one of these; one that is stalled only if there is no other. `is_first`: for the first attempt of a request.
-#[inline]
-fn pick_among(
-    endpoints: &[Arc<Endpoint>],
-    balancer: &LoadBalancer,
-    cursor: &Cursor,
-    is_first: bool,
-    is_usable: impl Fn(&Endpoint) -> bool,
-) -> Option<Arc<Endpoint>> {
-    let random = fastrand::u64(..);
-    let usable = |at: usize| is_usable(&endpoints[at]);
-    let responsive = |at: usize| usable(at) && !endpoints[at].is_stalled();
-    let at = if is_first {
-        balancer
-            .pick_first(cursor, random, responsive)
-            .or_else(|| balancer.pick_first(cursor, random, usable))
-    } else {
-        let retry = |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry(cursor, random, wanted);
-        retry(&responsive).or_else(|| retry(&usable))
-    };
-    at.and_then(|at| endpoints.get(at)).cloned()
-}
-
-/// Whether a pick may take the endpoint, and not only because panic mode lets it take any.
-pub(crate) fn is_healthy(one: &Endpoint, retryable: bool) -> bool {
-    one.is_usable(retryable) && one.stats.ejection_state() != EjectionState::Panic
-}
-
 /// Endpoints with their weights.
 #[derive(Debug, Default)]
 struct WeightedEndpoints {
@@ -247,6 +247,8 @@ impl WeightedEndpoints {
 pub(crate) struct PickSetBuilder {
     in_service: WeightedEndpoints,
     last_resorts: BTreeMap<LastResort, WeightedEndpoints>,
+    /// The zone of each in service, where zones count.
+    zones: Vec<Arc<str>>,
 }
 
 impl PickSetBuilder {
@@ -264,6 +266,28 @@ impl PickSetBuilder {
         }
     }
 
+    /// As [`PickSetBuilder::add`], of an endpoint in this zone.
+    pub(crate) fn add_in(
+        &mut self,
+        zone: Arc<str>,
+        endpoint: &Arc<Endpoint>,
+        weight: u32,
+        last_resort: Option<(LastResort, u32)>,
+    ) {
+        if weight > 0 {
+            self.zones.push(zone);
+        }
+        self.add(endpoint, weight, last_resort);
+    }
+
+    /// The set of what was added, of which requests stay in a zone as `rule` says.
+    pub(crate) fn build_with_zones(self, balance: Balance, rule: Option<&config::ZoneRouting>) -> PickSet {
+        let listed = self.in_service.endpoints.iter().cloned().zip(self.in_service.weights.iter().copied());
+        let zones =
+            rule.map(|rule| Box::new(ZoneSets::new(rule, balance, self.zones.iter().cloned().zip(listed))));
+        PickSet { zones, ..self.build(balance) }
+    }
+
     /// The set of what was added.
     pub(crate) fn build(self, balance: Balance) -> PickSet {
         let (endpoints, balancer) = self.in_service.build(balance);
@@ -271,6 +295,6 @@ impl PickSetBuilder {
             let (endpoints, balancer) = one.build(balance);
             LastResorts { kind, endpoints, balancer }
         });
-        PickSet { endpoints, balancer, last_resorts: last_resorts.collect() }
+        PickSet { endpoints, balancer, last_resorts: last_resorts.collect(), zones: None }
     }
 }

@@ -18,6 +18,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
     loop {
         let now = Instant::now();
         cluster.check_failover(now);
+        cluster.update_zones();
         let open = cluster.breaker_state(now) != BreakerState::Closed;
         let due = cluster.ejector.advance(now, open);
         for endpoint in due.ejected {

@@ -24,6 +24,7 @@ use crate::{
         endpoint::Endpoint,
         pick_set::{PickSet, PickSetBuilder},
         retired_views::RetiredViews,
+        zones::zone_of,
     },
 };
 
@@ -177,10 +178,15 @@ impl Reconciler {
                 Some(LastResort::Draining) | None => Eligibility::OutOfService,
             };
             members.push((endpoint.clone(), eligibility));
-            set.add(&endpoint, weight, last_resort);
+            let zone = settings.zone().map(|rule| zone_of(newest, &rule.from));
+            let add = |set: &mut PickSetBuilder| match &zone {
+                Some(zone) => set.add_in(zone.clone(), &endpoint, weight, last_resort),
+                None => set.add(&endpoint, weight, last_resort),
+            };
+            add(&mut set);
             for (subset, subset_set) in subsets.iter().zip(&mut subset_sets) {
                 if subset.matches(newest) {
-                    subset_set.add(&endpoint, weight, last_resort);
+                    add(subset_set);
                 }
             }
             if weight == 0 {
@@ -196,14 +202,16 @@ impl Reconciler {
                 (&self.cluster.label, own.iter().map(ToString::to_string).collect::<Vec<_>>());
             warn!(%service, ?instances, "the registry lists addresses that this sidecar listens on: they are not called");
         }
-        let set = set.build(settings.policy.balance);
+        let build = |set: PickSetBuilder| set.build_with_zones(settings.policy.balance, settings.zone());
+        let set = build(set);
         let usable = set.endpoints.len();
         for (subset, set) in subsets.iter().zip(subset_sets) {
-            self.retired_sets.push(subset.replace_set(set.build(settings.policy.balance)), Instant::now());
+            self.retired_sets.push(subset.replace_set(build(set)), Instant::now());
         }
         let view =
             View { set, not_serving: not_serving.into(), aliases: aliases.into(), own, settings, snapshot };
         self.retired_views.push(self.cluster.swap_view(view), Instant::now());
+        self.cluster.update_zones();
         self.cluster.ejector.wakeup.notify_one();
         // After the swap, so that a pick in between finds an endpoint.
         for endpoint in left.iter().chain(&replaced) {

@@ -13,6 +13,7 @@ mod route;
 mod rule_names;
 mod subsets;
 mod target;
+mod zone;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -119,6 +120,7 @@ impl TrafficReading {
             let return_after = Failover::RETURN_AFTER;
             self.rules.failover = (!targets.is_empty()).then_some(Failover { targets, return_after });
         }
+        zone::read(r, s, &mut self.rules.zone);
         if let Some(return_after) = failover::read_return_after(r, s) {
             self.return_after = Some(return_after);
         }

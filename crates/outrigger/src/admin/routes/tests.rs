@@ -455,7 +455,10 @@ async fn text_of_the_registry_forges_no_line_of_the_text_form() {
     let text = ServicesPage::merge(vec![cluster], vec![watch]).to_text();
     assert!(text.lines().all(|line| !line.contains(outrigger_config::breaks_line)), "{text:?}");
     assert_eq!(text.lines().count(), 10, "{text}");
-    assert!(text.contains("  failover to orders@dc2 (2 usable, 7 attempts): requests go there now"), "{text}");
+    assert!(
+        text.contains("  failover to orders@dc2 (2 usable, 7 attempts): requests go there now"),
+        "{text}"
+    );
     assert!(text.contains("with \"a,b\",c"), "{text}");
     assert!(text.contains("1 instance was presumed gone 3s ago; it answered until then"), "{text}");
 }

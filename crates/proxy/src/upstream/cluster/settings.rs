@@ -103,6 +103,11 @@ impl ClusterSettings {
         self.traffic.as_ref().map_or(&[], |traffic| &traffic.subsets)
     }
 
+    /// How requests stay in a zone. `None`: zones do not count.
+    pub(crate) fn zone(&self) -> Option<&config::ZoneRouting> {
+        self.traffic.as_ref()?.rules.zone.as_ref()
+    }
+
     /// Whether a cluster with these settings is to have others.
     pub(crate) fn differs(&self, policy: &config::Policy, rules: &config::TrafficRules) -> bool {
         let same_rules = match &self.traffic {

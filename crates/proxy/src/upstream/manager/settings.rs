@@ -14,6 +14,8 @@ pub(super) struct ManagerSettings {
     pub(super) names: HostNames,
     no_rules: config::TrafficRules,
     has_failover: bool,
+    /// The own service, where a zone asks for its instances.
+    caller: Option<ClusterKey>,
 }
 
 impl ManagerSettings {
@@ -25,12 +27,13 @@ impl ManagerSettings {
             tuned: config.tuned.clone(),
             names: HostNames::new(config),
             no_rules: config::TrafficRules::default(),
+            caller: config.services.first().map(|service| ClusterKey::new(&service.name, None, &[])),
             has_failover: config
                 .upstreams
                 .iter()
                 .map(|upstream| &upstream.traffic)
                 .chain(config.tuned.iter().map(|tuned| &tuned.traffic))
-                .any(|rules| rules.failover.is_some()),
+                .any(|rules| rules.failover.is_some() || rules.zone.is_some()),
         }
     }
 
@@ -48,7 +51,7 @@ impl ManagerSettings {
         rules.unwrap_or(&self.no_rules)
     }
 
-    /// Whether any service has a failover.
+    /// Whether any service has a failover, or zones.
     pub(super) fn has_failover(&self) -> bool {
         self.has_failover
     }
@@ -71,6 +74,18 @@ impl ManagerSettings {
                 out.push(target);
             }
         }
+        out
+    }
+
+    /// The cluster of the instances that call a cluster, where zones count.
+    pub(super) fn caller_of(&self, key: &ClusterKey) -> Option<&ClusterKey> {
+        self.caller.as_ref().filter(|_| self.rules_for(key).zone.is_some())
+    }
+
+    /// The clusters that are watched as long as this one is.
+    pub(super) fn watched_with(&self, key: &ClusterKey) -> Vec<ClusterKey> {
+        let mut out = self.targets_of(key);
+        out.extend(self.caller_of(key).filter(|caller| *caller != key).cloned());
         out
     }
 

@@ -16,6 +16,7 @@
 //! | `units`, `address`, `names` | parsers of single values: durations, sizes, listen addresses, service names |
 //! | `text` | parts of texts that users read: numbers of things, labels, escaped text of others |
 //! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `diff` |
+//! | `explained` | the settings of one service with their origins, and rules as text, for the explanation of a request |
 //! | `policy_source` | what the file says of services, kept so that documents can be put between its layers |
 //! | `documents` | documents of the registry's KV, which set how services are called, over the settings of the file |
 //! | `data` | the values of a YAML document of another program |
@@ -33,6 +34,7 @@ mod diff;
 mod documents;
 mod error;
 mod expand;
+mod explained;
 mod http_words;
 mod keys;
 mod layers;
@@ -59,6 +61,10 @@ pub use documents::{
     MAX_DOCUMENTS_BYTES, SettingsDocument, check_document, document_app, is_document, settings_prefix,
 };
 pub use error::{Problem, Problems, error_chain};
+pub use explained::{
+    PolicySetting, describe_match, describe_origin, describe_path_match, describe_value_match,
+    list_policy_settings,
+};
 pub use keys::keys;
 pub use layers::{ADMIN_LISTEN_VARIABLE, CONFIG_VARIABLE, Environment, Overrides, VARIABLES};
 pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};

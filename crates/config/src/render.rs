@@ -20,7 +20,7 @@ pub fn render(config: &Config, origins: &Origins) -> String {
 }
 
 /// `kv:outrigger/settings/services/orders@12, over o.yaml:3 ("5s")`
-fn describe_layers(layers: &[&Layer]) -> String {
+pub(crate) fn describe_layers(layers: &[&Layer]) -> String {
     let Some((first, rest)) = layers.split_first() else { return Origin::Default.to_string() };
     let over = if rest.is_empty() { "" } else { ", over " };
     let rest: Vec<_> = rest.iter().map(|layer| describe_overridden(layer)).collect();

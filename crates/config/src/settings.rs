@@ -137,6 +137,13 @@ fn own_layers<'a>(origins: &'a Origins, key: &str) -> &'a [Layer] {
     }
 }
 
+/// Every setting of a policy: its key below the service, and its value.
+pub(crate) fn list_policy(policy: &Policy) -> Vec<(String, String)> {
+    let mut list = SettingList(Vec::new());
+    list.policy("", policy, |_| true);
+    list.0.into_iter().map(|setting| (setting.key, setting.value.to_string())).collect()
+}
+
 /// What a route sets of the policy of its target, as in a file.
 fn list_route_policy(route: &Route, own: &Policy, others: &ServicePolicies) -> Vec<(String, Flow)> {
     let Some(policy) = &route.policy else { return Vec::new() };

@@ -147,12 +147,8 @@ pub(crate) fn route(route: &Route, policy: Vec<(String, Flow)>) -> Flow {
     Flow::Map(out)
 }
 
-fn match_of(RouteMatch { path, headers, query, methods }: &RouteMatch) -> Flow {
-    let path = path.as_ref().map(|path| match path {
-        PathMatch::Exact(text) => map([("exact", scalar(text))]),
-        PathMatch::Prefix(text) => map([("prefix", scalar(text))]),
-        PathMatch::Regex(pattern) => map([("regex", scalar(&pattern.text))]),
-    });
+pub(crate) fn match_of(RouteMatch { path, headers, query, methods }: &RouteMatch) -> Flow {
+    let path = path.as_ref().map(path_match);
     let values = |values: &[(String, ValueMatch)]| {
         let all = values.iter().map(|(name, value)| (name.clone(), value_match(value)));
         (!values.is_empty()).then(|| Flow::Map(all.collect()))
@@ -163,7 +159,15 @@ fn match_of(RouteMatch { path, headers, query, methods }: &RouteMatch) -> Flow {
     Flow::Map(parts.into_iter().filter_map(|(key, part)| Some((key.to_owned(), part?))).collect())
 }
 
-fn value_match(ValueMatch { test, negated }: &ValueMatch) -> Flow {
+pub(crate) fn path_match(path: &PathMatch) -> Flow {
+    match path {
+        PathMatch::Exact(text) => map([("exact", scalar(text))]),
+        PathMatch::Prefix(text) => map([("prefix", scalar(text))]),
+        PathMatch::Regex(pattern) => map([("regex", scalar(&pattern.text))]),
+    }
+}
+
+pub(crate) fn value_match(ValueMatch { test, negated }: &ValueMatch) -> Flow {
     let test = match test {
         ValueTest::Present => ("present", scalar(true)),
         ValueTest::Exact(text) => ("exact", scalar(text)),

@@ -137,6 +137,7 @@ impl TrafficReading {
                 let what = format!("is never reached: routes[{first}] takes every request");
                 r.warn(r.origin_of(section), &section.path, what, "put it before that one, or remove it");
             }
+            r.origins.set(section.path.clone(), r.origin_of(section));
             let route = route::read(r, section, names);
             if takes_all.is_none() && route::takes_everything(&route.matcher) {
                 takes_all = Some(n);

@@ -43,6 +43,7 @@ pub(super) fn read(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Vec<Subset>) {
             meta: Vec::new(),
             filter: None,
         });
+        r.origins.set(section.path.clone(), r.origin_at(name.at));
         read_subset(r, &section, &mut subset);
         let is_empty = subset.tags.is_empty() && subset.meta.is_empty() && subset.filter.is_none();
         if is_empty && !r.has_problem_below(&section.path) {

@@ -8,6 +8,7 @@
 //! | `listener/` | the addresses, the acceptors, and the worker threads that own the connections |
 //! | `downstream` | one app connection: parked, active, lingering |
 //! | `request/` | **one request from its head to its response** (`handle`), its attempts, its account |
+//! | `explain/` | what a request would meet, by the same code, without sending it |
 //! | `transport/` | buffered streams, one exchange with an instance, idle connections, tunnels |
 //! | `upstream/` | clusters, endpoints and attempts at them (leases), and how a snapshot becomes a `View` |
 //!
@@ -15,6 +16,7 @@
 
 mod context;
 mod downstream;
+mod explain;
 mod host;
 mod limit;
 mod listener;
@@ -29,6 +31,13 @@ pub mod testing;
 mod transport;
 mod upstream;
 
+pub use explain::{
+    ExplainError, ExplainRequest, ExplainedBreaker, ExplainedBulkhead, ExplainedCandidate,
+    ExplainedDestination, ExplainedEntry, ExplainedFailover, ExplainedHead, ExplainedKnowledge,
+    ExplainedLimits, ExplainedMirror, ExplainedName, ExplainedPick, ExplainedRefusal, ExplainedRequest,
+    ExplainedRoute, ExplainedRules, ExplainedSetting, ExplainedSplit, ExplainedSubset, ExplainedTarget,
+    ExplainedZone, Explanation, PassedRoute,
+};
 pub use host::host_of;
 pub use listener::set::{ListenError, ListenErrors};
 pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};

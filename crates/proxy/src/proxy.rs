@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::fd::AsFd as _,
     sync::{
         Arc, Weak,
@@ -27,7 +27,12 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    context::{DownstreamSettings, ProxyContext},
+    context::{
+        ConnectionInfo, ConnectionTable, DownstreamSettings, ListenerKind, ListenerState, ProxyContext,
+        WorkerContext,
+    },
+    explain::{self, ExplainError, ExplainRequest, Explanation, RequestUrl},
+    host,
     listener::{
         own::OwnListeners,
         set::{BoundListener, ListenErrors, Listener, ListenerChange, ListenerPlan},
@@ -299,6 +304,45 @@ impl Proxy {
     /// The state of every service in use.
     pub fn status(&self) -> Vec<ClusterStatus> {
         self.context.clusters.clusters().iter().map(|cluster| status::cluster_status(cluster)).collect()
+    }
+
+    /// What a request would meet now; `origins` are those of the settings that are in place. It sends nothing, opens no service, counts nothing
+    /// and takes no turn.
+    ///
+    /// # Errors
+    /// No client would send it.
+    pub fn explain(
+        &self,
+        request: &ExplainRequest,
+        origins: &config::Origins,
+    ) -> Result<Explanation, ExplainError> {
+        let url = RequestUrl::parse(&request.url)?;
+        explain::explain(request, &url, &self.connection_for(&url), origins)
+    }
+
+    /// A connection as the client of a URL would have it: to the listener with its port, else to one where each request names its
+    /// service.
+    fn connection_for(&self, url: &RequestUrl) -> ConnectionInfo {
+        let ip = host::host_of(&url.authority).and_then(host::ip_of);
+        let listeners = self.listeners.lock();
+        let of_port = || listeners.iter().filter(|listener| listener.addr.port() == url.port);
+        let found = of_port().find(|listener| Some(listener.addr.ip()) == ip).or_else(|| of_port().next());
+        let found = found.or_else(|| listeners.iter().find(|listener| listener.service().is_none()));
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let local = match found.map(|listener| listener.addr) {
+            Some(addr) if addr.ip().is_unspecified() => {
+                SocketAddr::new(ip.unwrap_or_else(|| loopback.ip()), addr.port())
+            }
+            found => found.unwrap_or(loopback),
+        };
+        let listener = found.map(|listener| listener.state.load_full());
+        let listener = listener.unwrap_or_else(|| {
+            let token = self.workers.drain.child_token();
+            ListenerState::new(ListenerKind::ByName, self.downstream.clone(), token)
+        });
+        let worker =
+            WorkerContext { context: self.context.clone(), index: 0, table: ConnectionTable::default() };
+        ConnectionInfo { worker: Arc::new(worker), listener, peer: loopback, local }
     }
 
     /// Tells discovery which instances served requests lately, so that it can doubt an answer that loses them.

@@ -16,7 +16,7 @@ use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::time::Instant;
 
 use crate::upstream::{
-    cluster::{Cluster, ClusterSettings, last_resort_label},
+    cluster::{Cluster, ClusterSettings, View, last_resort_label},
     endpoint::Endpoint,
     failover::FailoverTarget,
     subset::Subset,
@@ -144,7 +144,8 @@ pub struct EjectedStatus {
     pub tried_in: Duration,
 }
 
-fn breaker_label(state: BreakerState) -> &'static str {
+/// The state of a breaker as pages call it.
+pub(crate) fn breaker_label(state: BreakerState) -> &'static str {
     match state {
         BreakerState::Closed => "closed",
         BreakerState::Open => "open",
@@ -248,18 +249,18 @@ fn failover_status(cluster: &Cluster, settings: &ClusterSettings) -> Option<Fail
     })
 }
 
-/// The state of one cluster now.
-pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
-    let now = Instant::now().into_std();
-    let view = cluster.view.load_full();
-    let (requests, retries, failures) = view.settings.series.totals();
+/// The state of each known instance of a cluster, in the order of the view's snapshot.
+pub(crate) fn endpoint_statuses(
+    cluster: &Cluster,
+    view: &View,
+    now: std::time::Instant,
+) -> Vec<EndpointStatus> {
     let live: HashMap<_, &Arc<Endpoint>> = view.set.endpoints.iter().map(|one| (&one.id, one)).collect();
     let suspects = cluster.follower.status().suspects;
     let in_use = view.set.last_resort_in_use();
     let aliases: HashMap<_, &Arc<Endpoint>> = view.aliases.iter().map(|(id, one)| (id, one)).collect();
     let not_serving: HashMap<_, &Arc<Endpoint>> = view.not_serving.iter().map(|one| (&one.id, one)).collect();
-    let endpoints = view
-        .snapshot
+    view.snapshot
         .instances
         .iter()
         .map(|instance| {
@@ -332,7 +333,15 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
                 failures: counted.map_or(0, |one| one.failures.load(Relaxed)),
             }
         })
-        .collect();
+        .collect()
+}
+
+/// The state of one cluster now.
+pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
+    let now = Instant::now().into_std();
+    let view = cluster.view.load_full();
+    let (requests, retries, failures) = view.settings.series.totals();
+    let endpoints = endpoint_statuses(cluster, &view, now);
     let policy = &view.settings.policy;
     ClusterStatus {
         service: cluster.key.service.to_string(),

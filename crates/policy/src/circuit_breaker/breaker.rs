@@ -116,6 +116,11 @@ impl Breaker {
         settings.map_or(BreakerState::Closed, |settings| self.phase.lock().state(now, settings))
     }
 
+    /// How long an admission at `now` would be refused. `None`: it would not. Takes no slot of a probe.
+    pub fn refusal(&self, settings: Option<&CircuitBreaker>, now: Instant) -> Option<Duration> {
+        self.phase.lock().refusal(now, settings?)
+    }
+
     /// Ends the open time at once, because a probe has connected to an instance that could not be
     /// connected to before. The next requests are probes; if one fails, the next open time is twice as
     /// long. Changes nothing unless the breaker is open; returns whether it was.

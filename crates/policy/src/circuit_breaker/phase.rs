@@ -19,7 +19,7 @@ pub enum BreakerState {
 }
 
 /// The state, with the data that only this state needs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Phase {
     Closed,
     Open {
@@ -78,6 +78,14 @@ impl Phase {
             Self::HalfOpen { slots, .. } => {
                 slots.take(settings.probes, now).map_or_else(Admission::Refused, Admission::Probe)
             }
+        }
+    }
+
+    /// How long [`Phase::admit`] would refuse a request. `None`: it would not.
+    pub(super) fn refusal(&self, now: Instant, settings: &CircuitBreaker) -> Option<Duration> {
+        match self.clone().admit(now, settings) {
+            Admission::Refused(left) => Some(left),
+            Admission::Ordinary | Admission::FirstProbe(_) | Admission::Probe(_) => None,
         }
     }
 

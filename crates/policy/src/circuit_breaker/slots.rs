@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::probe_slot::slot_time;
 
 /// The slots of one half-open period.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ProbeSlots {
     held: Vec<ProbeSlot>,
     /// The number of the next probe.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use outrigger_config::{format_duration, format_size};
+use outrigger_config::{self as config, format_coarse_duration, format_duration, format_size};
 use outrigger_policy::retry::GiveUp;
 
 use crate::{
     limit::service_limit,
+    reason::{Reason, Refusal},
     request::call::{Bound, Call},
 };
 
@@ -84,4 +85,17 @@ pub(crate) fn give_up(call: &Call<'_>, why: GiveUp, attempts: u32) -> String {
             service("retry.non_idempotent", retry.non_idempotent.to_string()),
         ),
     }
+}
+
+/// The refusal of a request that the circuit breaker does not admit.
+pub(crate) fn describe_open(label: &str, policy: &config::Policy, retry_after: Duration) -> Refusal {
+    let mut detail = format!(
+        "{label}: the circuit breaker is open, because too many requests failed, and lets the next one through in {}",
+        format_coarse_duration(retry_after)
+    );
+    if let Some(breaker) = &policy.circuit_breaker {
+        let ratio = service_limit(label, "circuit_breaker.failure_ratio", breaker.failure_ratio);
+        detail.push_str(&format!("; {ratio}"));
+    }
+    Refusal { retry_after: Some(retry_after), ..Refusal::new(Reason::CircuitOpen, detail) }
 }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::{self as config, format_coarse_duration};
+use outrigger_config as config;
 use outrigger_http1::{Edits, Framing, Head, Name, writer::write_head};
 use outrigger_net::LazyTimer;
 use outrigger_policy::{Deadline, Verdict, circuit_breaker::Permit, deadline::add_saturating};
@@ -24,7 +24,6 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     context::{ConnectionInfo, DownstreamSettings},
     host::ServiceName,
-    limit::service_limit,
     metrics::labels::{Rejected, Tolerated},
     reason::{Reason, Refusal},
     request::{
@@ -32,7 +31,7 @@ use crate::{
         attempt::EndedAttempt,
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
-        explain::own_deadline,
+        explain::{describe_open, own_deadline},
         fields::{ClientDeadline, RequestFacts, has_passed, keep_upgrade, read_request},
         mirror::send_copy,
         route::{self, Destination},
@@ -190,11 +189,7 @@ impl Downstream<'_> {
         accepted: &Instant,
     ) -> impl Future<Output = Result<Option<Arc<Cluster>>, Refusal>> + Send {
         async move {
-            if self.settings.outbound.loop_guard && has_passed(head, &self.info.worker.context.loop_id) {
-                let detail = "this sidecar has carried the request before: an instance on its way is a sidecar that \
-                              sends it back; look for registrations with the address of a sidecar";
-                return Err(Refusal::new(Reason::LoopDetected, detail));
-            }
+            check_loop(self.info, self.settings, head)?;
             match route::find(self.info, self.settings, head, facts)? {
                 Destination::Cluster(cluster) => Ok(Some(cluster)),
                 Destination::Service(name) => self.open_cluster(&name, &facts.deadline, accepted).await,
@@ -272,19 +267,24 @@ impl Downstream<'_> {
     }
 }
 
+/// Refuses a request that this sidecar has carried before.
+pub(crate) fn check_loop(
+    info: &ConnectionInfo,
+    settings: &DownstreamSettings,
+    head: &Head,
+) -> Result<(), Refusal> {
+    if settings.outbound.loop_guard && has_passed(head, &info.worker.context.loop_id) {
+        let detail = "this sidecar has carried the request before: an instance on its way is a sidecar that \
+                      sends it back; look for registrations with the address of a sidecar";
+        return Err(Refusal::new(Reason::LoopDetected, detail));
+    }
+    Ok(())
+}
+
 /// The refusal of a request that the circuit breaker does not admit.
 fn refuse_open(cluster: &Cluster, policy: &config::Policy, retry_after: Duration) -> Refusal {
     cluster.request_refresh();
-    let label = &cluster.label;
-    let mut detail = format!(
-        "{label}: the circuit breaker is open, because too many requests failed, and lets the next one through in {}",
-        format_coarse_duration(retry_after)
-    );
-    if let Some(breaker) = &policy.circuit_breaker {
-        let ratio = service_limit(label, "circuit_breaker.failure_ratio", breaker.failure_ratio);
-        detail.push_str(&format!("; {ratio}"));
-    }
-    Refusal { retry_after: Some(retry_after), ..Refusal::new(Reason::CircuitOpen, detail) }
+    describe_open(&cluster.label, policy, retry_after)
 }
 
 /// When the app's own deadline passes.

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Most services that one request is passed on through. The settings have no circle; those of two reloads may, for a moment.
-const MAX_SERVICES: usize = 8;
+pub(crate) const MAX_SERVICES: usize = 8;
 
 /// The service of a request, as it was when the request found it.
 pub(crate) struct RoutedService {
@@ -62,7 +62,7 @@ impl Downstream<'_> {
         let Some(traffic) = service.settings.traffic.clone() else { return Ok(true) };
         let route = {
             let target = facts.changes.target.as_deref().unwrap_or_else(|| head.target());
-            traffic.routes.iter().find(|route| matches(&route.rule.matcher, head, target))
+            traffic.routes.iter().find(|route| mismatch(&route.rule.matcher, head, target).is_none())
         };
         let clusters = self.info.clusters().clone();
         let own = &service.cluster;
@@ -92,17 +92,13 @@ impl Downstream<'_> {
             Target::Any => None,
             Target::Subset(subset) => Some(subset),
             Target::Service(name) => {
-                let detail = format!(
-                    "{}: its rules lead through more than {MAX_SERVICES} services, last to {name}",
-                    service.cluster.label
-                );
-                return Err(Refusal::new(Reason::LoopDetected, detail));
+                return Err(refuse_long_way(&service.cluster.label, &name));
             }
         };
-        let mirror = traffic.mirror.as_ref().filter(|mirror| {
-            let is_copy = || values(head, mirror::MARK).next().is_some();
-            mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy()
-        });
+        let mirror = traffic
+            .mirror
+            .as_ref()
+            .filter(|mirror| mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy(head));
         let failover = clusters.failover_of(&service.cluster);
         service.applied = Some(Box::new(AppliedRules { subset, failover, mirror: mirror.cloned() }));
         if let Some(route) = route {
@@ -113,6 +109,12 @@ impl Downstream<'_> {
         }
         Ok(true)
     }
+}
+
+/// The refusal of a request that the rules pass on too often, last to the service `next`.
+pub(crate) fn refuse_long_way(label: &str, next: &str) -> Refusal {
+    let detail = format!("{label}: its rules lead through more than {MAX_SERVICES} services, last to {next}");
+    Refusal::new(Reason::LoopDetected, detail)
 }
 
 /// What the split of a service says; without one, any instance.
@@ -128,18 +130,22 @@ fn choose(split: &Split, head: &Head, own: &Cluster, clusters: &ClusterManager) 
 
 /// Whether a target of `own`'s rules has a usable instance, or a failover for it, as far as it is known. Of a service that is not
 /// open nothing is known.
-fn is_usable(target: &Target, own: &Cluster, clusters: &ClusterManager) -> bool {
+pub(crate) fn is_usable(target: &Target, own: &Cluster, clusters: &ClusterManager) -> bool {
     match target {
         Target::Any => true,
         Target::Subset(subset) => own.has_usable(Some(&**subset)),
-        Target::Service(name) => {
-            let cluster = clusters.find(&ServiceName::plain(name)).filter(|cluster| cluster.has_answer());
-            cluster.is_none_or(|cluster| cluster.has_usable(None))
-        }
+        Target::Service(name) => is_service_usable(name, clusters),
     }
 }
 
-fn sticky_value<'h>(sticky: &Sticky, head: &'h Head) -> Option<&'h [u8]> {
+/// As [`is_usable`], of another service.
+pub(crate) fn is_service_usable(name: &str, clusters: &ClusterManager) -> bool {
+    let cluster = clusters.find(&ServiceName::plain(name)).filter(|cluster| cluster.has_answer());
+    cluster.is_none_or(|cluster| cluster.has_usable(None))
+}
+
+/// The text by which the entry of a split is chosen. `None`: the request takes its turn.
+pub(crate) fn sticky_value<'h>(sticky: &Sticky, head: &'h Head) -> Option<&'h [u8]> {
     match sticky {
         Sticky::Header(name) => values(head, name).next(),
         Sticky::Cookie(name) => {
@@ -158,21 +164,50 @@ fn values<'h>(head: &'h Head, name: &str) -> impl Iterator<Item = &'h [u8]> {
     head.fields().iter().filter(is_named).map(|field| head.value(field))
 }
 
-/// Whether a request matches. `target`: as the instance would get it.
-fn matches(wanted: &config::RouteMatch, head: &Head, target: &[u8]) -> bool {
+/// Whether a request is the copy of one, which is not copied again.
+pub(crate) fn is_copy(head: &Head) -> bool {
+    values(head, mirror::MARK).next().is_some()
+}
+
+/// A part of a match that does not hold for a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Mismatch<'r> {
+    Path(&'r PathMatch),
+    Method,
+    Header(&'r str, &'r ValueMatch),
+    Query(&'r str, &'r ValueMatch),
+}
+
+/// The first part of a match that does not hold. `None`: the request matches. `target`: as the instance would get it.
+pub(crate) fn mismatch<'r>(
+    wanted: &'r config::RouteMatch,
+    head: &Head,
+    target: &[u8],
+) -> Option<Mismatch<'r>> {
     let is_method =
         || wanted.methods.is_empty() || wanted.methods.iter().any(|one| one.as_bytes() == head.method());
     let (path, query) = match target.iter().position(|byte| *byte == b'?') {
         Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
         None => (target, &[][..]),
     };
-    wanted.path.as_ref().is_none_or(|wanted| match wanted {
+    let is_path = |wanted: &PathMatch| match wanted {
         PathMatch::Exact(text) => path == text.as_bytes(),
         PathMatch::Prefix(text) => path.starts_with(text.as_bytes()),
         PathMatch::Regex(pattern) => pattern.regex.is_match(path),
-    }) && is_method()
-        && wanted.headers.iter().all(|(name, wanted)| matches_field(wanted, head, name))
-        && wanted.query.iter().all(|(name, wanted)| passes(wanted, parameter(query, name.as_bytes())))
+    };
+    if let Some(wanted) = wanted.path.as_ref().filter(|wanted| !is_path(wanted)) {
+        return Some(Mismatch::Path(wanted));
+    }
+    if !is_method() {
+        return Some(Mismatch::Method);
+    }
+    let header = wanted.headers.iter().find(|(name, wanted)| !matches_field(wanted, head, name));
+    if let Some((name, wanted)) = header {
+        return Some(Mismatch::Header(name, wanted));
+    }
+    let is_value = |name: &str, wanted: &ValueMatch| passes(wanted, parameter(query, name.as_bytes()));
+    let parameter = wanted.query.iter().find(|(name, wanted)| !is_value(name, wanted));
+    parameter.map(|(name, wanted)| Mismatch::Query(name, wanted))
 }
 
 /// Several fields of one name are matched as one value (RFC 9110 §5.3).
@@ -209,7 +244,7 @@ fn passes(wanted: &ValueMatch, value: Option<&[u8]>) -> bool {
 }
 
 /// Notes what the route changes in the head that the instance gets.
-fn change_head(route: &Route, head: &Head, facts: &mut RequestFacts) {
+pub(crate) fn change_head(route: &Route, head: &Head, facts: &mut RequestFacts) {
     let changes = &mut facts.changes;
     if let Some(prefix) = &route.rule.rewrite_prefix {
         let target = changes.target.as_deref().unwrap_or_else(|| head.target());

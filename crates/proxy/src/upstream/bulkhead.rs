@@ -67,6 +67,11 @@ impl Bulkhead {
         }
     }
 
+    /// Requests that hold a slot.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.max_in_flight.saturating_sub(self.slots.available_permits())
+    }
+
     /// Requests that wait for a slot.
     pub(crate) fn pending(&self) -> usize {
         self.pending.load(Relaxed)

@@ -425,6 +425,11 @@ impl Cluster {
     /// `discovery.first_answer`.
     pub(crate) fn refuse_pick(&self, subset: Option<&Subset>, first_answer: Duration) -> Refusal {
         self.request_refresh();
+        self.describe_no_pick(subset, first_answer)
+    }
+
+    /// As [`Cluster::refuse_pick`], and asks the registry for nothing.
+    pub(crate) fn describe_no_pick(&self, subset: Option<&Subset>, first_answer: Duration) -> Refusal {
         let view = self.view.load_full();
         let status = self.follower.status();
         let mut heard = match status.confirmed_ago {

@@ -176,6 +176,11 @@ impl Endpoint {
         !self.retired.load(Relaxed) && self.stats.admits(retryable)
     }
 
+    /// Whether it has left.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
     /// Whether it is neither ejected, nor on probation, nor has it left. In panic mode no endpoint is.
     pub(crate) fn is_healthy(&self) -> bool {
         !self.retired.load(Relaxed) && self.stats.ejection_state() == EjectionState::Healthy

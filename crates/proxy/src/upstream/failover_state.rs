@@ -51,9 +51,13 @@ impl FailoverState {
 
     /// Whether an endpoint has been healthy for so long.
     pub(crate) fn is_healthy_for(&self, time: Duration, now: Instant) -> bool {
+        self.healthy_for(now).is_some_and(|healthy| healthy >= time)
+    }
+
+    /// How long an endpoint has been healthy, in whole milliseconds. `None`: none is.
+    pub(crate) fn healthy_for(&self, now: Instant) -> Option<Duration> {
         let since = self.healthy_since.load(Relaxed);
-        let millis = u128::from(self.millis_at(now).saturating_sub(since));
-        since != 0 && millis >= time.as_millis()
+        (since != 0).then(|| Duration::from_millis(self.millis_at(now).saturating_sub(since)))
     }
 
     fn millis_at(&self, now: Instant) -> u64 {

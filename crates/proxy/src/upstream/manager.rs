@@ -34,15 +34,17 @@ use crate::{
     },
 };
 
+mod explained;
 mod links;
 mod names;
 mod quota;
 mod settings;
 
+pub(crate) use explained::PlacedSettings;
 use names::NameIndex;
 use quota::{EvictionRank, Quota};
 use settings::ManagerSettings;
-pub(crate) use settings::upstream_key;
+pub(crate) use settings::{SettingsPlace, upstream_key};
 
 /// How often idle connections are closed and idle clusters dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

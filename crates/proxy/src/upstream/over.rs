@@ -53,6 +53,15 @@ pub(crate) struct PickRequest<'a> {
     pub(crate) now: Instant,
 }
 
+/// The endpoints among which a pick would be made.
+#[derive(Debug)]
+pub(crate) struct NextPick {
+    /// The target of the failover that they are of. `None`: they are the cluster's own.
+    pub(crate) target: Option<usize>,
+    pub(crate) rank: Rank,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+}
+
 impl Cluster {
     /// As [`Cluster::pick`], also of the targets of a failover.
     pub(crate) fn pick_over(&self, failover: &Failover, request: PickRequest<'_>) -> Option<Arc<Endpoint>> {
@@ -104,6 +113,51 @@ impl Cluster {
                 own(Rank::Any)
             })?
         })
+    }
+
+    /// Among which endpoints the first attempt of a request would pick: of the cluster itself (`None`), or of the target with this
+    /// number. `None`: there is none. It picks none, and begins and ends no failover.
+    pub(crate) fn next_pick(
+        &self,
+        failover: Option<&Failover>,
+        subset: Option<&Subset>,
+        retryable: bool,
+        now: Instant,
+    ) -> Option<NextPick> {
+        let state = self.failover_state(subset);
+        let own = |rank| {
+            let endpoints = self.with_set(subset, |set, _| set.ranked(rank, retryable));
+            (!endpoints.is_empty()).then_some(NextPick { target: None, rank, endpoints })
+        };
+        let Some(failover) = failover else {
+            return [Rank::Responsive, Rank::Healthy, Rank::LastResort, Rank::Any].into_iter().find_map(own);
+        };
+        let target = |rank| {
+            failover.targets.iter().enumerate().find_map(|(at, target)| {
+                let endpoints = target.of(subset).set().ranked(rank, retryable);
+                (!endpoints.is_empty()).then_some(NextPick { target: Some(at), rank, endpoints })
+            })
+        };
+        let is_over = state.is_over() && !state.is_healthy_for(failover.return_after, now);
+        // The order of `pick_untried_over`.
+        own(if is_over { Rank::Probation } else { Rank::Responsive })
+            .or_else(|| target(Rank::Responsive))
+            .or_else(|| own(Rank::Responsive))
+            .or_else(|| own(Rank::Healthy))
+            .or_else(|| target(Rank::Healthy))
+            .or_else(|| own(Rank::LastResort))
+            .or_else(|| own(Rank::Any))
+            .or_else(|| {
+                // The pick itself begins panic mode.
+                let is_late = self.ejector.is_relieved() && !failover.has_healthy(None);
+                let mut endpoints = self.with_set(subset, |set, _| set.endpoints.to_vec());
+                endpoints.retain(|one| !one.is_retired());
+                (is_late && !endpoints.is_empty()).then_some(NextPick {
+                    target: None,
+                    rank: Rank::Any,
+                    endpoints,
+                })
+            })
     }
 
     /// Whether a request for a subset, or for all endpoints, has somewhere to go.

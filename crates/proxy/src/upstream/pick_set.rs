@@ -47,6 +47,21 @@ pub(crate) enum Rank {
     Any,
 }
 
+impl Rank {
+    /// Whether an endpoint is of it; of last resorts, one that is a last resort.
+    fn takes(self, one: &Endpoint, retryable: bool) -> bool {
+        match self {
+            Self::Responsive => is_healthy(one, retryable) && !one.is_stalled(),
+            Self::Probation => {
+                one.is_usable(retryable) && one.stats.ejection_state() == EjectionState::Probation
+            }
+            Self::Healthy => is_healthy(one, retryable),
+            Self::LastResort => one.is_usable_as_last_resort(retryable),
+            Self::Any => one.is_usable(retryable),
+        }
+    }
+}
+
 /// The endpoints that a request has tried: those of earlier attempts, and others that this pick may not take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tried<'a>(pub(crate) &'a [Arc<Endpoint>], pub(crate) &'a [Arc<Endpoint>]);
@@ -133,19 +148,29 @@ impl PickSet {
         };
         match rank {
             Rank::Responsive => {
-                let responsive = |one: &Endpoint| is_healthy(one, retryable) && !one.is_stalled();
+                let responsive = |one: &Endpoint| rank.takes(one, retryable);
                 let near = self.zones.as_ref().filter(|_| is_first).and_then(|zones| zones.pick(responsive));
                 near.or_else(|| pick(&responsive))
             }
-            Rank::Probation => pick(&|one| {
-                one.is_usable(retryable) && one.stats.ejection_state() == EjectionState::Probation
-            }),
-            Rank::Healthy => pick(&|one| is_healthy(one, retryable)),
-            Rank::Any => pick(&|one| one.is_usable(retryable)),
+            Rank::Probation | Rank::Healthy | Rank::Any => pick(&|one| rank.takes(one, retryable)),
             Rank::LastResort => {
-                let last = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !tried.contains(one);
+                let last = |one: &Endpoint| rank.takes(one, retryable) && !tried.contains(one);
                 self.pick_last_resort(cursor, is_first, last)
             }
+        }
+    }
+
+    /// The endpoints among which [`PickSet::pick_ranked`] picks for a first attempt.
+    pub(crate) fn ranked(&self, rank: Rank, retryable: bool) -> Vec<Arc<Endpoint>> {
+        let ranked = |all: &[Arc<Endpoint>]| -> Vec<_> {
+            all.iter().filter(|one| rank.takes(one, retryable)).cloned().collect()
+        };
+        match rank {
+            Rank::LastResort => {
+                let mut kinds = self.last_resorts.iter().map(|one| ranked(&one.endpoints));
+                kinds.find(|usable| !usable.is_empty()).unwrap_or_default()
+            }
+            Rank::Responsive | Rank::Probation | Rank::Healthy | Rank::Any => ranked(&self.endpoints),
         }
     }
 

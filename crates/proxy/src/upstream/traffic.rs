@@ -118,24 +118,31 @@ impl Split {
     ) -> Option<&Target> {
         let usable = |at: usize| self.entries.get(at).is_some_and(&is_usable);
         let at = match value {
-            Some(value) => {
-                let hash = hash_of(value);
-                let first = self.entry_at(hash % SLOTS, SLOTS, |_| true)?;
-                if usable(first) {
-                    Some(first)
-                } else {
-                    // Of another part of the hash, so that the values of one entry spread over all others.
-                    self.entry_at((hash >> 32) % SLOTS, SLOTS, usable).or(Some(first))
-                }
-            }
+            Some(value) => self.entry_of(value, usable),
             None => {
                 let random = fastrand::u64(..);
                 // Asked beforehand: a search without a result takes a turn.
-                let is_any = (0..self.entries.len()).any(usable);
+                let is_any = (0..self.entries.len()).any(|at| self.weights.get(at) > Some(&0) && usable(at));
                 self.balancer.pick_first(&self.cursor, random, |at| !is_any || usable(at))
             }
         }?;
         self.entries.get(at)
+    }
+
+    /// The entry of a value, by its place.
+    pub(crate) fn entry_of(&self, value: &[u8], usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let hash = hash_of(value);
+        let first = self.entry_at(hash % SLOTS, SLOTS, |_| true)?;
+        if usable(first) {
+            return Some(first);
+        }
+        // Of another part of the hash, so that the values of one entry spread over all others.
+        self.entry_at((hash >> 32) % SLOTS, SLOTS, usable).or(Some(first))
+    }
+
+    /// Each entry with its weight, in hundredths.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&Target, u32)> {
+        self.entries.iter().zip(self.weights.iter().copied())
     }
 
     /// The entry that has place `slot` of `slots`, which those that `counts` share by their weights, in their order.
@@ -270,7 +277,12 @@ impl Mirror {
 
     /// Whether a request with this method is one of those that are copied.
     pub(crate) fn takes(&self, method: &[u8]) -> bool {
-        self.rule.methods.iter().any(|one| one.as_bytes() == method) && fastrand::f64() < self.rule.share
+        self.takes_method(method) && fastrand::f64() < self.rule.share
+    }
+
+    /// Whether requests with this method are copied, as far as `share` lets them.
+    pub(crate) fn takes_method(&self, method: &[u8]) -> bool {
+        self.rule.methods.iter().any(|one| one.as_bytes() == method)
     }
 
     /// Counts a copy.

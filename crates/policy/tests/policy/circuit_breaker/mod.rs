@@ -83,6 +83,21 @@ fn half_of_twenty_requests_open_it() {
 }
 
 #[test]
+fn a_refusal_is_told_as_an_admission_meets_it_and_takes_no_slot() {
+    let (breaker, now) = open_breaker();
+    let told = |now| breaker.breaker.refusal(breaker.settings.as_ref(), now);
+    assert_eq!(told(now + millis(300)), Some(millis(700)));
+    let later = now + SECOND;
+    assert_eq!((told(later), told(later)), (None, None), "no slot is taken");
+    let probe = breaker.admit(later).unwrap();
+    let refused = breaker.admit(later).unwrap_err();
+    assert_eq!(told(later), Some(refused.retry_after), "the only slot is held");
+    probe.record(later, Verdict::Success);
+    assert_eq!((told(later), breaker.state(later)), (None, BreakerState::Closed));
+    assert_eq!(breaker.breaker.refusal(None, later), None);
+}
+
+#[test]
 fn a_result_that_is_no_evidence_is_not_counted() {
     let now = origin();
     let breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);

@@ -1,5 +1,7 @@
 //! What the settings say of clusters.
 
+use std::fmt;
+
 use outrigger_config as config;
 
 use crate::{host::HostNames, upstream::cluster::ClusterKey};
@@ -16,6 +18,26 @@ pub(super) struct ManagerSettings {
     has_failover: bool,
     /// The own service, where a zone asks for its instances.
     caller: Option<ClusterKey>,
+}
+
+/// Where settings of a cluster are. Displays as their key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SettingsPlace {
+    /// In the upstream with this number.
+    Upstream(usize),
+    /// In documents alone: in the service with this number.
+    Tuned(usize),
+    Defaults,
+}
+
+impl fmt::Display for SettingsPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upstream(at) => write!(f, "upstreams[{at}]"),
+            Self::Tuned(at) => write!(f, "x-services[{at}]"),
+            Self::Defaults => f.write_str("defaults"),
+        }
+    }
 }
 
 impl ManagerSettings {
@@ -44,11 +66,28 @@ impl ManagerSettings {
     /// The traffic rules. Those of an upstream hold for what it declares, and for no other form of the service; those of documents hold
     /// for the service as a whole, where no upstream is about it.
     pub(super) fn rules_for(&self, key: &ClusterKey) -> &config::TrafficRules {
+        self.rules_at(self.rules_place(key)).unwrap_or(&self.no_rules)
+    }
+
+    fn rules_at(&self, place: SettingsPlace) -> Option<&config::TrafficRules> {
+        match place {
+            SettingsPlace::Upstream(at) => Some(&self.upstreams.get(at)?.traffic),
+            SettingsPlace::Tuned(at) => Some(&self.tuned.get(at)?.traffic),
+            SettingsPlace::Defaults => None,
+        }
+    }
+
+    /// Where the traffic rules of a cluster are.
+    pub(super) fn rules_place(&self, key: &ClusterKey) -> SettingsPlace {
         let is_whole = key.tags.is_empty() && key.datacenter.is_none();
-        let tuned = || self.tuned.iter().find(|tuned| tuned.service.eq_ignore_ascii_case(&key.service));
-        let declared = self.find_declared(key).map(|upstream| &upstream.traffic);
-        let rules = declared.or_else(|| tuned().filter(|_| is_whole).map(|tuned| &tuned.traffic));
-        rules.unwrap_or(&self.no_rules)
+        let declared = self.upstreams.iter().position(|upstream| upstream_key(upstream) == *key);
+        let tuned = || self.tuned_place(key).filter(|_| is_whole);
+        declared.map(SettingsPlace::Upstream).or_else(tuned).unwrap_or(SettingsPlace::Defaults)
+    }
+
+    fn tuned_place(&self, key: &ClusterKey) -> Option<SettingsPlace> {
+        let tuned = self.tuned.iter().position(|tuned| tuned.service.eq_ignore_ascii_case(&key.service));
+        tuned.map(SettingsPlace::Tuned)
     }
 
     /// Whether any service has a failover, or zones.
@@ -98,11 +137,21 @@ impl ManagerSettings {
 
     /// An undeclared form of a declared service has the policy of that service.
     pub(super) fn policy_for(&self, key: &ClusterKey) -> &config::Policy {
-        let same = |upstream: &&config::Upstream| upstream.service.eq_ignore_ascii_case(&key.service);
-        let declared = self.find_declared(key).or_else(|| self.upstreams.iter().find(same));
-        let tuned = || self.tuned.iter().find(|tuned| tuned.service.eq_ignore_ascii_case(&key.service));
-        let policy = declared.map(|upstream| &upstream.policy);
-        policy.or_else(|| tuned().map(|tuned| &tuned.policy)).unwrap_or(&self.defaults)
+        let found = match self.policy_place(key) {
+            SettingsPlace::Upstream(at) => self.upstreams.get(at).map(|upstream| &upstream.policy),
+            SettingsPlace::Tuned(at) => self.tuned.get(at).map(|tuned| &tuned.policy),
+            SettingsPlace::Defaults => None,
+        };
+        found.unwrap_or(&self.defaults)
+    }
+
+    /// Where the policy of a cluster is.
+    pub(super) fn policy_place(&self, key: &ClusterKey) -> SettingsPlace {
+        let same = |upstream: &config::Upstream| upstream.service.eq_ignore_ascii_case(&key.service);
+        let declared = self.upstreams.iter().position(|upstream| upstream_key(upstream) == *key);
+        let declared = declared.or_else(|| self.upstreams.iter().position(same));
+        let place = declared.map(SettingsPlace::Upstream).or_else(|| self.tuned_place(key));
+        place.unwrap_or(SettingsPlace::Defaults)
     }
 }
 

@@ -138,7 +138,17 @@ impl FailoverRig {
 
     fn pick(&self, failover: &Failover, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
         let now = Instant::now();
-        self.cluster.pick_over(failover, PickRequest { subset: None, tried, passed: &[], retryable, now })
+        let next = self.cluster.next_pick(Some(failover), None, retryable, now);
+        let request = PickRequest { subset: None, tried, passed: &[], retryable, now };
+        let picked = self.cluster.pick_over(failover, request);
+        if tried.is_empty() {
+            // What is told of a pick beforehand is what it does.
+            let told = next.map(|next| next.endpoints).unwrap_or_default();
+            let is_told = |one: &Arc<Endpoint>| told.iter().any(|told| Arc::ptr_eq(told, one));
+            assert_eq!(picked.is_some(), !told.is_empty(), "{picked:?}, told {told:?}");
+            assert!(picked.as_ref().is_none_or(is_told), "{picked:?}, told {told:?}");
+        }
+        picked
     }
 
     fn pick_other(

@@ -46,6 +46,13 @@ fn the_share_of_an_empty_entry_goes_to_the_others_in_proportion() {
     assert_eq!(none, [500, 300, 200], "without a usable entry each request goes where it would go");
 }
 
+#[test]
+fn an_entry_without_weight_is_no_reason_to_leave_the_split() {
+    let split = split(&[300, 0]);
+    // The only usable entry gets no request, so that each one goes where it would go with all of them usable.
+    assert_eq!(counts(&split, 10, |target| index_of(Some(target)) == 1), [10, 0]);
+}
+
 /// The entry of each of 20,000 users.
 fn users(split: &Split, is_usable: impl Fn(&Target) -> bool) -> Vec<usize> {
     let entry = |user: usize| index_of(split.choose(Some(format!("user-{user}").as_bytes()), &is_usable));

@@ -31,6 +31,7 @@ mod empty_list;
 mod errors;
 mod event_stream;
 mod events;
+mod explain;
 mod failover;
 mod file_registry;
 mod framing;

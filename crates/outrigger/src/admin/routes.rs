@@ -15,7 +15,7 @@ use outrigger_config::{ListenHost, error_chain};
 use outrigger_discovery::{RegistryContact, ServiceStatus};
 use outrigger_events::{Event, EventKind, Events};
 use outrigger_locks::LocksOverview;
-use outrigger_proxy::ClusterStatus;
+use outrigger_proxy::{ClusterStatus, ExplainError, ExplainRequest, Explanation};
 use outrigger_registration::{LifecycleHandle, MaintenanceError, MaintenanceRequest};
 use prometheus::TEXT_FORMAT;
 use serde::Deserialize;
@@ -31,7 +31,8 @@ use super::{
     activity::ConnectionControl,
     guard::{OwnNames, check_request},
     pages::{
-        self, DrainStatus, EventsQuery, FilesPart, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage,
+        self, DrainStatus, EventsQuery, ExplainQuery, FilesPart, MaintenanceStatus, Readiness, ReloadStatus,
+        ServicesPage,
     },
     scrape::{ScrapeError, SharedScrape, gather},
 };
@@ -66,6 +67,8 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     fn restart(&self) -> Option<RestartSummary>;
     /// The locks that are held and waited for here. Absent: the registry keeps none.
     fn locks(&self) -> Option<LocksOverview>;
+    /// What a request would meet.
+    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ExplainError>;
     /// The text of `/config`.
     fn config(&self) -> Arc<str>;
     /// Reads the settings again.
@@ -90,6 +93,7 @@ pub(crate) fn admin_router(state: AdminState, listen: ListenHost) -> Router {
         .route("/readyz", get(readyz))
         .route("/", get(index))
         .route("/services", get(services))
+        .route("/explain", get(explain))
         .route("/config", get(config))
         .route("/events", get(events))
         .route("/locks", get(locks))
@@ -133,6 +137,8 @@ async fn index() -> Html<&'static str> {
         env!("CARGO_PKG_VERSION"),
         "</h1><ul>",
         "<li><a href=\"/services?format=text\">/services</a> the services, their calls and their instances",
+        "<li><a href=\"/explain?url=http://orders/\">/explain</a> what a request would meet, without sending it; ",
+        "<code>outrigger explain http://orders/</code>",
         "<li><a href=\"/events\">/events</a> the last decisions with their reasons; ",
         "<code>outrigger events -f</code> follows them",
         "<li><a href=\"/locks\">/locks</a> the locks that are held and waited for here",
@@ -193,14 +199,29 @@ async fn services(
 ) -> Response {
     let services = ServicesPage::merge(state.backend.clusters(), state.backend.services());
     let asks_text = query.is_some_and(|query| query.split('&').any(|pair| pair == "format=text"));
-    let accepts_text = headers
-        .get(header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.trim_start().starts_with("text/plain"));
-    if asks_text || accepts_text {
+    if asks_text || accepts_text(&headers) {
         services.to_text().into_response()
     } else {
         Json(services).into_response()
+    }
+}
+
+fn accepts_text(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.trim_start().starts_with("text/plain"))
+}
+
+async fn explain(State(state): State<AdminState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    let explained = ExplainQuery::parse(query.as_deref().unwrap_or_default()).and_then(|query| {
+        let explanation = state.backend.explain(&query.request).map_err(|error| error.to_string())?;
+        Ok((explanation, query.asks_text))
+    });
+    match explained {
+        Err(wrong) => (StatusCode::BAD_REQUEST, format!("{wrong}\n")).into_response(),
+        Ok((explanation, asks_text)) if asks_text || accepts_text(&headers) => {
+            pages::explanation_text(&explanation).into_response()
+        }
+        Ok((explanation, _)) => Json(explanation).into_response(),
     }
 }
 

@@ -13,7 +13,7 @@ use outrigger_dns::DnsServer;
 use outrigger_events::Events;
 use outrigger_locks::{BootClock, LockManager, LocksOverview};
 use outrigger_net::Inherited;
-use outrigger_proxy::{ClusterStatus, Proxy, Workers};
+use outrigger_proxy::{ClusterStatus, ExplainError, ExplainRequest, Explanation, Proxy, Workers};
 use outrigger_registration::{
     Lifecycle, PropagationMonitor, RegistrationPlan, build_registration, host_name,
 };
@@ -261,6 +261,13 @@ impl AdminBackend for Components {
 
     fn locks(&self) -> Option<LocksOverview> {
         self.locks.as_ref().map(LockManager::overview)
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ExplainError> {
+        let active = self.active_config.lock();
+        let origins = active.as_ref().map(|active| active.loaded.origins.clone()).unwrap_or_default();
+        drop(active);
+        self.proxy.explain(request, &origins)
     }
 
     fn config(&self) -> Arc<str> {

@@ -25,7 +25,7 @@ const DEFAULT_ADMIN: &str = "localhost:7079";
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The admin side of one sidecar.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(super) struct AdminClient {
     /// Address of the sidecar's admin side, also as http://HOST:PORT. Default: OUTRIGGER_ADMIN_LISTEN, else
     /// localhost:7079.

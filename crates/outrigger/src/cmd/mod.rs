@@ -20,6 +20,7 @@ mod demo;
 mod dev_registry;
 mod drain;
 mod events;
+mod explain;
 mod lock;
 mod maintenance;
 mod reload;
@@ -59,6 +60,7 @@ enum Command {
     Maintenance(maintenance::MaintenanceArguments),
     Reload(reload::ReloadArguments),
     Events(events::EventsArguments),
+    Explain(explain::ExplainArguments),
     Lock(Box<lock::LockArguments>),
     #[command(name = lock::REPLACER)]
     ExecGuarded(lock::ExecGuardedArguments),
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Maintenance(arguments) => run_on_runtime(maintenance::run(arguments)),
         Command::Reload(arguments) => run_on_runtime(reload::run(arguments)),
         Command::Events(arguments) => run_on_runtime(events::run(arguments)),
+        Command::Explain(arguments) => run_on_runtime(explain::run(arguments)),
         Command::Config(arguments) => run_on_runtime(config::run(arguments)),
         Command::DevRegistry(arguments) => run_on_runtime(dev_registry::run(arguments)),
         Command::Demo(arguments) => run_on_runtime(demo::run(arguments)),
@@ -130,7 +133,7 @@ mod tests {
         let mut root = CommandLine::command();
         root.build();
         let commands: Vec<_> = root.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-        assert_eq!(commands.len(), 14);
+        assert_eq!(commands.len(), 15);
         for mut command in commands.into_iter().chain([root]) {
             let name = command.get_name().to_owned();
             for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
@@ -184,6 +187,9 @@ mod tests {
             "outrigger events",
             "outrigger events -f --service payments",
             "outrigger events --kind instance_joined --kind instance_left --json --limit 20",
+            "outrigger explain http://orders/x",
+            "outrigger explain localhost:7070/svc/orders/ -H x-a:1 -X POST --json --admin localhost:7079",
+            "outrigger explain orders --method PUT",
             "outrigger lock nightly -- ./backup",
             "outrigger lock -n 3 --wait 0s --on-loss kill --name me --prefix team/locks importers -- sh -c import",
             "outrigger lock --api unix:/run/outrigger/api.sock --api-token-file /t --ttl 2s nightly -- ./backup --wait",

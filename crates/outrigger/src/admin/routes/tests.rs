@@ -14,6 +14,8 @@ use tower::ServiceExt;
 
 use super::*;
 
+mod explain;
+
 fn suspects() -> Arc<[InstanceId]> {
     Arc::from([InstanceId { datacenter: "dc1".into(), node: "n".into(), id: "orders-3".into() }])
 }
@@ -29,6 +31,17 @@ impl AdminBackend for TestBackend {
 
     fn files(&self) -> Vec<FileSummary> {
         Vec::new()
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ExplainError> {
+        let reason = "has no host";
+        if request.url.is_empty() {
+            return Err(ExplainError::Url { url: String::new(), reason });
+        }
+        let mut explanation = Explanation::default();
+        explanation.request.method.clone_from(&request.method);
+        explanation.request.target.clone_from(&request.url);
+        Ok(explanation)
     }
 
     fn locks(&self) -> Option<LocksOverview> {
@@ -210,7 +223,7 @@ async fn every_page_that_the_index_links_exists() {
     let (status, index) = send(&admin.main, "GET /", &[LOCAL]).await;
     assert_eq!(status, 200);
     let links: Vec<_> = index.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert_eq!(links.len(), 9);
+    assert_eq!(links.len(), 10);
     for link in links {
         let (status, _) = send(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
         assert!(status == 200 || link == "/readyz", "{link} answered {status}");

@@ -20,6 +20,7 @@ use crate::app::{router_settings, start_router};
 
 on_both_registries! {
     a_grey_release: requests_go_where_subsets_split_and_routes_say;
+    a_filter_for_the_registry: a_filter_that_only_the_registry_can_evaluate_has_a_watch_of_its_own;
     retries_keep_the_shares: the_shares_are_exact_while_instances_fail_and_others_come_and_go;
     changes_under_load: rules_that_change_under_load_cost_no_request_and_move_the_shares_at_once;
     copies_of_requests: a_mirror_gets_copies_and_no_request_waits_for_them;
@@ -143,6 +144,32 @@ async fn requests_go_where_subsets_split_and_routes_say(registry: SocketAddr) {
     assert!(page.contains(line), "{page}");
     let text = client::get(app.admin_addr().unwrap(), "localhost", "/services?format=text").await.text();
     assert!(text.contains("  subset v2: 1 instance, 1 usable, 31 responses\n"), "{text}");
+    app.shutdown().await;
+}
+
+async fn a_filter_that_only_the_registry_can_evaluate_has_a_watch_of_its_own(registry: SocketAddr) {
+    let one = Instance::start("one").await;
+    register(registry, "orders", &one, json!({"EnableTagOverride": true})).await;
+    let two = Instance::start("two").await;
+    register(registry, "orders", &two, Value::Null).await;
+    let settings = "
+upstreams:
+  - service: orders
+    subsets: {open: {filter: 'Service.EnableTagOverride == true'}}
+    split: [{subset: open, weight: 1}]
+";
+    let (app, outbound) = start_router(registry, settings).await;
+    wait_usable(&app, "orders", "open", 1).await;
+    assert_eq!(shares(outbound, 10, GET).await, BTreeMap::from([("one".to_owned(), 10)]));
+    let page = client::get(app.admin_addr().unwrap(), "localhost", "/services").await.json();
+    let filters: Vec<_> = page["services"].as_array().unwrap().iter().map(|one| &one["filter"]).collect();
+    assert_eq!(filters, [&Value::Null, &json!("Service.EnableTagOverride == true")], "{page}");
+    // The data of the instances change, and nothing else.
+    register(registry, "orders", &two, json!({"EnableTagOverride": true})).await;
+    wait_usable(&app, "orders", "open", 2).await;
+    register(registry, "orders", &one, Value::Null).await;
+    wait_usable(&app, "orders", "open", 1).await;
+    assert_eq!(shares(outbound, 10, GET).await, BTreeMap::from([("two".to_owned(), 10)]));
     app.shutdown().await;
 }
 

@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Duration};
 use common::problems;
 use outrigger_config::{
     Environment, Failover, FailoverTarget, Glob, HeaderEdits, LoadedConfig, Mirror, OnEmpty, Overrides,
-    PathMatch, RouteTarget, SplitEntry, SplitTarget, Sticky, TrafficRules, ValueMatch, ValueTest,
-    ZoneRouting, ZoneSource, load, render,
+    PathMatch, RouteTarget, SplitEntry, SplitTarget, Sticky, SubsetFilter, TrafficRules, ValueMatch,
+    ValueTest, ZoneRouting, ZoneSource, load, render,
 };
 use proptest::prelude::*;
 
@@ -253,16 +253,41 @@ fn subsets_say_what_is_wrong() {
 }
 
 #[test]
+fn a_filter_that_selects_more_than_the_sidecar_knows_needs_consul() {
+    for (filter, is_evaluated_here) in [
+        ("Service.Meta.a == b and Checks.Status != critical", true),
+        ("Service.EnableTagOverride == true", false),
+        ("Checks.Output contains x or Service.Port == 1", false),
+    ] {
+        assert_eq!(SubsetFilter::parse(filter).unwrap().is_evaluated_here(), is_evaluated_here, "{filter}");
+        let text = format!("subsets: {{a: {{filter: '{filter}'}}}}");
+        let read = |registry: &str| {
+            let text = format!("{registry}upstreams:\n  - service: orders\n    {text}\n");
+            load(Some(("o.yaml", &text)), &Environment::default(), &Overrides::default())
+        };
+        assert!(read("").is_ok(), "{filter}");
+        let with_file = read("registry: {file: s.yaml}\n");
+        assert_eq!(with_file.is_ok(), is_evaluated_here, "{filter}");
+        if let Err(problems) = with_file {
+            let text = problems.to_string();
+            assert!(
+                text.contains("o.yaml:4") && text.contains("upstreams[0].subsets.a.filter: selects"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_filter_says_where_it_is_wrong_and_what_may_be_selected() {
-    let selectable = "a subset may select Service.{ID,Service,Tags,Meta,Address,Port,Weights}, Node.{Node,Address,Datacenter,Meta} and Checks without Output and Notes";
+    let selectable = "a subset selects what Consul lists of an instance: Service.{ID,Service,Tags,Meta,Address,Port,Weights}, Node.{Node,Address,Datacenter,Meta}, Checks, …";
     let selects = |filter: &str, column: usize, what: &str| {
         let expected =
             format!("subsets.a.filter: {filter:?} is no filter, at column {column}: {what}; {selectable}");
         check_keys(&format!("subsets: {{a: {{filter: '{filter}'}}}}"), &expected);
     };
-    selects("Service.Kind == x", 1, "Selector \"Service.Kind\" is not valid");
-    selects("Node.Node == x and Checks.Output == y", 20, "Selector \"Checks.Output\" is not valid");
-    selects("Checks.Notes == y", 1, "Selector \"Checks.Notes\" is not valid");
+    selects("Service.Kid == x", 1, "Selector \"Service.Kid\" is not valid");
+    selects("Node.Node == x and Checks.Definition == y", 20, "Selector \"Checks.Definition\" is not valid");
     let all = wrong("subsets: {a: {filter: 'Service.ID = x'}}");
     assert!(all[0].contains("at column 12: no match found, expected: "), "{all:?}");
     let all = wrong("subsets: {a: {filter: 'Service.ID matches `[a-z]{900}[a-z]{900}`'}}");

@@ -7,7 +7,6 @@ pub(crate) mod coordinate;
 pub(crate) mod decode;
 pub(crate) mod duration;
 pub(crate) mod event;
-pub(crate) mod fields;
 pub(crate) mod kv;
 pub(crate) mod request;
 pub(crate) mod response;

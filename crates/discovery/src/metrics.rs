@@ -157,7 +157,11 @@ impl Families {
     fn add(&self, row: &ServiceRow) {
         self.watched.with_label_values(&[row.reason.label()]).inc();
         let (entry, query) = (&row.service, &row.service.query);
-        if !row.may_be_metric_label() || entry.snapshot().knowledge == Knowledge::Unasked {
+        // One with a filter lists a part of what the one without it does, under the same labels.
+        if query.filter.is_some()
+            || !row.may_be_metric_label()
+            || entry.snapshot().knowledge == Knowledge::Unasked
+        {
             return;
         }
         let (service, datacenter) = (&*query.service, query.datacenter.as_deref().unwrap_or_default());

@@ -193,7 +193,11 @@ fn own_form<'a>(settings: &DnsSettings, question: &'a Question) -> Option<DnsFor
 }
 
 fn query_of(name: &ServiceName<'_>) -> Query {
-    Query { service: name.service.as_ref().into(), datacenter: name.datacenter.as_deref().map(Into::into) }
+    Query {
+        service: name.service.as_ref().into(),
+        datacenter: name.datacenter.as_deref().map(Into::into),
+        filter: None,
+    }
 }
 
 /// Most bytes of an answer.

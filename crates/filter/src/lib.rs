@@ -9,9 +9,11 @@
 //! | `grammar`, `scanner` | text → expression |
 //! | `condition` | expression and fields of a row → condition → whether it holds |
 //! | `row` | the fields of a row, and its values |
+//! | [`consul`] | the fields of the rows of Consul's lists |
 //! | [`golang`] | what Go's standard library does to texts |
 
 mod condition;
+pub mod consul;
 mod error;
 pub mod golang;
 mod grammar;

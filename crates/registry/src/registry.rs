@@ -17,13 +17,20 @@ pub struct Query {
     pub service: Arc<str>,
     /// Its datacenter. Absent: the registry's default.
     pub datacenter: Option<Arc<str>>,
+    /// An expression in the language of Consul's filters, which the registry evaluates: only instances that it keeps are listed.
+    /// Absent: all are. A file of instances has no such expressions, and lists all.
+    pub filter: Option<Arc<str>>,
 }
 
 impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.datacenter {
-            None => self.service.fmt(f),
-            Some(datacenter) => write!(f, "{}@{datacenter}", self.service),
+        self.service.fmt(f)?;
+        if let Some(datacenter) = &self.datacenter {
+            write!(f, "@{datacenter}")?;
+        }
+        match &self.filter {
+            None => Ok(()),
+            Some(filter) => write!(f, " where {filter}"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use outrigger_filter::{FieldType, Filter, FilterError, FilterExpression};
+use outrigger_filter::{FieldType, Filter, FilterError, FilterExpression, consul};
 
 use super::Policy;
 
@@ -32,18 +32,20 @@ pub struct Subset {
     pub tags: Vec<Arc<str>>,
     /// The instance's metadata has these keys, with values that match. Default: none is asked for.
     pub meta: Vec<(String, Glob)>,
-    /// An expression of Consul's filter language over the instance. Absent: none.
+    /// An expression of Consul's filter language over the instance. Absent: none. The registry evaluates one that selects more than
+    /// [`SUBSET_FIELDS`].
     pub filter: Option<SubsetFilter>,
 }
 
-/// A filter expression over an instance, which may select [`SUBSET_FIELDS`].
+/// A filter expression over an instance.
 #[derive(Debug, Clone)]
 pub struct SubsetFilter {
     text: Arc<str>,
     filter: Arc<Filter>,
+    is_evaluated_here: bool,
 }
 
-/// What the filter of a subset may select of an instance: what a registry keeps of it. Outputs and notes of checks change all the
+/// What the filter of a subset may select to be evaluated by the sidecar: what a registry keeps of an instance. Outputs and notes of checks change all the
 /// time, and would make every change of them a change of the instance.
 pub const SUBSET_FIELDS: FieldType = FieldType::Record(&[
     (
@@ -89,10 +91,19 @@ impl SubsetFilter {
     /// Reads a filter.
     ///
     /// # Errors
-    /// The expression is wrong, or selects something else.
+    /// The expression is wrong, or selects what Consul does not list of an instance.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
-        let filter = FilterExpression::parse(text)?.bind(&SUBSET_FIELDS)?;
-        Ok(Self { text: text.into(), filter: Arc::new(filter) })
+        let expression = FilterExpression::parse(text)?;
+        let (filter, is_evaluated_here) = match expression.bind(&SUBSET_FIELDS) {
+            Ok(filter) => (filter, true),
+            Err(_) => (expression.bind(&consul::HEALTH)?, false),
+        };
+        Ok(Self { text: text.into(), filter: Arc::new(filter), is_evaluated_here })
+    }
+
+    /// Whether it selects [`SUBSET_FIELDS`] alone. Otherwise Consul evaluates it, for a watch of its own.
+    pub fn is_evaluated_here(&self) -> bool {
+        self.is_evaluated_here
     }
 
     /// The expression as it is written.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderName, StatusCode};
-use outrigger_filter::golang::parse_bool;
+use outrigger_filter::{consul as fields, golang::parse_bool};
 
 use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     row_filter::RowFilter,
     store::{self, Status, Store},
     wire::{
-        fields, request,
+        request,
         response::{AgentService, CheckJson},
     },
 };

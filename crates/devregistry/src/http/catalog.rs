@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{context::HttpContext, health, read, reply::Reply, request::ApiRequest};
+use outrigger_filter::consul as fields;
+
 use crate::{
     row_filter::RowFilter,
     store::{self, SERVER_PORT, Store, Topic},
     wire::{
-        fields,
         request::{self, Refusal},
         response,
     },

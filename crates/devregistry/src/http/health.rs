@@ -1,13 +1,13 @@
 //! `/v1/health/*`: services with their checks.
 
 use http::StatusCode;
-use outrigger_filter::golang::parse_bool;
+use outrigger_filter::{consul as fields, golang::parse_bool};
 
 use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
     row_filter::RowFilter,
     store::{self, Check, Row, Service, Status, Store, Topic},
-    wire::{fields, response},
+    wire::response,
 };
 
 /// `health/service/NAME`

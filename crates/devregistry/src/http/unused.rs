@@ -4,7 +4,9 @@
 use http::StatusCode;
 
 use super::{context::HttpContext, health, read, reply::Reply, request::ApiRequest};
-use crate::{store::Topic, wire::fields};
+use outrigger_filter::consul as fields;
+
+use crate::store::Topic;
 
 /// `acl/*`, `agent/token/*`
 pub(super) fn acl(_: &HttpContext, _: &ApiRequest) -> Result<Reply, Reply> {

@@ -63,6 +63,8 @@ struct StoredService {
     service: Arc<str>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     datacenter: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    filter: Option<Arc<str>>,
     index: u64,
     heard_unix_ms: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
@@ -191,6 +193,7 @@ impl StoredService {
         Self {
             service: record.query.service.clone(),
             datacenter: record.query.datacenter.clone(),
+            filter: record.query.filter.clone(),
             index: record.index,
             heard_unix_ms: millis(record.confirmed),
             heard_is_estimate: record.is_estimate,
@@ -206,7 +209,7 @@ impl StoredService {
     fn into_record(self) -> ServiceRecord {
         let service = self.service.clone();
         ServiceRecord {
-            query: Query { service: self.service, datacenter: self.datacenter },
+            query: Query { service: self.service, datacenter: self.datacenter, filter: self.filter },
             instances: from_stored(&service, self.instances),
             index: self.index,
             confirmed: Duration::from_millis(self.heard_unix_ms),

@@ -28,7 +28,10 @@ pub(super) fn publish(
         cache.record_change(service);
     }
     log_change(service, &snapshot);
-    record_changes(&context.events, &service.query, &before.instances, &snapshot.instances);
+    // Whether an instance is in the part that a filter selects is no news of the instance.
+    if service.query.filter.is_none() {
+        record_changes(&context.events, &service.query, &before.instances, &snapshot.instances);
+    }
 }
 
 fn log_change(service: &Service, snapshot: &Snapshot) {

@@ -270,7 +270,12 @@ impl Watcher {
         let went_back = went_back || index == 0 && was > 0;
         let known_leader = answer.known_leader;
         let (suspects, mut presumed_gone) = (&mut self.suspects, false);
+        let has_filter = self.service.query.filter.is_some();
         let verdict = admit(&Current { snapshot: &current, index: was }, candidate, |instances| {
+            // An instance leaves such a list when its data change, and no connection to it says anything about that.
+            if has_filter {
+                return None;
+            }
             let previous_index = was;
             let answer = ReviewedAnswer {
                 instances,

@@ -65,7 +65,7 @@ impl ClusterKey {
 
     /// What the registry is asked for: the service, with instances of all tags.
     pub(crate) fn query(&self) -> Query {
-        Query { service: self.service.clone(), datacenter: self.datacenter.clone() }
+        Query { service: self.service.clone(), datacenter: self.datacenter.clone(), filter: None }
     }
 }
 

@@ -431,7 +431,8 @@ impl ClusterManager {
         let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower, events));
         let (updates, update_queue) = mpsc::unbounded_channel();
         let own_listeners = self.own_listeners.subscribe();
-        let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers, own_listeners);
+        let (metrics, discovery) = (self.metrics.clone(), self.discovery.clone());
+        let reconciler = Reconciler::new(cluster.clone(), metrics, self.workers, own_listeners, discovery);
         let probes = probe::run(cluster.clone());
         let run = async move {
             tokio::join!(reconciler.run(task_follower, update_queue), probes);

@@ -1,5 +1,6 @@
 //! Clusters, their endpoints, and the connections to these.
 
+pub(crate) mod asked_subsets;
 pub(crate) mod bulkhead;
 pub(crate) mod cluster;
 pub(crate) mod connect;

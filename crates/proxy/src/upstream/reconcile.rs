@@ -7,7 +7,7 @@
 use std::{cmp::Ordering, collections::HashMap, iter::Peekable, net::SocketAddr, sync::Arc, vec};
 
 use outrigger_config as config;
-use outrigger_discovery::{Follower, Snapshot};
+use outrigger_discovery::{Discovery, Follower, Snapshot};
 use outrigger_policy::outlier_detection::Eligibility;
 use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::{
@@ -20,6 +20,7 @@ use crate::{
     listener::own::OwnListeners,
     metrics::Metrics,
     upstream::{
+        asked_subsets::AskedSubsets,
         cluster::{Cluster, ClusterSettings, View, watch_reason},
         endpoint::Endpoint,
         pick_set::{PickSet, PickSetBuilder},
@@ -47,6 +48,8 @@ pub(crate) struct Reconciler {
     own_listeners: watch::Receiver<OwnListeners>,
     /// The endpoints of the current View, sorted by identity as the instances of a snapshot are.
     known: Vec<Arc<Endpoint>>,
+    discovery: Arc<Discovery>,
+    asked: AskedSubsets,
     retired_views: RetiredViews<View>,
     retired_sets: RetiredViews<PickSet>,
 }
@@ -57,9 +60,19 @@ impl Reconciler {
         metrics: Arc<Metrics>,
         workers: usize,
         own_listeners: watch::Receiver<OwnListeners>,
+        discovery: Arc<Discovery>,
     ) -> Self {
-        let (retired_views, retired_sets) = (RetiredViews::default(), RetiredViews::default());
-        Self { cluster, metrics, workers, own_listeners, known: Vec::new(), retired_views, retired_sets }
+        Self {
+            cluster,
+            metrics,
+            workers,
+            own_listeners,
+            known: Vec::new(),
+            discovery,
+            asked: AskedSubsets::default(),
+            retired_views: RetiredViews::default(),
+            retired_sets: RetiredViews::default(),
+        }
     }
 
     /// Follows the service until the cluster manager aborts the task.
@@ -130,6 +143,7 @@ impl Reconciler {
         let (mut left, mut replaced) = (Vec::new(), Vec::new());
         let mut set = PickSetBuilder::default();
         let subsets = self.cluster.live_subsets.all();
+        self.asked.follow(&self.discovery, &self.cluster.key.query(), &self.cluster.live_subsets, &subsets);
         let mut subset_sets: Vec<_> = subsets.iter().map(|_| PickSetBuilder::default()).collect();
         let mut not_serving = Vec::new();
         let own_listeners = self.own_listeners.borrow_and_update().clone();

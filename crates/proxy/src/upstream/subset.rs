@@ -1,14 +1,17 @@
 //! Parts of a cluster's endpoints, and those of them that are in use.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
 use outrigger_config::{self as config, Balance};
 use outrigger_policy::Cursor;
-use outrigger_registry::{Instance, subset};
+use outrigger_registry::{Instance, InstanceId, subset};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -23,6 +26,8 @@ pub(crate) struct Subset {
     pub(crate) rule: config::Subset,
     cursor: Cursor,
     set: ArcSwap<PickSet>,
+    /// The instances that the registry lists for the filter of the rule. `None`: the sidecar evaluates it, or there is none.
+    listed: Option<ArcSwap<HashSet<InstanceId>>>,
     /// Of requests for this subset of their service.
     pub(crate) over: FailoverState,
     /// Responses to the app, by the class of their status.
@@ -32,11 +37,12 @@ pub(crate) struct Subset {
 impl Subset {
     pub(crate) fn new(rule: config::Subset, balance: Balance) -> Self {
         Self {
-            rule,
             cursor: Cursor::new(fastrand::u64(..)),
             set: ArcSwap::from_pointee(PickSet::empty(balance)),
+            listed: asked_filter(&rule).map(|_| ArcSwap::default()),
             over: FailoverState::new(),
             responses: Default::default(),
+            rule,
         }
     }
 
@@ -48,6 +54,19 @@ impl Subset {
     /// Whether the instance is one of it.
     pub(crate) fn matches(&self, instance: &Instance) -> bool {
         subset::matches(&self.rule, instance)
+            && self.listed.as_ref().is_none_or(|listed| listed.load().contains(&instance.id))
+    }
+
+    /// The filter that the registry is asked with. `None`: there is none.
+    pub(crate) fn asked_filter(&self) -> Option<&str> {
+        asked_filter(&self.rule)
+    }
+
+    /// Replaces what the registry lists for its filter.
+    pub(crate) fn set_listed(&self, instances: &[Instance]) {
+        if let Some(listed) = &self.listed {
+            listed.store(Arc::new(instances.iter().map(|one| one.id.clone()).collect()));
+        }
     }
 
     /// Its endpoints now.
@@ -106,12 +125,17 @@ impl Subset {
     }
 }
 
+fn asked_filter(rule: &config::Subset) -> Option<&str> {
+    rule.filter.as_ref().filter(|filter| !filter.is_evaluated_here()).map(|filter| filter.text())
+}
+
 /// The subsets of a cluster that are in use, each rule once: those of its own rules, and those of clusters that fail over to it.
 /// The cluster's one writer keeps their endpoints.
 #[derive(Debug, Default)]
 pub(crate) struct LiveSubsets {
     known: Mutex<Vec<Weak<Subset>>>,
-    /// Notified when a subset was added for another cluster, and has no endpoints yet.
+    /// Notified when a subset was added for another cluster, and has no endpoints yet; and when the registry lists others for the
+    /// filter of one.
     pub(crate) added: Notify,
 }
 

@@ -165,6 +165,9 @@ impl Consul {
             options.push(format!("dc={}", percent_encode(datacenter)));
         }
         options.extend(consistency_param(consistency).map(str::to_owned));
+        if let Some(filter) = &query.filter {
+            options.push(format!("filter={}", percent_encode(filter)));
+        }
         health_path(&query.service, &options)
     }
 }

@@ -25,7 +25,7 @@ fn fixture(services: &str) -> Fixture {
 
 impl Fixture {
     async fn watch(&self, service: &str, cursor: Cursor, wait: Duration) -> WatchAnswer {
-        let query = Query { service: service.into(), datacenter: None };
+        let query = Query { service: service.into(), datacenter: None, filter: None };
         self.file.watch(&query, cursor, Consistency::Default, wait).await.unwrap()
     }
 

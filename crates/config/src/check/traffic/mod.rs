@@ -27,7 +27,10 @@ use super::{
     section::Section,
 };
 use crate::{
-    Config, Failover, Policy, RouteTarget, Split, Sticky, TrafficRules, UnknownKeys, format_size, keys,
+    Config, Failover, Policy, Registry, RouteTarget, Split, Sticky, Subset, SubsetFilter, TrafficRules,
+    UnknownKeys,
+    error::InvalidValue,
+    format_size, keys,
     raw::{Node, NodeValue},
     units::KIB,
 };
@@ -36,6 +39,26 @@ use crate::{
 const MAX_RULES_BYTES: usize = 64 * KIB;
 /// Most regular expressions in the routes of an upstream: each may take some memory in each thread.
 const MAX_PATTERNS: usize = 64;
+
+/// A file of instances evaluates no filters.
+pub(crate) fn check_registry(r: &mut Reader<'_>, config: &Config) {
+    if !matches!(config.registry, Registry::File(_)) {
+        return;
+    }
+    for (n, upstream) in config.upstreams.iter().enumerate() {
+        for Subset { name, filter, .. } in &upstream.traffic.subsets {
+            if filter.as_ref().is_none_or(SubsetFilter::is_evaluated_here) {
+                continue;
+            }
+            let (list, key) =
+                (format!("upstreams[{n}].subsets"), format!("upstreams[{n}].subsets.{name}.filter"));
+            let what = "selects what only Consul lists of an instance, and registry.file has no Consul";
+            let hint =
+                "a file of instances has Service.{ID,Service,Tags,Meta,Address,Port,Weights} for filters";
+            r.report(&r.origins.get(&list).clone(), &key, InvalidValue::new(what, hint));
+        }
+    }
+}
 
 /// Traffic rules of which the routes have no policies yet.
 #[derive(Debug, Clone, Default)]

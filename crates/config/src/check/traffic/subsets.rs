@@ -97,7 +97,7 @@ fn filter(text: &str) -> Result<SubsetFilter, InvalidValue> {
         let what = format!("is no filter, at column {}: {}", error.column(), error.reason());
         let hint = match error.reason().starts_with("Selector ") {
             true => {
-                "a subset may select Service.{ID,Service,Tags,Meta,Address,Port,Weights}, Node.{Node,Address,Datacenter,Meta} and Checks without Output and Notes"
+                "a subset selects what Consul lists of an instance: Service.{ID,Service,Tags,Meta,Address,Port,Weights}, Node.{Node,Address,Datacenter,Meta}, Checks, …"
             }
             false => "write it as Consul does: Service.Meta.version == \"2\" and \"v2\" in Service.Tags",
         };

@@ -53,7 +53,7 @@ fn instance(id: &str) -> Instance {
 }
 
 fn record(service: &str, ids: &[&str], confirmed: Duration) -> ServiceRecord {
-    let query = Query { service: service.into(), datacenter: Some("dc1".into()) };
+    let query = Query { service: service.into(), datacenter: Some("dc1".into()), filter: None };
     ServiceRecord {
         query,
         instances: ids.iter().map(|id| instance(id)).collect(),
@@ -165,6 +165,8 @@ fn an_answer_from_the_future_is_used_and_its_age_is_unknown() {
     assert_eq!(cached.instances, orders.instances, "whether \"b\" is gone for long is not known either");
     let payments = Query { service: "payments".into(), ..orders.query.clone() };
     assert!(cache.load_cached(&payments, now()).unwrap().confirmed_at.is_some());
+    let part = Query { filter: Some("Service.Kind == x".into()), ..payments };
+    assert!(cache.load_cached(&part, now()).is_none(), "a part of it is another list");
 }
 
 /// Opens the cache, lets it write what it has to, and closes it.
@@ -382,7 +384,8 @@ struct RunningCache {
 impl RunningCache {
     async fn start(place: &TestFolder) -> Self {
         let cache = Arc::new(DiskCache::open(place.folder.path(), "table", HERE));
-        let service = Arc::new(Service::new(Query { service: "orders".into(), datacenter: None }));
+        let service =
+            Arc::new(Service::new(Query { service: "orders".into(), datacenter: None, filter: None }));
         service.update_watch_health(|health| health.confirmed_at = Some(now()));
         service.publish(Arc::from([instance("a")]), now());
         cache.record_change(&service);
@@ -487,7 +490,7 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
     });
     let service =
         (vec(one, 0..5), ".*", any::<(u64, u32, bool)>()).prop_map(|(all, name, (index, ms, dc))| {
-            let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()) };
+            let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()), filter: None };
             let instances: Arc<[_]> = sort_and_dedup(all).into();
             let lost = dc.then(|| PresumedGoneRecord { instances: instances.clone(), index: 3, at: DAY });
             ServiceRecord {

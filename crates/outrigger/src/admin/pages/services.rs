@@ -18,6 +18,9 @@ struct ServiceEntry {
     service: String,
     datacenter: Option<String>,
     tags: Vec<String>,
+    /// Present: a watch that only says which instances are in the subset with this filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<String>,
     declared: bool,
     /// Absent where the service is watched and not yet called.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,7 +155,8 @@ impl ServicesPage {
     pub(crate) fn merge(clusters: Vec<ClusterStatus>, watches: Vec<ServiceStatus>) -> Self {
         let watch_of = |cluster: &ClusterStatus| {
             watches.iter().find(|watch| {
-                *watch.query.service == *cluster.service
+                watch.query.filter.is_none()
+                    && *watch.query.service == *cluster.service
                     && watch.query.datacenter.as_deref() == cluster.datacenter.as_deref()
             })
         };
@@ -164,6 +168,7 @@ impl ServicesPage {
             service: cluster.service.clone(),
             datacenter: cluster.datacenter.clone(),
             tags: cluster.tags.clone(),
+            filter: None,
             declared: cluster.declared,
             calls: Some(CallStats {
                 balance: cluster.balance,
@@ -181,8 +186,14 @@ impl ServicesPage {
             subsets: cluster.subsets.iter().map(subset_entry).collect(),
             instances: cluster.endpoints.iter().map(instance_entry).collect(),
         }));
-        services
-            .sort_by(|a, b| (&a.service, &a.datacenter, &a.tags).cmp(&(&b.service, &b.datacenter, &b.tags)));
+        services.sort_by(|a, b| {
+            (&a.service, &a.datacenter, &a.tags, &a.filter).cmp(&(
+                &b.service,
+                &b.datacenter,
+                &b.tags,
+                &b.filter,
+            ))
+        });
         Self { services }
     }
 
@@ -241,6 +252,9 @@ impl ServiceEntry {
         if let Some(tags) = tags.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             let _ = write!(out, " with {tags}");
         }
+        if let Some(filter) = &self.filter {
+            let _ = write!(out, " where {}: a watch of its own, for a subset", escape_control(filter));
+        }
         if let Some(calls) = &self.calls {
             let CallStats { balance, breaker, requests, retries, beside_stalled, failures, .. } = calls;
             let (requests, retries) = (count(*requests, "request"), count(*retries, "retry"));
@@ -264,6 +278,9 @@ impl ServiceEntry {
         }
         if let Some(failover) = &self.failover {
             failover.text(out);
+        }
+        if self.filter.is_some() {
+            return;
         }
         if self.instances.is_empty() {
             // Before an answer nothing is known of instances.
@@ -360,6 +377,7 @@ fn entry_without_cluster(status: &ServiceStatus) -> ServiceEntry {
         service: status.query.service.to_string(),
         datacenter: status.query.datacenter.as_ref().map(ToString::to_string),
         tags: Vec::new(),
+        filter: status.query.filter.as_ref().map(ToString::to_string),
         declared: status.reason == WatchReason::Declared,
         calls: None,
         failover: None,

@@ -35,7 +35,7 @@ impl WriterRig {
         let discovery =
             Discovery::new(registry, settings, Handle::current(), &prometheus::Registry::new()).unwrap();
         let follow = || {
-            let query = Query { service: "orders".into(), datacenter: None };
+            let query = Query { service: "orders".into(), datacenter: None, filter: None };
             discovery.follow(query, WatchReason::OnDemand).unwrap()
         };
         let metrics = Metrics::new(1).unwrap();
@@ -46,7 +46,7 @@ impl WriterRig {
         let cluster = Arc::new(Cluster::new(key, false, settings, follow(), discovery.events().clone()));
         let (updates, update_queue) = mpsc::unbounded_channel();
         let own_listeners = watch::Sender::default().subscribe();
-        let reconciler = Reconciler::new(cluster.clone(), metrics, 1, own_listeners);
+        let reconciler = Reconciler::new(cluster.clone(), metrics, 1, own_listeners, discovery.clone());
         tokio::spawn(reconciler.run(follow(), update_queue));
         Self { cluster, listed, _updates: updates, _discovery: discovery }
     }

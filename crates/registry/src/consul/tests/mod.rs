@@ -29,7 +29,7 @@ fn client(agent: &ScriptedAgent) -> Consul {
 }
 
 fn query(service: &str) -> Query {
-    Query { service: service.into(), datacenter: None }
+    Query { service: service.into(), datacenter: None, filter: None }
 }
 
 /// One watch of `orders` from `index`.

@@ -47,7 +47,8 @@ async fn a_registration_is_read_by_its_id_in_the_datacenter_of_the_agent() {
 async fn the_query_has_datacenter_consistency_and_escaped_names() {
     let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let consul = client(&agent);
-    let odd = Query { service: "a b/ü?".into(), datacenter: Some("dc&2".into()) };
+    let odd = Query { service: "a b/ü?".into(), datacenter: Some("dc&2".into()), filter: None };
+    let part = Query { filter: Some("Service.Kind == \"\" and x in Service.Tags".into()), ..odd.clone() };
     for consistency in [Consistency::Stale, Consistency::Consistent] {
         consul.watch(&odd, Cursor::at(7), consistency, Duration::from_millis(1500)).await.unwrap();
     }
@@ -56,6 +57,10 @@ async fn the_query_has_datacenter_consistency_and_escaped_names() {
         agent.request_lines(),
         [format!("GET {path}&stale HTTP/1.1"), format!("GET {path}&consistent HTTP/1.1")]
     );
+    consul.watch(&part, Cursor::START, Consistency::Default, Duration::ZERO).await.unwrap();
+    let filter = "filter=Service.Kind%20%3D%3D%20%22%22%20and%20x%20in%20Service.Tags";
+    let path = "/v1/health/service/a%20b%2F%C3%BC%3F?dc=dc%262";
+    assert_eq!(agent.request_lines().last(), Some(&format!("GET {path}&{filter} HTTP/1.1")));
 }
 
 #[tokio::test]

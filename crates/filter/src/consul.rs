@@ -1,7 +1,7 @@
-//! The fields that a filter may name, by list. Their names are those of the JSON. Consul leaves out indexes, the
+//! The fields that a filter may name in the lists of Consul 1.8, by list. Their names are those of the JSON. Consul leaves out indexes, the
 //! definition of a check, and free-form settings of proxies.
 
-use outrigger_filter::FieldType::{self, Boolean, Integer, List, Map, Record, Text};
+use crate::FieldType::{self, Boolean, Integer, List, Map, Record, Text};
 
 const TEXTS: FieldType = Map(&Text);
 
@@ -51,7 +51,7 @@ const MESH_GATEWAY: FieldType = Record(&[("Mode", Text)]);
 const CONNECT: FieldType = Record(&[("Native", Boolean)]);
 
 /// `catalog/nodes`
-pub(crate) const NODE: FieldType = Record(&[
+pub const NODE: FieldType = Record(&[
     ("ID", Text),
     ("Node", Text),
     ("Address", Text),
@@ -61,7 +61,7 @@ pub(crate) const NODE: FieldType = Record(&[
 ]);
 
 /// `catalog/node`, `catalog/node-services`, `agent/services`
-pub(crate) const SERVICE: FieldType = Record(&[
+pub const SERVICE: FieldType = Record(&[
     ("Kind", Text),
     ("ID", Text),
     ("Service", Text),
@@ -77,7 +77,7 @@ pub(crate) const SERVICE: FieldType = Record(&[
 ]);
 
 /// `catalog/service`
-pub(crate) const CATALOG_SERVICE: FieldType = Record(&[
+pub const CATALOG_SERVICE: FieldType = Record(&[
     ("ID", Text),
     ("Node", Text),
     ("Address", Text),
@@ -99,7 +99,7 @@ pub(crate) const CATALOG_SERVICE: FieldType = Record(&[
 ]);
 
 /// `health/checks`, `health/state`, `health/node`, `agent/checks`
-pub(crate) const CHECK: FieldType = Record(&[
+pub const CHECK: FieldType = Record(&[
     ("Node", Text),
     ("CheckID", Text),
     ("Name", Text),
@@ -113,5 +113,4 @@ pub(crate) const CHECK: FieldType = Record(&[
 ]);
 
 /// `health/service`
-pub(crate) const HEALTH: FieldType =
-    Record(&[("Node", NODE), ("Service", SERVICE), ("Checks", List(&CHECK))]);
+pub const HEALTH: FieldType = Record(&[("Node", NODE), ("Service", SERVICE), ("Checks", List(&CHECK))]);

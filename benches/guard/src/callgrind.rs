@@ -42,24 +42,39 @@ impl Callgrind {
         }
     }
 
-    /// Instructions per request over `connections`. The profile of the longer run is left at `profile`.
+    /// Instructions per request over `connections`. `scenario`: a further argument of the run. The profile of the longer run is left
+    /// at `profile`.
     ///
     /// # Errors
     /// When a run fails, or callgrind counts nothing.
-    pub fn instructions(&self, connections: usize, profile: &Path) -> Result<f64, Error> {
-        let [short, long] = RUNS.map(|requests| self.count(connections, requests, profile));
+    pub fn instructions(
+        &self,
+        connections: usize,
+        scenario: Option<&str>,
+        profile: &Path,
+    ) -> Result<f64, Error> {
+        let [short, long] = RUNS.map(|requests| self.count(connections, requests, scenario, profile));
         let (short, long) = (short?, long?);
         Ok((long - short) as f64 / (RUNS[1] - RUNS[0]) as f64)
     }
 
-    fn count(&self, connections: usize, requests: u64, profile: &Path) -> Result<u64, Error> {
+    fn count(
+        &self,
+        connections: usize,
+        requests: u64,
+        scenario: Option<&str>,
+        profile: &Path,
+    ) -> Result<u64, Error> {
         let mut output = std::ffi::OsString::from("--callgrind-out-file=");
         output.push(profile);
         let mut command = Command::new(&self.valgrind);
         command.arg("--tool=callgrind").arg(output).arg("--toggle-collect=*poll_data_path*");
         // Names and lines as they are, for [`files_entered`].
         command.args(["--compress-strings=no", "--compress-pos=no"]);
-        command.arg(&self.program).args(["run", &connections.to_string(), &requests.to_string()]);
+        command
+            .arg(&self.program)
+            .args(["run", &connections.to_string(), &requests.to_string()])
+            .args(scenario);
         // Nothing of the environment moves the stack.
         let said = command.env_clear().stdin(Stdio::null()).output().map_err(doing("run valgrind"))?;
         if !said.status.success() {

@@ -11,7 +11,7 @@ use outrigger_guard::{
     Error,
     baseline::{Baseline, CEILING, Comparison, Conditions},
     callgrind::{Callgrind, files_entered},
-    path::{self, Scenario},
+    path::{self, ROUTES, Routes, Scenario},
 };
 
 /// The allocator of the released binary, which counts what each thread allocates.
@@ -27,6 +27,8 @@ const SOURCES: &str = "crates/proxy/src/";
 const ACCEPT: &str = "listener/worker.rs";
 /// Most files that a GET enters, from the accept to the last byte of the response.
 const MAX_FILES: usize = 20;
+/// What routes may add to the instructions of a request that the last of them takes, in percent.
+const MAX_ROUTES_PERCENT: f64 = 10.0;
 /// Requests of a measurement of allocations, after as many that are not counted.
 const REQUESTS: u64 = 3_200;
 
@@ -37,7 +39,8 @@ fn main() -> ExitCode {
         [] => guard(false),
         ["--rebase"] => guard(true),
         // What runs under callgrind.
-        ["run", connections, requests] => carry(connections, requests),
+        ["run", connections, requests] => carry(connections, requests, None),
+        ["run", connections, requests, routes] => carry(connections, requests, Some(routes)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::FAILURE;
@@ -52,9 +55,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn carry(connections: &str, requests: &str) -> Result<ExitCode, Error> {
+fn carry(connections: &str, requests: &str, routes: Option<&str>) -> Result<ExitCode, Error> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| Error::at(format!("read {text:?}"), error));
-    let scenario = Scenario::new(number(connections)?.max(1) as usize);
+    let connections = number(connections)?.max(1) as usize;
+    let routes = routes.and_then(|routes| Routes::ALL.into_iter().find(|one| one.label() == routes));
+    let scenario = match routes {
+        None => Scenario::new(connections),
+        Some(routes) => Scenario::with_routes(connections, routes),
+    };
     path::run(&scenario, 0, number(requests)?)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -97,7 +105,7 @@ fn guard(rebase: bool) -> Result<ExitCode, Error> {
         }
         Err(error) => {
             println!("skipped: instructions and files: {}", outrigger_config::error_chain(&error));
-            tally.skipped += MEASUREMENTS.len() as u32 + 1;
+            tally.skipped += (MEASUREMENTS.len() + Routes::ALL.len()) as u32 + 1;
         }
     }
     let Tally { held, exceeded, skipped } = tally;
@@ -115,7 +123,29 @@ fn instructions(callgrind: &Callgrind, rebase: bool, tally: &mut Tally) -> Resul
             fs::create_dir_all(directory)
                 .map_err(|error| Error::at(format!("make {}", directory.display()), error))?;
         }
-        counted.insert(connections, callgrind.instructions(connections, &profile)?);
+        counted.insert(connections, callgrind.instructions(connections, None, &profile)?);
+    }
+    if let Some((&connections, &plain)) = counted.iter().next_back() {
+        for one in Routes::ALL {
+            let profile = profile(connections).with_extension(one.label());
+            let figure = callgrind.instructions(connections, Some(one.label()), &profile)?;
+            let percent = (figure / plain - 1.0) * 100.0;
+            println!(
+                "{}: {figure:.1} instructions with {ROUTES} {} routes, of which the last takes the request ({percent:+.2} %)",
+                label(connections),
+                one.label()
+            );
+            match percent > MAX_ROUTES_PERCENT {
+                false => tally.held += 1,
+                true => {
+                    tally.exceeded += 1;
+                    println!(
+                        "   exceeded: more than {MAX_ROUTES_PERCENT} % above a request without routes. Where: callgrind_annotate {}",
+                        profile.display()
+                    );
+                }
+            }
+        }
     }
     let counted = Baseline { conditions, instructions: counted };
     if rebase {

@@ -77,7 +77,66 @@ impl Scenario {
         let config = config::Config { upstreams: vec![orders], ..config::Config::default() };
         Self { connections, request: GET.to_vec(), config }
     }
+
+    /// The same with routes, of which the last one takes the request.
+    pub fn with_routes(connections: usize, routes: Routes) -> Self {
+        let mut scenario = Self::new(connections);
+        let last = ROUTES - 1;
+        let matcher = |n: usize| match routes {
+            Routes::Prefix => {
+                let prefix =
+                    if n == last { "/api/v1/orders/".to_owned() } else { format!("/api/v1/other-{n}/") };
+                config::RouteMatch { path: Some(config::PathMatch::Prefix(prefix)), ..Default::default() }
+            }
+            Routes::Header => {
+                let (name, value) = match n {
+                    _ if n == last => ("accept".to_owned(), "application/json"),
+                    _ => (format!("x-other-{n}"), "1"),
+                };
+                let test = config::ValueTest::Exact(value.to_owned());
+                let headers = vec![(name, config::ValueMatch { test, negated: false })];
+                config::RouteMatch { headers, ..Default::default() }
+            }
+        };
+        let route = |n| config::Route {
+            matcher: matcher(n),
+            to: config::RouteTarget::Own,
+            on_empty: config::OnEmpty::Fail,
+            policy: None,
+            rewrite_prefix: None,
+            headers: config::HeaderEdits::default(),
+        };
+        for orders in &mut scenario.config.upstreams {
+            orders.traffic.routes = (0..ROUTES).map(route).collect();
+        }
+        scenario
+    }
 }
+
+/// What the routes of [`Scenario::with_routes`] look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routes {
+    /// The beginning of the path.
+    Prefix,
+    /// One header each.
+    Header,
+}
+
+impl Routes {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Prefix, Self::Header];
+
+    /// Its name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Prefix => "prefix",
+            Self::Header => "header",
+        }
+    }
+}
+
+/// How many routes [`Scenario::with_routes`] has.
+pub const ROUTES: usize = 20;
 
 /// What a number of requests took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

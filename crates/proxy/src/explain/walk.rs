@@ -24,10 +24,10 @@ use crate::{
         call::Call,
         fields::{RequestFacts, read_request},
         handle::check_loop,
+        matching::{Asked, Mismatch, mismatch},
         route::{self, Destination},
         rules::{
-            MAX_SERVICES, Mismatch, change_head, is_copy, is_service_usable, is_usable, mismatch,
-            refuse_long_way, sticky_value,
+            MAX_SERVICES, change_head, is_copy, is_service_usable, is_usable, refuse_long_way, sticky_value,
         },
     },
     upstream::{
@@ -217,10 +217,10 @@ impl Walk<'_> {
         place: &str,
         target: &[u8],
     ) -> (Vec<PassedRoute>, Option<(String, &'t Route)>) {
-        let mut passed = Vec::new();
+        let (mut passed, asked) = (Vec::new(), Asked::new(self.head, target));
         for (n, route) in traffic.routes.iter().enumerate() {
             let key = format!("{place}.routes[{n}]");
-            let Some(mismatch) = mismatch(&route.rule.matcher, self.head, target) else {
+            let Some(mismatch) = mismatch(route, &asked) else {
                 return (passed, Some((key, route)));
             };
             let why_not = match mismatch {

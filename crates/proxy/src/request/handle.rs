@@ -103,11 +103,17 @@ impl Downstream<'_> {
             cluster.mark_used(self.now);
             let settings = cluster.view.load().settings.clone();
             let routed = service.insert(RoutedService { cluster, settings, applied: None });
-            // Boxed: most services have no rules, and every request would carry the room.
             if routed.settings.traffic.is_some()
-                && !Box::pin(self.apply_rules(routed, head, facts, account.started)).await?
+                && let Some(chosen) = routed.choose(head, facts, self.info.clusters())
             {
-                return Ok(AfterRequest::Close);
+                if !chosen.is_elsewhere() {
+                    routed.apply(chosen, head, facts, self.info.clusters())?;
+                // Boxed: most requests go nowhere else, and each would carry the room.
+                } else if !Box::pin(self.apply_elsewhere(routed, chosen, head, facts, account.started))
+                    .await?
+                {
+                    return Ok(AfterRequest::Close);
+                }
             }
             let routed = &*routed;
             let RoutedService { cluster, settings, .. } = routed;

@@ -9,6 +9,7 @@ pub(crate) mod call;
 pub(crate) mod explain;
 pub(crate) mod fields;
 pub(crate) mod handle;
+pub(crate) mod matching;
 pub(crate) mod mirror;
 pub(crate) mod path_form;
 pub(crate) mod pushback;

@@ -5,19 +5,25 @@
 
 use std::sync::Arc;
 
-use outrigger_config::{self as config, PathMatch, Sticky, ValueMatch, ValueTest};
+use outrigger_config::{PathMatch, Sticky};
 use outrigger_http1::{Head, Name};
 use tokio::time::Instant;
 
 use crate::{
     host::ServiceName,
     reason::{Reason, Refusal},
-    request::{app::Downstream, applied::AppliedRules, fields::RequestFacts, mirror},
+    request::{
+        app::Downstream,
+        applied::AppliedRules,
+        fields::RequestFacts,
+        matching::{Asked, mismatch},
+        mirror,
+    },
     upstream::{
         cluster::{Cluster, ClusterSettings},
         manager::ClusterManager,
         subset::Subset,
-        traffic::{Mirror, Route, RouteDestination, Split, Target},
+        traffic::{Mirror, Route, RouteDestination, Split, Target, Traffic},
     },
 };
 
@@ -28,7 +34,7 @@ pub(crate) const MAX_SERVICES: usize = 8;
 pub(crate) struct RoutedService {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) settings: Arc<ClusterSettings>,
-    /// `None`: the service has no rules.
+    /// `None`: the service has no rules, or they change nothing of where the attempts go.
     pub(crate) applied: Option<Box<AppliedRules>>,
 }
 
@@ -49,35 +55,92 @@ impl RoutedService {
     }
 }
 
+/// What the rules of a service choose for a request.
+pub(crate) struct Chosen {
+    traffic: Arc<Traffic>,
+    /// The route that takes it, by its place.
+    route: Option<usize>,
+    to: Target,
+}
+
+impl Chosen {
+    /// Whether another service is to be found first.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self.to, Target::Service(_))
+    }
+}
+
+impl RoutedService {
+    /// What the rules choose. `None`: there are none.
+    pub(crate) fn choose(
+        &self,
+        head: &Head,
+        facts: &RequestFacts,
+        clusters: &ClusterManager,
+    ) -> Option<Chosen> {
+        let traffic = self.settings.traffic.as_ref()?;
+        let at = {
+            let asked = Asked::new(head, facts.changes.target.as_deref().unwrap_or_else(|| head.target()));
+            traffic.routes.iter().position(|route| mismatch(route, &asked).is_none())
+        };
+        let (route, own) = (at.and_then(|at| traffic.routes.get(at)), &self.cluster);
+        let mut to = match route.map(|route| &route.to) {
+            None | Some(RouteDestination::Own) => choose_own(traffic.split.as_ref(), head, own, clusters),
+            Some(RouteDestination::To(target)) => target.clone(),
+            Some(RouteDestination::Split(split)) => choose(split, head, own, clusters),
+        };
+        if let Some(other) = route.and_then(|route| route.on_empty.as_ref())
+            && !is_usable(&to, own, clusters)
+        {
+            to = other.clone();
+        }
+        Some(Chosen { traffic: traffic.clone(), route: at, to })
+    }
+
+    /// Notes what was chosen here, and in `facts` what the instance gets otherwise than the app wrote it.
+    pub(crate) fn apply(
+        &mut self,
+        Chosen { traffic, route, to }: Chosen,
+        head: &Head,
+        facts: &mut RequestFacts,
+        clusters: &ClusterManager,
+    ) -> Result<(), Refusal> {
+        let subset = match to {
+            Target::Any => None,
+            Target::Subset(subset) => Some(subset),
+            Target::Service(name) => return Err(refuse_long_way(&self.cluster.label, &name)),
+        };
+        let mirror = traffic
+            .mirror
+            .as_ref()
+            .filter(|mirror| mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy(head));
+        let failover = clusters.failover_of(&self.cluster);
+        if subset.is_some() || failover.is_some() || mirror.is_some() {
+            self.applied = Some(Box::new(AppliedRules { subset, failover, mirror: mirror.cloned() }));
+        }
+        if let Some(route) = route.and_then(|at| traffic.routes.get(at)) {
+            if let Some(policy) = &route.rule.policy {
+                self.settings = self.settings.with_policy(policy);
+            }
+            change_head(route, head, facts);
+        }
+        Ok(())
+    }
+}
+
 impl Downstream<'_> {
-    /// Puts in place of `service` what its rules choose. Notes in `facts` what the instance gets otherwise than the app wrote it.
-    /// False: the app is gone.
-    pub(crate) async fn apply_rules(
+    /// Finds the service that was chosen, and what its own split chooses, and applies it. False: the app is gone.
+    pub(crate) async fn apply_elsewhere(
         &mut self,
         service: &mut RoutedService,
+        mut chosen: Chosen,
         head: &Head,
         facts: &mut RequestFacts,
         accepted: Instant,
     ) -> Result<bool, Refusal> {
-        let Some(traffic) = service.settings.traffic.clone() else { return Ok(true) };
-        let route = {
-            let target = facts.changes.target.as_deref().unwrap_or_else(|| head.target());
-            traffic.routes.iter().find(|route| mismatch(&route.rule.matcher, head, target).is_none())
-        };
         let clusters = self.info.clusters().clone();
-        let own = &service.cluster;
-        let mut to = match route.map(|route| &route.to) {
-            None | Some(RouteDestination::Own) => choose_own(traffic.split.as_ref(), head, own, &clusters),
-            Some(RouteDestination::To(target)) => target.clone(),
-            Some(RouteDestination::Split(split)) => choose(split, head, own, &clusters),
-        };
-        if let Some(other) = route.and_then(|route| route.on_empty.as_ref())
-            && !is_usable(&to, own, &clusters)
-        {
-            to = other.clone();
-        }
         for _ in 0..MAX_SERVICES {
-            let Target::Service(name) = &to else { break };
+            let Target::Service(name) = &chosen.to else { break };
             let Some(next) = self.open_cluster(&ServiceName::plain(name), &facts.deadline, &accepted).await?
             else {
                 return Ok(false);
@@ -86,27 +149,9 @@ impl Downstream<'_> {
             service.settings = next.view.load().settings.clone();
             service.cluster = next;
             let split = service.settings.traffic.as_ref().and_then(|traffic| traffic.split.as_ref());
-            to = choose_own(split, head, &service.cluster, &clusters);
+            chosen.to = choose_own(split, head, &service.cluster, &clusters);
         }
-        let subset = match to {
-            Target::Any => None,
-            Target::Subset(subset) => Some(subset),
-            Target::Service(name) => {
-                return Err(refuse_long_way(&service.cluster.label, &name));
-            }
-        };
-        let mirror = traffic
-            .mirror
-            .as_ref()
-            .filter(|mirror| mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy(head));
-        let failover = clusters.failover_of(&service.cluster);
-        service.applied = Some(Box::new(AppliedRules { subset, failover, mirror: mirror.cloned() }));
-        if let Some(route) = route {
-            if let Some(policy) = &route.rule.policy {
-                service.settings = service.settings.with_policy(policy);
-            }
-            change_head(route, head, facts);
-        }
+        service.apply(chosen, head, facts, &clusters)?;
         Ok(true)
     }
 }
@@ -167,80 +212,6 @@ fn values<'h>(head: &'h Head, name: &str) -> impl Iterator<Item = &'h [u8]> {
 /// Whether a request is the copy of one, which is not copied again.
 pub(crate) fn is_copy(head: &Head) -> bool {
     values(head, mirror::MARK).next().is_some()
-}
-
-/// A part of a match that does not hold for a request.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Mismatch<'r> {
-    Path(&'r PathMatch),
-    Method,
-    Header(&'r str, &'r ValueMatch),
-    Query(&'r str, &'r ValueMatch),
-}
-
-/// The first part of a match that does not hold. `None`: the request matches. `target`: as the instance would get it.
-pub(crate) fn mismatch<'r>(
-    wanted: &'r config::RouteMatch,
-    head: &Head,
-    target: &[u8],
-) -> Option<Mismatch<'r>> {
-    let is_method =
-        || wanted.methods.is_empty() || wanted.methods.iter().any(|one| one.as_bytes() == head.method());
-    let (path, query) = match target.iter().position(|byte| *byte == b'?') {
-        Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..).unwrap_or_default()),
-        None => (target, &[][..]),
-    };
-    let is_path = |wanted: &PathMatch| match wanted {
-        PathMatch::Exact(text) => path == text.as_bytes(),
-        PathMatch::Prefix(text) => path.starts_with(text.as_bytes()),
-        PathMatch::Regex(pattern) => pattern.regex.is_match(path),
-    };
-    if let Some(wanted) = wanted.path.as_ref().filter(|wanted| !is_path(wanted)) {
-        return Some(Mismatch::Path(wanted));
-    }
-    if !is_method() {
-        return Some(Mismatch::Method);
-    }
-    let header = wanted.headers.iter().find(|(name, wanted)| !matches_field(wanted, head, name));
-    if let Some((name, wanted)) = header {
-        return Some(Mismatch::Header(name, wanted));
-    }
-    let is_value = |name: &str, wanted: &ValueMatch| passes(wanted, parameter(query, name.as_bytes()));
-    let parameter = wanted.query.iter().find(|(name, wanted)| !is_value(name, wanted));
-    parameter.map(|(name, wanted)| Mismatch::Query(name, wanted))
-}
-
-/// Several fields of one name are matched as one value (RFC 9110 §5.3).
-fn matches_field(wanted: &ValueMatch, head: &Head, name: &str) -> bool {
-    let mut all = values(head, name);
-    let Some(first) = all.next() else { return passes(wanted, None) };
-    let Some(second) = all.next() else { return passes(wanted, Some(first)) };
-    let mut joined = [first, second].join(&b","[..]);
-    for value in all {
-        joined.push(b',');
-        joined.extend_from_slice(value);
-    }
-    passes(wanted, Some(&joined))
-}
-
-/// The value of a query's parameter; one without `=` has an empty one.
-fn parameter<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
-    query.split(|byte| *byte == b'&').find_map(|pair| match pair.strip_prefix(name)? {
-        [] => Some(&[][..]),
-        [b'=', value @ ..] => Some(value),
-        _ => None,
-    })
-}
-
-fn passes(wanted: &ValueMatch, value: Option<&[u8]>) -> bool {
-    let passes = value.is_some_and(|value| match &wanted.test {
-        ValueTest::Present => true,
-        ValueTest::Exact(text) => value == text.as_bytes(),
-        ValueTest::Prefix(text) => value.starts_with(text.as_bytes()),
-        ValueTest::Suffix(text) => value.ends_with(text.as_bytes()),
-        ValueTest::Regex(pattern) => pattern.regex.is_match(value),
-    });
-    passes != wanted.negated
 }
 
 /// Notes what the route changes in the head that the instance gets.

@@ -1,7 +1,9 @@
 //! A service's endpoints as a pick reads them, and the state of the service as a whole.
 
 use std::{
+    collections::HashMap,
     fmt,
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -495,6 +497,42 @@ impl Cluster {
 /// Why a service is watched.
 pub(crate) fn watch_reason(declared: bool) -> WatchReason {
     if declared { WatchReason::Declared } else { WatchReason::OnDemand }
+}
+
+/// Clusters by name.
+#[derive(Debug, Default)]
+pub(crate) struct NameIndex {
+    /// By the service name alone: the usual request needs no key.
+    pub(crate) plain: HashMap<Box<[u8]>, Arc<Cluster>, BuildHasherDefault<NameHasher>>,
+    /// By service, datacenter and tags; and those of services that have the name of the sidecar itself, which no Host means.
+    pub(crate) narrowed: HashMap<ClusterKey, Arc<Cluster>>,
+}
+
+/// FNV-1a (Fowler, Noll, Vo), which costs least for names of a few bytes. The names are those of clusters that are open, and
+/// settings bound their number, so that colliding names cannot slow requests down.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NameHasher(u64);
+
+impl Default for NameHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {
+        // The length of a slice adds nothing to a hash of all of its bytes.
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 mod settings;

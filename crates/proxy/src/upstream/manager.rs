@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
     reason::{Reason, Refusal},
     upstream::{
-        cluster::{Cluster, ClusterKey, ClusterSettings, watch_reason},
+        cluster::{Cluster, ClusterKey, ClusterSettings, NameIndex, watch_reason},
         over::LinkedFailover,
         probe,
         reconcile::{Reconciler, SettingsUpdate},
@@ -36,12 +36,10 @@ use crate::{
 
 mod explained;
 mod links;
-mod names;
 mod quota;
 mod settings;
 
 pub(crate) use explained::PlacedSettings;
-use names::NameIndex;
 use quota::{EvictionRank, Quota};
 use settings::ManagerSettings;
 pub(crate) use settings::{SettingsPlace, upstream_key};

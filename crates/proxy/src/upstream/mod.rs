@@ -11,7 +11,6 @@ pub(crate) mod failover_state;
 pub(crate) mod lease;
 pub(crate) mod manager;
 pub(crate) mod over;
-pub(crate) mod pick;
 pub(crate) mod pick_set;
 pub(crate) mod probe;
 pub(crate) mod reconcile;

@@ -7,8 +7,7 @@ use outrigger_policy::{Cursor, LoadBalancer, outlier_detection::EjectionState};
 use outrigger_registry::LastResort;
 
 use crate::upstream::{
-    endpoint::Endpoint,
-    pick::{is_healthy, pick_among},
+    endpoint::{Endpoint, is_healthy, pick_among},
     zones::{CallerZones, ZoneSets},
 };
 

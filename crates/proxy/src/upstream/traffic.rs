@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use outrigger_config::{self as config, Balance, OnEmpty, RouteTarget, SplitTarget};
+use outrigger_http1::Name;
 use outrigger_policy::{Cursor, LoadBalancer};
 use tokio::sync::Semaphore;
 
@@ -189,6 +190,8 @@ pub(crate) struct Route {
     pub(crate) to: RouteDestination,
     /// Where a request goes while the subset of `to` has no usable instance. `None`: nowhere.
     pub(crate) on_empty: Option<Target>,
+    /// What the codec calls the names of the headers that are matched, in their order.
+    pub(crate) header_names: Box<[Name]>,
     /// Lines that the instance gets beside those of the app.
     pub(crate) add: Box<[u8]>,
     /// Names of fields that the instance does not get from the app, in lower case.
@@ -200,7 +203,9 @@ impl Route {
         let edits = &rule.headers;
         let line = |(name, value): &(String, String)| format!("{name}: {value}\r\n");
         let names = edits.remove.iter().chain(edits.set.iter().map(|(name, _)| name));
+        let headers = rule.matcher.headers.iter();
         Self {
+            header_names: headers.map(|(name, _)| Name::recognize(name.as_bytes())).collect(),
             to: match &rule.to {
                 RouteTarget::Own => RouteDestination::Own,
                 RouteTarget::Subset(name) => RouteDestination::To(Target::Subset(find_subset(subsets, name))),

@@ -14,10 +14,7 @@ use outrigger_policy::{
 use outrigger_registry::Instance;
 use parking_lot::Mutex;
 
-use crate::upstream::{
-    endpoint::Endpoint,
-    pick::{is_healthy, pick_among},
-};
+use crate::upstream::endpoint::{Endpoint, is_healthy, pick_among};
 
 /// How many usable instances of the calling service each zone has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::{borrow::Cow, cell::Cell};
 use outrigger_config::{PathMatch, ValueMatch, ValueTest};
 use outrigger_http1::{Field, Head, Name};
 
-use crate::upstream::traffic::Route;
+use crate::upstream::traffic::{Route, length_bit};
 
 /// What routes look at of a request. What each of many routes would work out anew is kept.
 pub(crate) struct Asked<'h> {
@@ -16,10 +16,6 @@ pub(crate) struct Asked<'h> {
     path_end: Cell<usize>,
     /// A bit for the length of each name that the codec does not know, 63 for all that are longer; and bit 0, once this is known.
     other_names: Cell<u64>,
-}
-
-fn length_bit(len: usize) -> u64 {
-    1 << len.clamp(1, 63)
 }
 
 impl<'h> Asked<'h> {
@@ -50,11 +46,23 @@ impl<'h> Asked<'h> {
         if known != Name::Other {
             return !self.head.has(known);
         }
+        self.other_lengths() & length_bit(name.len()) == 0
+    }
+
+    /// False: the request lacks a header that the route asks for. Most routes end here.
+    #[inline]
+    pub(crate) fn may_match(&self, route: &Route) -> bool {
+        let needed = route.needed_lengths;
+        needed == 0 || self.other_lengths() & needed == needed
+    }
+
+    #[inline]
+    fn other_lengths(&self) -> u64 {
         if self.other_names.get() == 0 {
             let lengths = self.others().map(|field| length_bit(self.head.name(field).len()));
             self.other_names.set(lengths.fold(1, |all, one| all | one));
         }
-        self.other_names.get() & length_bit(name.len()) == 0
+        self.other_names.get()
     }
 
     fn others(&self) -> impl Iterator<Item = &'h Field> {

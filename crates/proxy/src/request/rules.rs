@@ -81,7 +81,10 @@ impl RoutedService {
         let traffic = self.settings.traffic.as_ref()?;
         let at = {
             let asked = Asked::new(head, facts.changes.target.as_deref().unwrap_or_else(|| head.target()));
-            traffic.routes.iter().position(|route| mismatch(route, &asked).is_none())
+            traffic
+                .routes
+                .iter()
+                .position(|route| asked.may_match(route) && mismatch(route, &asked).is_none())
         };
         let (route, own) = (at.and_then(|at| traffic.routes.get(at)), &self.cluster);
         let mut to = match route.map(|route| &route.to) {

@@ -183,6 +183,12 @@ pub(crate) enum RouteDestination {
     Split(Split),
 }
 
+/// The bit of a name's length: 1 to 62, and 63 for all that are longer.
+#[inline]
+pub(crate) fn length_bit(len: usize) -> u64 {
+    1 << len.clamp(1, 63)
+}
+
 /// A route.
 #[derive(Debug)]
 pub(crate) struct Route {
@@ -192,6 +198,8 @@ pub(crate) struct Route {
     pub(crate) on_empty: Option<Target>,
     /// What the codec calls the names of the headers that are matched, in their order.
     pub(crate) header_names: Box<[Name]>,
+    /// A bit for the length of each name that has to be there and that the codec does not know ([`length_bit`]).
+    pub(crate) needed_lengths: u64,
     /// Lines that the instance gets beside those of the app.
     pub(crate) add: Box<[u8]>,
     /// Names of fields that the instance does not get from the app, in lower case.
@@ -204,8 +212,11 @@ impl Route {
         let line = |(name, value): &(String, String)| format!("{name}: {value}\r\n");
         let names = edits.remove.iter().chain(edits.set.iter().map(|(name, _)| name));
         let headers = rule.matcher.headers.iter();
+        let known = |name: &str| Name::recognize(name.as_bytes());
+        let needed = headers.clone().filter(|(name, wanted)| !wanted.negated && known(name) == Name::Other);
         Self {
-            header_names: headers.map(|(name, _)| Name::recognize(name.as_bytes())).collect(),
+            header_names: headers.map(|(name, _)| known(name)).collect(),
+            needed_lengths: needed.fold(0, |all, (name, _)| all | length_bit(name.len())),
             to: match &rule.to {
                 RouteTarget::Own => RouteDestination::Own,
                 RouteTarget::Subset(name) => RouteDestination::To(Target::Subset(find_subset(subsets, name))),

@@ -3,7 +3,7 @@
 //! Only requests to a service with rules come here. The first route that matches decides, else the split; a service that is
 //! chosen is called with its own split and settings, and never with its routes.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use outrigger_config::{self as config, PathMatch, Sticky, ValueMatch, ValueTest};
 use outrigger_http1::{Head, Name};
@@ -88,9 +88,37 @@ impl Downstream<'_> {
             let split = service.settings.traffic.as_ref().and_then(|traffic| traffic.split.as_ref());
             to = choose_own(split, head, &service.cluster, &clusters);
         }
+        let mut failover = clusters.failover_of(&service.cluster);
+        let tuning = route.and_then(|route| route.rule.tuning.as_ref());
         let subset = match to {
             Target::Any => None,
             Target::Subset(subset) => Some(subset),
+            Target::Exact(target) => match clusters.exact_target(&service.cluster.key, &target) {
+                Some(found) => {
+                    if !found.cluster.has_answer() {
+                        let name = name_of(&target.place);
+                        if self.open_cluster(&name, &facts.deadline, &accepted).await?.is_none() {
+                            return Ok(false);
+                        }
+                    }
+                    // As the one exception of a first request: its failover is not known yet either.
+                    for place in target.failover.iter().filter(|_| !found.has_usable()) {
+                        if self.open_cluster(&name_of(place), &facts.deadline, &accepted).await?.is_none() {
+                            return Ok(false);
+                        }
+                    }
+                    found.cluster.mark_used(self.now);
+                    service.cluster = found.cluster.clone();
+                    service.settings = found.cluster.view.load().settings.clone();
+                    if tuning.is_some() || target.connect_timeout.is_some() {
+                        service.settings = service.settings.tuned(tuning, target.connect_timeout);
+                    }
+                    failover = found.failover.clone();
+                    found.subset().cloned()
+                }
+                // The chain was replaced since the rules were read.
+                None => None,
+            },
             Target::Service(name) => {
                 let detail = format!(
                     "{}: its rules lead through more than {MAX_SERVICES} services, last to {name}",
@@ -103,7 +131,6 @@ impl Downstream<'_> {
             let is_copy = || values(head, mirror::MARK).next().is_some();
             mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy()
         });
-        let failover = clusters.failover_of(&service.cluster);
         service.applied = Some(Box::new(AppliedRules { subset, failover, mirror: mirror.cloned() }));
         if let Some(route) = route {
             if let Some(policy) = &route.rule.policy {
@@ -113,6 +140,12 @@ impl Downstream<'_> {
         }
         Ok(true)
     }
+}
+
+/// The name of the service that a chain names.
+fn name_of(place: &config::ExactPlace) -> ServiceName<'_> {
+    let datacenter = place.datacenter.as_deref().map(Cow::Borrowed);
+    ServiceName { service: Cow::Borrowed(&*place.service), tag: None, datacenter }
 }
 
 /// What the split of a service says; without one, any instance.
@@ -135,6 +168,9 @@ fn is_usable(target: &Target, own: &Cluster, clusters: &ClusterManager) -> bool 
         Target::Service(name) => {
             let cluster = clusters.find(&ServiceName::plain(name)).filter(|cluster| cluster.has_answer());
             cluster.is_none_or(|cluster| cluster.has_usable(None))
+        }
+        Target::Exact(target) => {
+            clusters.exact_target(&own.key, target).is_none_or(|target| target.has_usable())
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What the settings say of clusters.
 
+use std::{collections::HashMap, sync::Arc};
+
 use outrigger_config as config;
+use outrigger_discovery::ChainRules;
 
 use crate::{host::HostNames, upstream::cluster::ClusterKey};
 
 /// The settings until the next reload.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ManagerSettings {
     pub(super) discovery: config::DiscoverySettings,
     defaults: config::Policy,
@@ -14,6 +17,12 @@ pub(super) struct ManagerSettings {
     pub(super) names: HostNames,
     no_rules: config::TrafficRules,
     has_failover: bool,
+    /// The registry's chains count.
+    has_routing: bool,
+    /// What the registry says of the requests of services that are open.
+    pub(super) chains: HashMap<Arc<str>, Arc<ChainRules>>,
+    /// The rules that hold by these.
+    chained: HashMap<Arc<str>, config::TrafficRules>,
     /// The own service, where a zone asks for its instances.
     caller: Option<ClusterKey>,
 }
@@ -27,6 +36,9 @@ impl ManagerSettings {
             tuned: config.tuned.clone(),
             names: HostNames::new(config),
             no_rules: config::TrafficRules::default(),
+            has_routing: config.routing.consul && matches!(config.registry, config::Registry::Consul(_)),
+            chains: HashMap::new(),
+            chained: HashMap::new(),
             caller: config.services.first().map(|service| ClusterKey::new(&service.name, None, &[])),
             has_failover: config
                 .upstreams
@@ -37,14 +49,47 @@ impl ManagerSettings {
         }
     }
 
+    /// The same settings with these chains.
+    pub(super) fn with_chains(mut self, chains: HashMap<Arc<str>, Arc<ChainRules>>) -> Self {
+        self.chained.clear();
+        for (service, chain) in &chains {
+            let key = ClusterKey::new(service, None, &[]);
+            if self.wants_chain(&key) && chain.rules != self.no_rules {
+                // The file says what a chain does not.
+                let config::TrafficRules { mirror, zone, .. } = self.own_rules_for(&key).clone();
+                let rules = config::TrafficRules { mirror, zone, ..chain.rules.clone() };
+                self.chained.insert(service.clone(), rules);
+            }
+        }
+        self.chains = chains;
+        self
+    }
+
+    /// Whether what the registry says of the requests of a cluster counts.
+    pub(super) fn wants_chain(&self, key: &ClusterKey) -> bool {
+        self.may_have_chain(key) && !self.own_rules_for(key).choose_instances()
+    }
+
+    /// Whether it would, without rules of its own.
+    pub(super) fn may_have_chain(&self, key: &ClusterKey) -> bool {
+        self.has_routing && is_whole(key)
+    }
+
     pub(super) fn find_declared(&self, key: &ClusterKey) -> Option<&config::Upstream> {
         self.upstreams.iter().find(|upstream| upstream_key(upstream) == *key)
     }
 
-    /// The traffic rules. Those of an upstream hold for what it declares, and for no other form of the service; those of documents hold
-    /// for the service as a whole, where no upstream is about it.
+    /// The traffic rules: those of the chain, or else its own.
     pub(super) fn rules_for(&self, key: &ClusterKey) -> &config::TrafficRules {
-        let is_whole = key.tags.is_empty() && key.datacenter.is_none();
+        let chained =
+            if self.chained.is_empty() || !is_whole(key) { None } else { self.chained.get(&key.service) };
+        chained.unwrap_or_else(|| self.own_rules_for(key))
+    }
+
+    /// Those of an upstream hold for what it declares, and for no other form of the service; those of documents hold
+    /// for the service as a whole, where no upstream is about it.
+    fn own_rules_for(&self, key: &ClusterKey) -> &config::TrafficRules {
+        let is_whole = is_whole(key);
         let tuned = || self.tuned.iter().find(|tuned| tuned.service.eq_ignore_ascii_case(&key.service));
         let declared = self.find_declared(key).map(|upstream| &upstream.traffic);
         let rules = declared.or_else(|| tuned().filter(|_| is_whole).map(|tuned| &tuned.traffic));
@@ -53,7 +98,7 @@ impl ManagerSettings {
 
     /// Whether any service has a failover, or zones.
     pub(super) fn has_failover(&self) -> bool {
-        self.has_failover
+        self.has_failover || !self.chained.is_empty()
     }
 
     /// The clusters to which the requests of a cluster may go by its failover, in the order of use.
@@ -86,6 +131,14 @@ impl ManagerSettings {
     pub(super) fn watched_with(&self, key: &ClusterKey) -> Vec<ClusterKey> {
         let mut out = self.targets_of(key);
         out.extend(self.caller_of(key).filter(|caller| *caller != key).cloned());
+        let places = |target: &Arc<config::ExactTarget>| {
+            let all = [&target.place].into_iter().chain(&target.failover);
+            all.map(place_key).collect::<Vec<_>>()
+        };
+        let exact = || self.rules_for(key).exact_targets().into_iter().flat_map(places);
+        if !self.chained.is_empty() {
+            out.extend(exact().filter(|place| place != key));
+        }
         out
     }
 
@@ -104,6 +157,16 @@ impl ManagerSettings {
         let policy = declared.map(|upstream| &upstream.policy);
         policy.or_else(|| tuned().map(|tuned| &tuned.policy)).unwrap_or(&self.defaults)
     }
+}
+
+/// Whether it is a service with all instances in the default datacenter.
+pub(super) fn is_whole(key: &ClusterKey) -> bool {
+    key.tags.is_empty() && key.datacenter.is_none()
+}
+
+/// The cluster whose instances a chain names.
+pub(super) fn place_key(place: &config::ExactPlace) -> ClusterKey {
+    ClusterKey { service: place.service.clone(), datacenter: place.datacenter.clone(), tags: Arc::default() }
 }
 
 /// The cluster key of an upstream.

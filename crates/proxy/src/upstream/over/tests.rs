@@ -121,7 +121,7 @@ impl FailoverRig {
     }
 
     fn fail_over_to(&self, target: &Self) -> Arc<Failover> {
-        let everything = config::Subset { name: "".into(), tags: Vec::new(), meta: Vec::new(), filter: None };
+        let everything = config::Subset::of_all("");
         let all = target.cluster.live_subsets.join(&everything, config::Balance::RoundRobin);
         target.set(&vec![Own::Healthy; target.endpoints.len()]);
         let target = FailoverTarget {

@@ -21,6 +21,7 @@
 //! | `documents` | documents of the registry's KV, which set how services are called, over the settings of the file |
 //! | `data` | the values of a YAML document of another program |
 //! | `small_file` | reads the small files of other crates too: regular files only, within a limit |
+//! | `stable_hash` | a hash by which every sidecar decides alike |
 //! | `state_folder` | the folder of this program's own files, and a lock in it, for other crates |
 //! | `diff` | running and new settings → what runs next, and what changes |
 //!
@@ -48,6 +49,7 @@ mod renamed;
 mod render;
 mod settings;
 mod small_file;
+mod stable_hash;
 mod state_folder;
 mod summary;
 mod text;
@@ -73,6 +75,7 @@ pub use origin::{Layer, Origin, Origins};
 pub use raw::parse_yaml;
 pub use render::render;
 pub use small_file::{SmallFile, check_own_folder};
+pub use stable_hash::stable_hash;
 pub use state_folder::{
     LockError, create_own_folder, file_name_part, lock_file, read_own_file, replace_own_file,
 };

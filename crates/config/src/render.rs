@@ -7,6 +7,7 @@
 use crate::{
     Config, Layer, Origin, Origins, expand,
     settings::{DisplayValue, HIDDEN, Setting, effective_layers, list_settings},
+    text::quote,
 };
 
 /// Every setting as YAML, each with its origin as a comment. Secrets read `(hidden)`.
@@ -103,19 +104,4 @@ fn format_scalar(text: &str) -> String {
 
 fn quote_value(text: &str) -> String {
     quote(&expand::escape(text))
-}
-
-fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            ' '..='~' => out.push(c),
-            c if u32::from(c) <= 0xffff => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push_str(&format!("\\U{:08x}", u32::from(c))),
-        }
-    }
-    out.push('"');
-    out
 }

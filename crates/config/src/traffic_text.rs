@@ -3,6 +3,7 @@
 use crate::{
     FailoverTarget, HeaderEdits, Mirror, OnEmpty, PathMatch, Route, RouteMatch, RouteTarget, Split,
     SplitEntry, SplitTarget, Sticky, Subset, ValueMatch, ValueTest, ZoneRouting, expand, format_duration,
+    text::quote,
 };
 
 /// YAML in one line.
@@ -37,17 +38,7 @@ fn quote_if_needed(text: &str) -> String {
     if begins && text.bytes().all(is_plain) && !text.eq_ignore_ascii_case("null") {
         return text.to_owned();
     }
-    let mut out = String::from("\"");
-    for one in text.chars() {
-        match one {
-            '"' | '\\' => out.extend(['\\', one]),
-            ' '..='~' => out.push(one),
-            one if u32::from(one) <= 0xffff => out.push_str(&format!("\\u{:04x}", u32::from(one))),
-            one => out.push_str(&format!("\\U{:08x}", u32::from(one))),
-        }
-    }
-    out.push('"');
-    out
+    quote(text)
 }
 
 /// Adds a value at a dotted key.

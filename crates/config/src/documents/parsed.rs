@@ -11,7 +11,7 @@ use crate::{
     error::InvalidValue,
     format_size,
     raw::{self, Dialect, Node, NodeValue, Position},
-    units,
+    stable_hash, units,
 };
 
 /// The key of a document that limits the instances that it is for.
@@ -104,16 +104,7 @@ impl Parsed {
 
 /// Whether a rollout to this percentage of the instances has this one. An instance of a smaller rollout is in every larger one.
 pub(super) fn is_selected(instance: &str, percent: f64) -> bool {
-    // FNV-1a, and the last step of MurmurHash3, which spreads ids that differ in their last letter alone. Every version of
-    // Outrigger must choose the same instances.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in instance.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^= hash >> 33;
     // 10,000 parts: a percentage with two decimals.
-    let part = u32::try_from(hash % 10_000).unwrap_or_default();
+    let part = u32::try_from(stable_hash(instance.as_bytes()) % 10_000).unwrap_or_default();
     f64::from(part) < percent * 100.0
 }

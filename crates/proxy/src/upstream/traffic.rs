@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use outrigger_config::{self as config, Balance, OnEmpty, RouteTarget, SplitTarget};
+use outrigger_config::{self as config, Balance, OnEmpty, RouteTarget, SplitTarget, stable_hash};
 use outrigger_http1::Name;
 use outrigger_policy::{Cursor, LoadBalancer};
 use tokio::sync::Semaphore;
@@ -132,7 +132,7 @@ impl Split {
 
     /// The entry of a value, by its place.
     pub(crate) fn entry_of(&self, value: &[u8], usable: impl Fn(usize) -> bool) -> Option<usize> {
-        let hash = hash_of(value);
+        let hash = stable_hash(value);
         let first = self.entry_at(hash % SLOTS, SLOTS, |_| true)?;
         if usable(first) {
             return Some(first);
@@ -161,17 +161,6 @@ impl Split {
         }
         last
     }
-}
-
-/// A hash that is the same in every sidecar and after a restart: FNV-1a, and the finalizer of MurmurHash3, because FNV's high bits
-/// say little about a short text.
-fn hash_of(value: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    let mut hash = value.iter().fold(0xcbf2_9ce4_8422_2325, step);
-    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
-        hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
-    }
-    hash ^ (hash >> 33)
 }
 
 /// Where the requests of a route go.

@@ -155,7 +155,8 @@ fn describe_target(target: &Target) -> String {
 }
 
 impl Walk<'_> {
-    /// As [`Downstream::apply_rules`](crate::request::app::Downstream::apply_rules), for each destination that the request may get.
+    /// As [`RoutedService::choose`](crate::request::rules::RoutedService::choose) and what applies it, for each destination that the
+    /// request may get.
     fn apply_rules(&mut self, named: &KnownService, facts: &mut RequestFacts) {
         let Some(traffic) = named.traffic.clone() else {
             return self.arrive(1.0, named, &Target::Any);

@@ -32,8 +32,9 @@ use crate::{
     upstream::{
         cluster::{Cluster, ClusterSettings},
         endpoint::{CheckoutRequest, Endpoint},
+        failover::FailoverTarget,
         lease::Lease,
-        over::PickRequest,
+        over::{LinkedFailover, PickRequest},
         pick_set::Tried,
         subset::Subset,
     },
@@ -81,7 +82,7 @@ impl<'r> Call<'r> {
         retryable: bool,
         now: Instant,
     ) -> Option<Arc<Endpoint>> {
-        match self.rules.and_then(|rules| rules.failover.as_ref()) {
+        match self.failover() {
             None => self.cluster.pick(self.subset(), tried, passed, retryable),
             Some(failover) => {
                 let request = PickRequest { subset: self.subset(), tried, passed, retryable, now };
@@ -99,13 +100,38 @@ impl<'r> Call<'r> {
         retryable: bool,
         now: Instant,
     ) -> Option<Arc<Endpoint>> {
-        match self.rules.and_then(|rules| rules.failover.as_ref()) {
+        match self.failover() {
             None => self.cluster.pick_other(self.subset(), tried, current, retryable),
             Some(failover) => {
                 let passed = std::slice::from_ref(current);
                 let request = PickRequest { subset: self.subset(), tried, passed, retryable, now };
                 self.cluster.pick_untried_over(&failover.failover, request, &Tried(tried, passed))
             }
+        }
+    }
+
+    /// Where the attempts go while the cluster's own endpoints cannot take them.
+    #[inline]
+    fn failover(&self) -> Option<&'r LinkedFailover> {
+        self.rules.and_then(|rules| rules.failover.as_deref())
+    }
+
+    /// The failover target that an endpoint is of, with its cluster. `None`: it is one of the cluster's own.
+    #[inline]
+    fn target_of(&self, endpoint: &Endpoint) -> Option<(&'r FailoverTarget, &'r Arc<Cluster>)> {
+        self.failover()?.target_of(endpoint)
+    }
+
+    /// Gives `act` the cluster of a target with its settings, or those of the request.
+    #[inline]
+    fn with_target<R>(
+        &self,
+        target: Option<(&FailoverTarget, &'r Arc<Cluster>)>,
+        act: impl FnOnce(&'r Arc<Cluster>, &ClusterSettings) -> R,
+    ) -> R {
+        match target {
+            None => act(self.cluster, self.settings),
+            Some((_, owner)) => act(owner, &owner.view.load().settings),
         }
     }
 
@@ -116,11 +142,7 @@ impl<'r> Call<'r> {
         endpoint: &Endpoint,
         act: impl FnOnce(&'r Arc<Cluster>, &ClusterSettings) -> R,
     ) -> R {
-        let failover = self.rules.and_then(|rules| rules.failover.as_ref());
-        match failover.and_then(|failover| failover.target_of(endpoint)) {
-            None => act(self.cluster, self.settings),
-            Some((_, owner)) => act(owner, &owner.view.load().settings),
-        }
+        self.with_target(self.target_of(endpoint), act)
     }
 
     /// As [`Call::with_owner`], for what a lease records.
@@ -130,11 +152,8 @@ impl<'r> Call<'r> {
         lease: &mut Lease,
         act: impl FnOnce(&mut Lease, &'r Arc<Cluster>, &ClusterSettings) -> R,
     ) -> R {
-        let failover = self.rules.and_then(|rules| rules.failover.as_ref());
-        match failover.and_then(|failover| failover.target_of(lease.endpoint())) {
-            None => act(lease, self.cluster, self.settings),
-            Some((_, owner)) => act(lease, owner, &owner.view.load().settings),
-        }
+        let target = self.target_of(lease.endpoint());
+        self.with_target(target, |owner, settings| act(lease, owner, settings))
     }
 
     /// Begins an attempt at an endpoint; see [`Lease::begin`].
@@ -145,11 +164,8 @@ impl<'r> Call<'r> {
         retryable: bool,
         now: Instant,
     ) -> Result<Lease, Arc<Endpoint>> {
-        let failover = self.rules.and_then(|rules| rules.failover.as_ref());
-        match failover.and_then(|failover| failover.target_of(&endpoint)) {
-            None => Lease::begin(self.settings, endpoint, retryable, now),
-            Some((_, owner)) => Lease::begin(&owner.view.load().settings, endpoint, retryable, now),
-        }
+        let target = self.target_of(&endpoint);
+        self.with_target(target, |_, settings| Lease::begin(settings, endpoint, retryable, now))
     }
 
     /// Counts the attempt of a lease, which is made.
@@ -158,16 +174,14 @@ impl<'r> Call<'r> {
         account.attempts += 1;
         self.name_instance(lease.endpoint(), account);
         lease.count_pick();
-        let failover = self.rules.and_then(|rules| rules.failover.as_ref());
-        if let Some((target, _)) = failover.and_then(|failover| failover.target_of(lease.endpoint())) {
+        if let Some((target, _)) = self.target_of(lease.endpoint()) {
             target.count_attempt();
         }
     }
 
     /// Notes the instance by which the request is served, for the access log.
     pub(crate) fn name_instance(&self, endpoint: &Endpoint, account: &mut RequestAccount<'_>) {
-        let is_elsewhere = self.rules.is_some_and(|rules| rules.failover.is_some())
-            && !Arc::ptr_eq(&endpoint.service, &self.cluster.label);
+        let is_elsewhere = self.failover().is_some() && !Arc::ptr_eq(&endpoint.service, &self.cluster.label);
         account.set_instance(&endpoint.id, is_elsewhere.then_some(&endpoint.service));
     }
 

@@ -38,23 +38,6 @@ pub(crate) struct RoutedService {
     pub(crate) applied: Option<Box<AppliedRules>>,
 }
 
-impl RoutedService {
-    /// See [`AppliedRules::subset`].
-    pub(crate) fn subset(&self) -> Option<&Subset> {
-        self.applied.as_ref()?.subset.as_deref()
-    }
-
-    /// What its rules say. `None`: it has none.
-    pub(crate) fn rules(&self) -> Option<&AppliedRules> {
-        self.applied.as_deref()
-    }
-
-    /// See [`AppliedRules::mirror`].
-    pub(crate) fn mirror(&self) -> Option<&Arc<Mirror>> {
-        self.applied.as_ref()?.mirror.as_ref()
-    }
-}
-
 /// What the rules of a service choose for a request.
 pub(crate) struct Chosen {
     traffic: Arc<Traffic>,
@@ -71,6 +54,21 @@ impl Chosen {
 }
 
 impl RoutedService {
+    /// See [`AppliedRules::subset`].
+    pub(crate) fn subset(&self) -> Option<&Subset> {
+        self.applied.as_ref()?.subset.as_deref()
+    }
+
+    /// See [`RoutedService::applied`].
+    pub(crate) fn rules(&self) -> Option<&AppliedRules> {
+        self.applied.as_deref()
+    }
+
+    /// See [`AppliedRules::mirror`].
+    pub(crate) fn mirror(&self) -> Option<&Arc<Mirror>> {
+        self.applied.as_ref()?.mirror.as_ref()
+    }
+
     /// What the rules choose. `None`: there are none.
     pub(crate) fn choose(
         &self,

@@ -266,15 +266,15 @@ async fn a_name_is_explained_as_it_is_read(registry: SocketAddr) {
         assert_eq!(refused["detail"], got.json()["detail"], "{url}");
     }
     // A service that is not open stays so.
-    let nobody: Asked<'_> = ("GET", "http://nobody/", &[]);
-    let told = explain(&app, nobody).await;
+    let missing: Asked<'_> = ("GET", "http://missing/", &[]);
+    let told = explain(&app, missing).await;
     let to = &told["destinations"][0];
     assert_eq!((&to["registry"]["state"], &to["refused"]), (&json!("not_open"), &Value::Null), "{told}");
     assert_eq!(to["settings_at"], "defaults");
     let services = client::get(app.admin_addr().unwrap(), "localhost", "/services").await.text();
-    assert!(!services.contains("nobody"), "{services}");
-    assert_eq!(send(outbound, nobody).await.reason(), "unknown_service");
-    let told = explain(&app, nobody).await;
+    assert!(!services.contains("missing"), "{services}");
+    assert_eq!(send(outbound, missing).await.reason(), "unknown_service");
+    let told = explain(&app, missing).await;
     assert_eq!(told["destinations"][0]["refused"]["reason"], "unknown_service", "{told}");
     for (url, sentence) in
         [("https://orders/", "asks for TLS"), ("http:///", "has no host"), ("ws://orders/", "a WebSocket")]
@@ -295,7 +295,7 @@ async fn a_name_is_explained_as_it_is_read(registry: SocketAddr) {
     assert_eq!(code, Some(0));
     assert!(text.starts_with("request    POST /x, Host orders, to the listener 127.0.0.1:"), "{text}");
     assert!(text.contains("only where nothing was sent: the method may not be repeated"), "{text}");
-    let (code, text, _) = run(&["http://nobody/", "--json"]).await;
+    let (code, text, _) = run(&["http://missing/", "--json"]).await;
     let told: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         (code, &told["destinations"][0]["refused"]["status"]),

@@ -6,13 +6,16 @@
 //! kernel assigns from, and each one is reserved by a Unix socket with an abstract name, which vanishes with the process.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io,
+    net::{Ipv4Addr, SocketAddr},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr as UnixAddr, UnixListener},
     },
     sync::{Mutex, PoisonError},
 };
+
+use socket2::{Domain, Socket, Type};
 
 /// The lowest number given. Lower ones are common ports of servers.
 const LOWEST: u16 = 10_000;
@@ -46,7 +49,16 @@ fn reserve(port: u16) -> Option<(SocketAddr, UnixListener)> {
     let name = UnixAddr::from_abstract_name(format!("outrigger-test-port-{port}")).ok()?;
     let reservation = UnixListener::bind_addr(&name).ok()?;
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    TcpListener::bind(addr).is_ok().then_some((addr, reservation))
+    bind(addr).is_ok().then_some((addr, reservation))
+}
+
+/// A socket that is bound and does not listen: an error says that the port is in use. A process that another thread forks
+/// meanwhile holds a copy of it until it executes its program. A copy of a listener would take the port from the caller.
+fn bind(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
 }
 
 /// The first port that the kernel assigns by itself (`ip_local_port_range`), or 32768, its default.
@@ -70,5 +82,16 @@ mod tests {
             assert!(addr.port() < super::lowest_port_of_the_kernel());
             TcpListener::bind(addr).unwrap();
         }
+    }
+
+    #[test]
+    fn the_socket_that_finds_a_port_free_hinders_no_listener_and_a_listener_hinders_it() {
+        let addr = super::reserve_addr();
+        let copy_in_a_child = super::bind(addr).unwrap();
+        let listener = TcpListener::bind(addr).unwrap();
+        drop(copy_in_a_child);
+        super::bind(addr).unwrap_err();
+        drop(listener);
+        super::bind(addr).unwrap();
     }
 }

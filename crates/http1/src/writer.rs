@@ -36,8 +36,14 @@ pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut
     if edits.remove.is_empty() {
         write_changed::<false>(head, edits, framing, outbox);
     } else {
-        write_changed::<true>(head, edits, framing, outbox);
+        write_without(head, edits, framing, outbox);
     }
+}
+
+/// As [`write_head`], where `edits.remove` names fields.
+#[cold]
+fn write_without(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut Outbox) {
+    write_changed::<true>(head, edits, framing, outbox);
 }
 
 #[inline]
@@ -116,6 +122,8 @@ enum Change<'a> {
 }
 
 /// One `Content-Length` line passes, where it holds, with one number.
+#[expect(clippy::inline_always, reason = "each request and each response has one")]
+#[inline(always)]
 fn length_change<'a>(head: &Head, framing: Framing, has_length: &mut bool) -> Change<'a> {
     if *has_length {
         return Change::Dropped;

@@ -22,7 +22,7 @@ use crate::{
     reason::{Reason, Refusal},
     request::{
         call::Call,
-        fields::{RequestFacts, read_request},
+        fields::RequestFacts,
         handle::check_loop,
         matching::{Asked, Mismatch, mismatch},
         route::{self, Destination},
@@ -95,7 +95,8 @@ fn follow(
 ) -> Result<(), Refusal> {
     let mut head = parse_head(text, settings)?;
     out.request.host = head.first(Name::Host).map(|host| String::from_utf8_lossy(host).into_owned());
-    let mut facts = read_request(&mut head, settings.guards_browsers)?;
+    let mut facts = RequestFacts::new(settings.guards_browsers);
+    facts.read(&mut head)?;
     if facts.ends_here {
         out.answered_here = true;
         return Ok(());

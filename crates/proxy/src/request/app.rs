@@ -335,10 +335,11 @@ impl<'r> RequestAccount<'r> {
     /// Notes the instance of the attempt, for the access log.
     ///
     /// `failover`: the label of the cluster that it is of, where that is a failover target.
-    pub(crate) fn set_instance(&mut self, id: &InstanceId, failover: Option<&Arc<str>>) {
+    #[inline]
+    pub(crate) fn set_instance(&mut self, id: &InstanceId, failover: impl FnOnce() -> Option<Arc<str>>) {
         if let Some(entry) = &mut self.log_entry {
             entry.instance = Some(id.clone());
-            entry.failover = failover.cloned();
+            entry.failover = failover();
         }
     }
 

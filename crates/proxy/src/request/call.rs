@@ -129,10 +129,16 @@ impl<'r> Call<'r> {
         target: Option<(&FailoverTarget, &'r Arc<Cluster>)>,
         act: impl FnOnce(&'r Arc<Cluster>, &ClusterSettings) -> R,
     ) -> R {
-        match target {
-            None => act(self.cluster, self.settings),
-            Some((_, owner)) => act(owner, &owner.view.load().settings),
-        }
+        // One call of `act`, so that it is compiled into its caller.
+        let view;
+        let (owner, settings) = match target {
+            None => (self.cluster, &**self.settings),
+            Some((_, owner)) => {
+                view = owner.view.load();
+                (owner, &*view.settings)
+            }
+        };
+        act(owner, settings)
     }
 
     /// The cluster that an endpoint is of, with its settings: that of the request, or a failover target.
@@ -180,9 +186,13 @@ impl<'r> Call<'r> {
     }
 
     /// Notes the instance by which the request is served, for the access log.
+    #[inline]
     pub(crate) fn name_instance(&self, endpoint: &Endpoint, account: &mut RequestAccount<'_>) {
-        let is_elsewhere = self.failover().is_some() && !Arc::ptr_eq(&endpoint.service, &self.cluster.label);
-        account.set_instance(&endpoint.id, is_elsewhere.then_some(&endpoint.service));
+        account.set_instance(&endpoint.id, || {
+            let is_elsewhere =
+                self.failover().is_some() && !Arc::ptr_eq(&endpoint.service, &self.cluster.label);
+            is_elsewhere.then(|| endpoint.service.clone())
+        });
     }
 
     /// The end of the request's time, as far as it is known now.

@@ -91,47 +91,6 @@ impl BrowserCheck {
     }
 }
 
-/// Refuses what could be read in two ways, and what is not offered; reads what the request asks of this hop.
-///
-/// One pass over the fields: most requests carry none of those that matter. `guards_browsers`: every request is looked at for marks
-/// of browsers.
-pub(crate) fn read_request(head: &mut Head, guards_browsers: bool) -> Result<RequestFacts, Refusal> {
-    let method = head.method();
-    if method == b"CONNECT" {
-        return Err(Refusal::new(
-            Reason::MethodNotAllowed,
-            "CONNECT is not offered: send the request itself",
-        ));
-    }
-    let target = head.target();
-    let is_asterisk = target == b"*";
-    if is_asterisk && method != b"OPTIONS" || !is_asterisk && is_authority_form(target) {
-        let (target, method) = (target.escape_ascii(), method.escape_ascii());
-        let detail = format!("{target} is no target of {method} (RFC 9112 §3.2)");
-        return Err(Refusal::new(Reason::BadRequest, detail));
-    }
-    let framing = request_framing(head)?;
-    let mut facts = RequestFacts {
-        framing,
-        deadline: ClientDeadline::default(),
-        changes: HeadChanges { allows_retries: true, ..HeadChanges::default() },
-        browser: BrowserCheck::new(guards_browsers),
-        has_host: false,
-        ends_here: false,
-    };
-    let mut seen = Seen::default();
-    for field in head.fields() {
-        if field.known != Name::Other {
-            facts.read_field(head, field, &mut seen)?;
-        }
-    }
-    if !facts.has_host && head.minor() == 1 {
-        return Err(Refusal::new(Reason::BadRequest, "no Host field (RFC 9112 §3.2)"));
-    }
-    facts.finish(head, &seen);
-    Ok(facts)
-}
-
 /// Fields that mean something only together with another one.
 #[derive(Default)]
 struct Seen {
@@ -142,6 +101,50 @@ struct Seen {
 }
 
 impl RequestFacts {
+    /// What is known before the head is read. `guards_browsers`: every request is looked at for marks of browsers.
+    pub(crate) fn new(guards_browsers: bool) -> Self {
+        Self {
+            framing: Framing::None,
+            deadline: ClientDeadline::default(),
+            changes: HeadChanges { allows_retries: true, ..HeadChanges::default() },
+            browser: BrowserCheck::new(guards_browsers),
+            has_host: false,
+            ends_here: false,
+        }
+    }
+
+    /// Refuses what could be read in two ways, and what is not offered; reads what the request asks of this hop.
+    ///
+    /// One pass over the fields: most requests carry none of those that matter. After an error, what was read until then.
+    pub(crate) fn read(&mut self, head: &mut Head) -> Result<(), Refusal> {
+        let method = head.method();
+        if method == b"CONNECT" {
+            return Err(Refusal::new(
+                Reason::MethodNotAllowed,
+                "CONNECT is not offered: send the request itself",
+            ));
+        }
+        let target = head.target();
+        let is_asterisk = target == b"*";
+        if is_asterisk && method != b"OPTIONS" || !is_asterisk && is_authority_form(target) {
+            let (target, method) = (target.escape_ascii(), method.escape_ascii());
+            let detail = format!("{target} is no target of {method} (RFC 9112 §3.2)");
+            return Err(Refusal::new(Reason::BadRequest, detail));
+        }
+        self.framing = request_framing(head)?;
+        let mut seen = Seen::default();
+        for field in head.fields() {
+            if field.known != Name::Other {
+                self.read_field(head, field, &mut seen)?;
+            }
+        }
+        if !self.has_host && head.minor() == 1 {
+            return Err(Refusal::new(Reason::BadRequest, "no Host field (RFC 9112 §3.2)"));
+        }
+        self.finish(head, &seen);
+        Ok(())
+    }
+
     fn read_field(&mut self, head: &Head, field: &Field, seen: &mut Seen) -> Result<(), Refusal> {
         let value = head.value(field);
         match field.known {
@@ -368,10 +371,16 @@ mod tests {
         HeadParser::new(HeadKind::Request, limits, Vec::new()).parse(&mut inbox, Vec::new).unwrap().unwrap()
     }
 
+    fn read(head: &mut Head) -> RequestFacts {
+        let mut facts = RequestFacts::new(false);
+        facts.read(head).unwrap();
+        facts
+    }
+
     /// The head that the instance gets.
     fn passed_on(text: &str) -> String {
         let mut head = request(text);
-        let facts = read_request(&mut head, false).unwrap();
+        let facts = read(&mut head);
         let mut outbox = Outbox::new();
         let edits = Edits { add: &facts.changes.add, drop: facts.changes.drop, ..Edits::default() };
         write_head(&head, &edits, facts.framing, &mut outbox);
@@ -439,7 +448,7 @@ mod tests {
         ] {
             let text = format!("GET / HTTP/1.1\nHost: o\nConnection: upgrade\nUpgrade: {asked}\n\n");
             let mut request = head(&text, HeadKind::Request);
-            let facts = read_request(&mut request, false).unwrap();
+            let facts = read(&mut request);
             let text = format!("HTTP/1.1 101 Switching Protocols\nUpgrade: {switched}\n\n");
             let response = head(&text, HeadKind::Response);
             assert_eq!(facts.changes.accepts_upgrade(&request, &response), is_asked, "{asked}: {switched}");
@@ -461,7 +470,7 @@ mod tests {
             ("GET o:80 HTTP/1.1\nHost: o\n\n", false),
             ("CONNECT o:80 HTTP/1.1\nHost: o:80\n\n", false),
         ] {
-            assert_eq!(read_request(&mut request(text), false).is_ok(), is_fine, "{text}");
+            assert_eq!(RequestFacts::new(false).read(&mut request(text)).is_ok(), is_fine, "{text}");
         }
     }
 

@@ -32,7 +32,7 @@ use crate::{
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
         explain::{describe_open, own_deadline},
-        fields::{ClientDeadline, RequestFacts, has_passed, keep_upgrade, read_request},
+        fields::{ClientDeadline, RequestFacts, has_passed, keep_upgrade},
         mirror::send_copy,
         route::{self, Destination},
         rules::RoutedService,
@@ -64,18 +64,20 @@ pub(crate) fn handle(
         // Dropped behind the account, which counts in the cells of the service.
         let mut service = None;
         let mut account = RequestAccount::new(info.worker.cells(), settings.access_log, accepted, &head);
-        let mut facts = read_request(&mut head, settings.guards_browsers);
-        let (framing, expects) = match &facts {
-            Ok(facts) => (facts.framing, facts.changes.expects_continue),
+        let mut facts = RequestFacts::new(settings.guards_browsers);
+        // Boxed: each request would carry the room.
+        let read = facts.read(&mut head).map_err(Box::new);
+        let (framing, expects) = match &read {
+            Ok(()) => (facts.framing, facts.changes.expects_continue),
             // Where the body ends is not known: nothing behind the head is read, and the connection ends.
             Err(_) => (Framing::None, false),
         };
         let upload = Upload::new(&head, framing, expects, accepted);
         let mut app = Downstream::new(info, settings, channel, timer, &head, upload, accepted);
-        let after = match &mut facts {
-            Err(refusal) => app.refuse(refusal, &mut account).await,
-            Ok(facts) if facts.ends_here => app.end_forwarding(&mut account).await,
-            Ok(facts) => match app.carry(&mut head, facts, &mut account, &mut service).await {
+        let after = match read {
+            Err(refusal) => app.refuse(&refusal, &mut account).await,
+            Ok(()) if facts.ends_here => app.end_forwarding(&mut account).await,
+            Ok(()) => match app.carry(&mut head, &mut facts, &mut account, &mut service).await {
                 Ok(after) => after,
                 Err(refusal) => app.refuse(&refusal, &mut account).await,
             },
@@ -274,6 +276,7 @@ impl Downstream<'_> {
 }
 
 /// Refuses a request that this sidecar has carried before.
+#[inline]
 pub(crate) fn check_loop(
     info: &ConnectionInfo,
     settings: &DownstreamSettings,

@@ -267,13 +267,19 @@ impl Cluster {
         if let Some(subset) = subset {
             return subset.pick(tried, passed, retryable);
         }
-        let view = self.view.load();
-        view.set.pick(&self.cursor, tried, passed, retryable).or_else(|| {
+        let mut view = self.view.load();
+        loop {
+            let picked = view.set.pick(&self.cursor, tried, passed, retryable);
+            if picked.is_some() {
+                return picked;
+            }
             // All endpoints may have retired since the load; then there is a newer View.
             let newer = self.view.load();
-            let is_newer = !Arc::ptr_eq(&view, &newer);
-            is_newer.then(|| newer.set.pick(&self.cursor, tried, passed, retryable)).flatten()
-        })
+            if Arc::ptr_eq(&view, &newer) {
+                return None;
+            }
+            view = newer;
+        }
     }
 
     /// Another endpoint of `subset`, or of all; see [`PickSet::pick_other`].

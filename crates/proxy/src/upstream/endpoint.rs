@@ -309,18 +309,41 @@ pub(crate) fn pick_among(
     is_first: bool,
     is_usable: impl Fn(&Endpoint) -> bool,
 ) -> Option<Arc<Endpoint>> {
+    if !is_first {
+        return pick_for_retry(endpoints, balancer, cursor, is_usable);
+    }
     let random = fastrand::u64(..);
-    let usable = |at: usize| is_usable(&endpoints[at]);
-    let responsive = |at: usize| usable(at) && !endpoints[at].is_stalled();
-    let at = if is_first {
-        balancer
-            .pick_first(cursor, random, responsive)
-            .or_else(|| balancer.pick_first(cursor, random, usable))
-    } else {
-        let retry = |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry(cursor, random, wanted);
-        retry(&responsive).or_else(|| retry(&usable))
-    };
-    at.and_then(|at| endpoints.get(at)).cloned()
+    let responsive = |at: usize| is_usable(&endpoints[at]) && !endpoints[at].is_stalled();
+    match balancer.pick_first(cursor, random, responsive) {
+        Some(at) => Some(endpoints[at].clone()),
+        None => pick_stalled(endpoints, balancer, cursor, is_usable),
+    }
+}
+
+/// As [`pick_among`], where none that is not stalled is usable.
+#[cold]
+fn pick_stalled(
+    endpoints: &[Arc<Endpoint>],
+    balancer: &LoadBalancer,
+    cursor: &Cursor,
+    is_usable: impl Fn(&Endpoint) -> bool,
+) -> Option<Arc<Endpoint>> {
+    let at = balancer.pick_first(cursor, fastrand::u64(..), |at| is_usable(&endpoints[at]))?;
+    Some(endpoints[at].clone())
+}
+
+/// As [`pick_among`], for another attempt of a request.
+#[cold]
+fn pick_for_retry(
+    endpoints: &[Arc<Endpoint>],
+    balancer: &LoadBalancer,
+    cursor: &Cursor,
+    is_usable: impl Fn(&Endpoint) -> bool,
+) -> Option<Arc<Endpoint>> {
+    let pick = |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry(cursor, fastrand::u64(..), wanted);
+    let at = pick(&|at| is_usable(&endpoints[at]) && !endpoints[at].is_stalled())
+        .or_else(|| pick(&|at| is_usable(&endpoints[at])))?;
+    Some(endpoints[at].clone())
 }
 
 /// Whether a pick may take the endpoint, and not only because panic mode lets it take any.

@@ -91,7 +91,12 @@ impl PickSet {
         if untried.is_some() || tried.is_empty() {
             return untried;
         }
-        let passed = Tried(passed, &[]);
+        self.pick_tried(cursor, &Tried(passed, &[]), retryable)
+    }
+
+    /// Any usable endpoint, but none of `passed`.
+    #[cold]
+    fn pick_tried(&self, cursor: &Cursor, passed: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {
         let usable = |one: &Endpoint| one.is_usable(retryable) && !passed.contains(one);
         pick_among(&self.endpoints, &self.balancer, cursor, false, usable).or_else(|| {
             let usable = |one: &Endpoint| one.is_usable_as_last_resort(retryable) && !passed.contains(one);
@@ -114,7 +119,7 @@ impl PickSet {
     #[inline]
     fn pick_untried(&self, cursor: &Cursor, tried: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {
         let is_first = tried.0.is_empty() && tried.1.is_empty();
-        if let Some(zones) = self.zones.as_ref().filter(|_| is_first) {
+        if let (Some(zones), true) = (&self.zones, is_first) {
             let near = zones.pick(|one| is_healthy(one, retryable));
             if near.is_some() {
                 return near;

@@ -18,6 +18,7 @@ mod cluster;
 mod config_command;
 mod config_files;
 mod connection_limit;
+mod consul_chain;
 mod consul_locks;
 mod contact;
 mod deadlines;

@@ -105,6 +105,8 @@ impl Scenario {
             policy: None,
             rewrite_prefix: None,
             headers: config::HeaderEdits::default(),
+            tuning: None,
+            number: None,
         };
         for orders in &mut scenario.config.upstreams {
             orders.traffic.routes = (0..ROUTES).map(route).collect();

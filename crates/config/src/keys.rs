@@ -55,6 +55,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     defaults [POLICY]
     upstreams [..UPSTREAM]
     dynamic_config { prefix allow allow_services bounds }
+    routing { consul }
     admin { listen metrics_listen }
     api {
         listen mode owner token_file

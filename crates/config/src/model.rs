@@ -13,6 +13,7 @@ mod listeners;
 mod policy;
 mod process;
 mod registry;
+mod routing;
 mod service;
 mod traffic;
 mod upstream;
@@ -38,11 +39,12 @@ pub use process::{
 pub use registry::{
     ConsulAddress, ConsulSettings, DiscoverySettings, MassLoss, Registry, Secret, Tls, Token,
 };
+pub use routing::Routing;
 pub use service::{ExpectedStatus, Health, Probe, ReachTest, Service, Weights};
 pub use traffic::{
-    Failover, FailoverTarget, Glob, HeaderEdits, Mirror, OnEmpty, PathMatch, Pattern, Route, RouteMatch,
-    RouteTarget, SUBSET_FIELDS, Split, SplitEntry, SplitTarget, Sticky, Subset, SubsetFilter, TrafficRules,
-    ValueMatch, ValueTest, ZoneRouting, ZoneSource,
+    ExactPlace, ExactTarget, Failover, FailoverTarget, Glob, HeaderEdits, Mirror, OnEmpty, PathMatch,
+    Pattern, PolicyTuning, Route, RouteMatch, RouteTarget, SUBSET_FIELDS, Split, SplitEntry, SplitTarget,
+    Sticky, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest, ZoneRouting, ZoneSource,
 };
 pub use upstream::Upstream;
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub dynamic_config: DynamicConfig,
     /// Services that are not declared and have settings of their own from such documents, sorted by name. A file sets none.
     pub tuned: Vec<TunedService>,
+    /// Which rules of the registry are honoured.
+    pub routing: Routing,
     /// The admin listener.
     pub admin: Admin,
     /// The API for the local app.
@@ -103,6 +107,7 @@ impl Default for Config {
             upstreams: Vec::new(),
             dynamic_config: DynamicConfig::default(),
             tuned: Vec::new(),
+            routing: Routing::default(),
             admin: Admin { listen: Listen::localhost(7079), metrics_listen: None },
             api: Api::default(),
             dns: Dns::default(),

@@ -457,6 +457,7 @@ impl SettingList {
     }
 
     fn process(&mut self, config: &Config) {
+        self.text("routing.consul", config.routing.consul);
         self.text("admin.listen", &config.admin.listen);
         self.text_if_some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
         let api = &config.api;

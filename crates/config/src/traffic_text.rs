@@ -70,7 +70,7 @@ fn texts<T: ToString>(items: &[T]) -> Flow {
 }
 
 pub(crate) fn subsets(subsets: &[Subset]) -> Flow {
-    let one = |Subset { name, tags, meta, filter }: &Subset| {
+    let one = |Subset { name, tags, meta, filter, only_passing: _ }: &Subset| {
         let mut parts = Vec::new();
         if !tags.is_empty() {
             parts.push(("tags".to_owned(), texts(tags)));
@@ -89,6 +89,7 @@ fn target(target: &SplitTarget) -> (&'static str, Flow) {
     match target {
         SplitTarget::Subset(name) => ("subset", scalar(name)),
         SplitTarget::Service(name) => ("service", scalar(name)),
+        SplitTarget::Exact(target) => ("target", scalar(&target.place.id)),
     }
 }
 
@@ -110,7 +111,7 @@ pub(crate) fn sticky(sticky: &Sticky) -> Flow {
 
 /// `policy`: what each route sets of its policy.
 pub(crate) fn route(route: &Route, policy: Vec<(String, Flow)>) -> Flow {
-    let Route { matcher, to, on_empty, policy: _, rewrite_prefix, headers } = route;
+    let Route { matcher, to, on_empty, policy: _, rewrite_prefix, headers, tuning: _, number: _ } = route;
     let mut out = Vec::new();
     if *matcher != RouteMatch::default() {
         out.push(("match".to_owned(), match_of(matcher)));
@@ -119,6 +120,7 @@ pub(crate) fn route(route: &Route, policy: Vec<(String, Flow)>) -> Flow {
         RouteTarget::Own => None,
         RouteTarget::Subset(name) => Some(map([("subset", scalar(name))])),
         RouteTarget::Service(name) => Some(map([("service", scalar(name))])),
+        RouteTarget::Exact(target) => Some(map([("target", scalar(&target.place.id))])),
         RouteTarget::Split(shares) => Some(match &shares.sticky {
             None => map([("split", split(shares))]),
             Some(by) => map([("split", split(shares)), ("sticky", sticky(by))]),

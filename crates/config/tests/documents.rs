@@ -96,6 +96,7 @@ never_from_kv! {
     defaults_is_never_from_kv: "defaults: {timeout: 1s}", "defaults" at "1:1";
     upstreams_is_never_from_kv: "upstreams: [{service: x}]", "upstreams" at "1:1";
     dynamic_config_is_never_from_kv: "dynamic_config: {allow: [tuning]}", "dynamic_config" at "1:1";
+    routing_is_never_from_kv: "routing: {consul: true}", "routing" at "1:1";
     admin_is_never_from_kv: "admin: {listen: 0.0.0.0:7079}", "admin" at "1:1";
     api_is_never_from_kv: "api: {listen: 0.0.0.0:7077}", "api" at "1:1";
     dns_is_never_from_kv: "dns: {}", "dns" at "1:1";

@@ -58,7 +58,7 @@ fn all_problems_are_listed_in_the_order_of_the_file() {
             "o.yaml:3:22 service.weights.passing: \"0\" is out of range; allowed: 1 to 65535",
             "o.yaml:4:20 outbound.listen: \"7070\" is not an address with a port; write localhost:7070, 127.0.0.1:7070 or [::1]:7070",
             "o.yaml:5:10 workers: \"many\" is not a whole number; allowed: auto, or 1 to 256",
-            "o.yaml:6:1 nope: unknown key; valid here: service, services, registry, discovery, state_dir, outbound, defaults, upstreams, dynamic_config, admin, api, dns, drain, app, on_app_exit, workers, log",
+            "o.yaml:6:1 nope: unknown key; valid here: service, services, registry, discovery, state_dir, outbound, defaults, upstreams, dynamic_config, routing, admin, api, dns, drain, app, on_app_exit, workers, log",
         ],
     );
 }
@@ -68,7 +68,7 @@ fn the_hint_for_a_wrong_kind_of_value_has_the_right_kind() {
     check(
         "- a\n",
         &[
-            "o.yaml:1:1: a list is not allowed here; write a mapping with some of: service, services, registry, discovery, state_dir, outbound, defaults, upstreams, dynamic_config, admin, api, dns, drain, app, on_app_exit, workers, log",
+            "o.yaml:1:1: a list is not allowed here; write a mapping with some of: service, services, registry, discovery, state_dir, outbound, defaults, upstreams, dynamic_config, routing, admin, api, dns, drain, app, on_app_exit, workers, log",
         ],
     );
     check(

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::{
-    DiskCache, FollowError, Follower, Liveness, RegistryContact, ServiceStatus, WatchReason,
+    ChainFollower, DiskCache, FollowError, Follower, Liveness, RegistryContact, ServiceStatus, WatchReason,
     clock::now,
     metrics::Metrics,
     service::Service,
@@ -130,6 +130,11 @@ impl Discovery {
         if self.services.forget(query) {
             self.context.metrics.evicted.inc();
         }
+    }
+
+    /// Follows what the registry says of a service's requests. Nothing is asked before [`ChainFollower::next`].
+    pub fn follow_chain(&self, service: Arc<str>) -> ChainFollower {
+        ChainFollower::new(self.context.registry.clone(), service)
     }
 
     /// Where its decisions are recorded.

@@ -15,6 +15,7 @@
 //! [`Registry::watch`]: outrigger_registry::Registry::watch
 
 mod cache;
+mod chain;
 mod clock;
 mod discovery;
 mod follower;
@@ -33,6 +34,7 @@ mod watch_reason;
 mod tests;
 
 pub use cache::DiskCache;
+pub use chain::{ChainFollower, ChainNews, ChainProblem, ChainProblemKind, ChainRules};
 pub use clock::unix_time;
 pub use discovery::Discovery;
 pub use follower::Follower;

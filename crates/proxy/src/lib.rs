@@ -43,5 +43,6 @@ pub use listener::set::{ListenError, ListenErrors};
 pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};
 pub use reason::Reason;
 pub use status::{
-    ClusterStatus, EjectedStatus, EndpointStatus, FailoverStatus, FailoverTargetStatus, SubsetStatus,
+    ChainStatus, ChainTargetStatus, ClusterStatus, EjectedStatus, EndpointStatus, FailoverStatus,
+    FailoverTargetStatus, SubsetStatus,
 };

@@ -16,6 +16,7 @@ use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::time::Instant;
 
 use crate::upstream::{
+    chain_state::ChainState,
     cluster::{Cluster, ClusterSettings, View, last_resort_label},
     endpoint::Endpoint,
     failover::FailoverTarget,
@@ -57,8 +58,71 @@ pub struct ClusterStatus {
     pub subsets: Vec<SubsetStatus>,
     /// Where its requests go while no instance is usable. `None`: nowhere.
     pub failover: Option<FailoverStatus>,
+    /// What the registry says of its requests. `None`: it is not asked.
+    pub chain: Option<ChainStatus>,
     /// Every known instance.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// What the registry says of the requests of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainStatus {
+    /// `in_effect`, `default` (it says nothing of the requests), `ignored` (the file or a document says where they go), `unasked`, or
+    /// `unavailable`.
+    pub state: &'static str,
+    /// Why there is none.
+    pub error: Option<String>,
+    /// `http`, `http2` or `grpc`. `None`: nothing is stated.
+    pub protocol: Option<String>,
+    /// How many routes it has.
+    pub routes: usize,
+    /// What it names.
+    pub targets: Vec<ChainTargetStatus>,
+    /// What of it has no effect: a kind, and a sentence.
+    pub problems: Vec<(&'static str, String)>,
+}
+
+/// A target of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainTargetStatus {
+    /// As Consul calls it.
+    pub id: String,
+    /// How many instances may be picked now.
+    pub usable: usize,
+    /// Whether its requests go to a failover target now.
+    pub failover_active: bool,
+}
+
+fn chain_status(cluster: &Cluster) -> Option<ChainStatus> {
+    let state = cluster.chain.load_full()?;
+    let without = |state, error| ChainStatus {
+        state,
+        error,
+        protocol: None,
+        routes: 0,
+        targets: Vec::new(),
+        problems: Vec::new(),
+    };
+    Some(match &*state {
+        ChainState::Ignored => without("ignored", None),
+        ChainState::Unasked => without("unasked", None),
+        ChainState::Unavailable(error) => without("unavailable", Some(error.clone())),
+        ChainState::Known { chain, targets } => ChainStatus {
+            state: if chain.rules.choose_instances() { "in_effect" } else { "default" },
+            error: None,
+            protocol: chain.protocol.clone(),
+            routes: chain.rules.routes.len(),
+            targets: targets
+                .iter()
+                .map(|(id, set)| ChainTargetStatus {
+                    id: id.to_string(),
+                    usable: set.set().usable(),
+                    failover_active: set.over.is_over(),
+                })
+                .collect(),
+            problems: chain.problems.iter().map(|one| (one.kind.label(), one.text.clone())).collect(),
+        },
+    })
 }
 
 /// The state of a subset.
@@ -364,6 +428,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             .iter()
             .map(|one| subset_status(cluster, one, &view.snapshot))
             .collect(),
+        chain: chain_status(cluster),
         failover: failover_status(cluster, &view.settings),
         endpoints,
     }

@@ -6,8 +6,9 @@
 //! [`consul::Consul`] is all of them; [`file::FileRegistry`] is a registry of static instances. Asking again,
 //! backing off and keeping the last good answer belong to the `discovery` crate; announcing again to the
 //! `registration` crate. [`name`] reads the names of services in hosts;
-//! [`subset`] tells which instances a subset has.
+//! [`subset`] tells which instances a subset has; [`chain`] is what Consul's config entries say of a service.
 
+pub mod chain;
 pub mod consul;
 mod error;
 mod facts;
@@ -34,5 +35,7 @@ pub use locks::{
 };
 pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, LastResort, NamedHost, Unusable};
 pub use registrar::{Claim, Drift, Registrar, Registration, Report, ReportedHealth, Rival, Seen};
-pub use registry::{AnswerFuture, Consistency, Cursor, LookupFuture, Query, Registry, WatchAnswer};
+pub use registry::{
+    AnswerFuture, ChainAnswer, Consistency, Cursor, LookupFuture, Query, Registry, WatchAnswer,
+};
 pub use self_lookup::{CatalogPresence, SelfLookup};

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use crate::{Error, Instance};
+use crate::{Error, Instance, chain::Chain};
 
 /// A boxed answer, because the registry is chosen at run time. Not used on the path of a request.
 pub type AnswerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -83,6 +83,15 @@ pub struct WatchAnswer {
     pub known_leader: bool,
 }
 
+/// One answer about a chain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChainAnswer {
+    /// The chain.
+    pub chain: Chain,
+    /// As [`WatchAnswer::cursor`].
+    pub cursor: Cursor,
+}
+
 /// A source of instances.
 pub trait Registry: fmt::Debug + Send + Sync + 'static {
     /// One question. It is answered when the instances of the service may have changed since `cursor`, or
@@ -96,6 +105,17 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
         consistency: Consistency,
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer>;
+
+    /// One question about the compiled chain of a service: what Consul's config entries say of its requests. Answered as
+    /// [`Registry::watch`] is; any write of a config entry answers it. `None`: the registry has none.
+    fn watch_chain<'a>(
+        &'a self,
+        _service: &'a str,
+        _cursor: Cursor,
+        _wait: Duration,
+    ) -> Option<AnswerFuture<'a, ChainAnswer>> {
+        None
+    }
 
     /// The longest `wait` that a caller should ask for.
     fn longest_wait(&self) -> Duration;

@@ -25,6 +25,8 @@ impl ConsulDatacenters {
             let mut spec = AgentSpec::new(&format!("dc{last}-server"));
             spec.ip = IpAddr::V4(Ipv4Addr::new(127, 0, 7, last));
             spec.datacenter = Some(format!("dc{last}"));
+            // Only then are chains compiled.
+            spec.extra = "connect { enabled = true }".to_owned();
             Consul::prepare(spec)
         };
         let (mut dc1, mut dc2) = (prepare(1)?, prepare(2)?);

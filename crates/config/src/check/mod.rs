@@ -76,6 +76,12 @@ pub(crate) fn check(
     let section = r.section(&root, "defaults");
     config.defaults = policy::read_policy(&mut r, &section, &config.defaults);
     upstreams::read_upstreams(&mut r, &root, &mut config);
+    let section = r.section(&root, "routing");
+    r.set(&section, "consul", &mut config.routing.consul, switch);
+    if config.routing.consul && matches!(config.registry, crate::Registry::File(_)) {
+        let key = "routing.consul";
+        r.warn(r.origins.get(key).clone(), key, "is not used: the registry is a file", "remove it");
+    }
     let section = r.section(&root, "admin");
     r.set(&section, "listen", &mut config.admin.listen, address::listen_address);
     config.admin.metrics_listen = r.get(&section, "metrics_listen", address::listen_address);

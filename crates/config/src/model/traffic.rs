@@ -35,6 +35,15 @@ pub struct Subset {
     /// An expression of Consul's filter language over the instance. Absent: none. The registry evaluates one that selects more than
     /// [`SUBSET_FIELDS`].
     pub filter: Option<SubsetFilter>,
+    /// The instance has no check in the state `warning`. Default false. Only a chain of Consul sets it.
+    pub only_passing: bool,
+}
+
+impl Subset {
+    /// A subset of this name that has every instance.
+    pub fn of_all(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), tags: Vec::new(), meta: Vec::new(), filter: None, only_passing: false }
+    }
 }
 
 /// A filter expression over an instance.
@@ -171,6 +180,8 @@ pub enum SplitTarget {
     Subset(Arc<str>),
     /// Another service, with the split and the settings that it has; in lower case.
     Service(Arc<str>),
+    /// What a chain of Consul names.
+    Exact(Arc<ExactTarget>),
 }
 
 /// The text of a request by which its part of a split is chosen. A request without it takes its turn.
@@ -197,6 +208,10 @@ pub struct Route {
     pub rewrite_prefix: Option<String>,
     /// What is changed in the head that the instance gets.
     pub headers: HeaderEdits,
+    /// What a chain of Consul sets of the policy that the target has. Absent: nothing.
+    pub tuning: Option<Arc<PolicyTuning>>,
+    /// Its number in the chain of Consul that it is of, where routes may have been left out. Absent: its place here.
+    pub number: Option<usize>,
 }
 
 /// Where the requests of a route go.
@@ -211,6 +226,43 @@ pub enum RouteTarget {
     Service(Arc<str>),
     /// In shares.
     Split(Split),
+    /// What a chain of Consul names.
+    Exact(Arc<ExactTarget>),
+}
+
+/// Instances as a chain of Consul names them. Neither the rules nor the failover of their service count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExactTarget {
+    /// Which instances.
+    pub place: ExactPlace,
+    /// In the order of use, while none of them is usable. Empty: nowhere.
+    pub failover: Vec<ExactPlace>,
+    /// In place of that of the service. Absent: nothing is set.
+    pub connect_timeout: Option<Duration>,
+}
+
+/// The instances of a target of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExactPlace {
+    /// As Consul calls it.
+    pub id: Arc<str>,
+    /// In lower case.
+    pub service: Arc<str>,
+    /// The datacenter that is asked for. Absent: the registry's default.
+    pub datacenter: Option<Arc<str>>,
+    /// The part of its instances. Absent: all.
+    pub subset: Option<Subset>,
+}
+
+/// What a route sets of a policy, whichever it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyTuning {
+    /// In place of [`Policy::timeout`].
+    pub timeout: Option<Duration>,
+    /// In place of that of the retries.
+    pub max_retries: Option<u32>,
+    /// In place of those of the retries.
+    pub statuses: Option<Vec<u16>>,
 }
 
 /// What happens to a request while the subset that it is for has no usable instance.
@@ -338,6 +390,38 @@ pub struct Failover {
     pub targets: Vec<FailoverTarget>,
     /// How long instances have to be usable without a break before requests return to them, range 0s–1h. Default 10s.
     pub return_after: Duration,
+}
+
+impl TrafficRules {
+    /// Whether they say where requests go. Then what the registry says of that does not count.
+    pub fn choose_instances(&self) -> bool {
+        !self.subsets.is_empty() || self.split.is_some() || !self.routes.is_empty() || self.failover.is_some()
+    }
+
+    /// What a chain of Consul names in them.
+    pub fn exact_targets(&self) -> Vec<&Arc<ExactTarget>> {
+        fn of_split(split: &Split) -> impl Iterator<Item = &Arc<ExactTarget>> {
+            split.entries.iter().filter_map(|entry| match &entry.to {
+                SplitTarget::Exact(target) => Some(target),
+                SplitTarget::Subset(_) | SplitTarget::Service(_) => None,
+            })
+        }
+        let of_routes = self.routes.iter().flat_map(|route| match &route.to {
+            RouteTarget::Exact(target) => vec![target],
+            RouteTarget::Split(split) => of_split(split).collect(),
+            RouteTarget::Own | RouteTarget::Subset(_) | RouteTarget::Service(_) => Vec::new(),
+        });
+        let mut all: Vec<_> = self.split.iter().flat_map(of_split).chain(of_routes).collect();
+        let mut seen = Vec::new();
+        all.retain(|one| {
+            let is_new = !seen.contains(one);
+            if is_new {
+                seen.push(*one);
+            }
+            is_new
+        });
+        all
+    }
 }
 
 impl Failover {

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use outrigger_config::{Config, ConfigFile, LoadedConfig};
+use outrigger_config::{Config, ConfigFile, LoadedConfig, escape_control};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus, unix_time};
 use outrigger_dns::DnsServer;
 use outrigger_events::Events;
@@ -271,11 +271,24 @@ impl AdminBackend for Components {
     }
 
     fn config(&self) -> Arc<str> {
-        self.active_config.lock().as_ref().map_or_else(|| "".into(), |active| active.page.clone())
+        let page = self.active_config.lock().as_ref().map_or_else(|| "".into(), |active| active.page.clone());
+        let chains = describe_chain_problems(&self.proxy.status());
+        if chains.is_empty() { page } else { format!("{page}{chains}").into() }
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResult> + Send>> {
         let handle = self.reload_handle.clone();
         Box::pin(async move { handle.reload().await })
     }
+}
+
+/// What of the chains in Consul has no effect, as comments of a settings file.
+fn describe_chain_problems(clusters: &[ClusterStatus]) -> String {
+    let problems = clusters.iter().filter_map(|one| Some((&one.service, one.chain.as_ref()?)));
+    let line = |service: &str, problem: &str| {
+        format!("# Consul's chain of {}: {}\n", escape_control(service), escape_control(problem))
+    };
+    let lines = problems
+        .flat_map(|(service, chain)| chain.problems.iter().map(move |(_, problem)| line(service, problem)));
+    lines.collect()
 }

@@ -152,6 +152,7 @@ fn describe_target(target: &Target) -> String {
         Target::Any => "any instance".to_owned(),
         Target::Subset(subset) => format!("the subset {}", subset.name()),
         Target::Service(name) => format!("the service {name}"),
+        Target::Exact(target) => format!("the target {}", target.place.id),
     }
 }
 
@@ -369,7 +370,7 @@ impl Walk<'_> {
         match (&own.cluster, target) {
             (Some(cluster), target) => is_usable(target, cluster, self.inquiry.clusters),
             (None, Target::Service(name)) => is_service_usable(name, self.inquiry.clusters),
-            (None, Target::Any | Target::Subset(_)) => true,
+            (None, Target::Any | Target::Subset(_) | Target::Exact(_)) => true,
         }
     }
 
@@ -379,7 +380,7 @@ impl Walk<'_> {
         }
         let subset = match to {
             Target::Subset(subset) => Some(&**subset),
-            Target::Any | Target::Service(_) => None,
+            Target::Any | Target::Service(_) | Target::Exact(_) => None,
         };
         let (route, on_empty) = (self.policy.as_ref(), self.on_empty.as_deref());
         let destination =

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Weak, atomic::Ordering::Relaxed},
 };
 
+use outrigger_discovery::ChainProblemKind;
 use outrigger_policy::circuit_breaker::BreakerState;
 use prometheus::{
     GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry,
@@ -15,7 +16,10 @@ use tokio::time::Instant;
 
 use crate::{
     metrics::labels::instance_label,
-    upstream::{cluster::Cluster, failover::Failover, manager::ClusterManager, subset::Subset},
+    upstream::{
+        chain_state::ChainState, cluster::Cluster, failover::Failover, manager::ClusterManager,
+        subset::Subset,
+    },
 };
 
 /// Registers the metrics that are read from `clusters`.
@@ -57,6 +61,7 @@ struct ClusterFamilies {
     failover_active: IntGaugeVec,
     failover_attempts: IntCounterVec,
     zone_share: GaugeVec,
+    chain_problems: IntGaugeVec,
 }
 
 impl ClusterFamilies {
@@ -127,6 +132,13 @@ impl ClusterFamilies {
                 "Attempts that went to an instance of a failover target.",
                 &["service", "target"],
             )?,
+            chain_problems: IntGaugeVec::new(
+                Opts::new(
+                    "outrigger_chain_problems",
+                    "Parts of the chain of a service in Consul that have no effect, by kind.",
+                ),
+                &["service", "kind"],
+            )?,
             zone_share: GaugeVec::new(
                 Opts::new("outrigger_zone_share", "Share of each zone in the requests, while zones count."),
                 &["service", "zone"],
@@ -183,6 +195,14 @@ impl ClusterFamilies {
         if let Some(failover) = &*cluster.failover.load() {
             self.record_failover(cluster, view.settings.subsets(), failover);
         }
+        if let Some(ChainState::Known { chain, .. }) = cluster.chain.load().as_deref() {
+            for kind in ChainProblemKind::ALL {
+                let problems = chain.problems.iter().filter(|one| one.kind == kind).count();
+                self.chain_problems
+                    .with_label_values(&[&*cluster.label, kind.label()])
+                    .set(signed(problems as u64));
+            }
+        }
         for (zone, share) in view.set.zone_shares() {
             self.zone_share.with_label_values(&[&*cluster.label, &*instance_label(&zone)]).set(share);
         }
@@ -217,7 +237,7 @@ impl ClusterFamilies {
         }
     }
 
-    fn collectors(&self) -> [&dyn Collector; 16] {
+    fn collectors(&self) -> [&dyn Collector; 17] {
         [
             &self.state,
             &self.trips,
@@ -235,6 +255,7 @@ impl ClusterFamilies {
             &self.failover_active,
             &self.failover_attempts,
             &self.zone_share,
+            &self.chain_problems,
         ]
     }
 }

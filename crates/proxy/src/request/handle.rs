@@ -120,7 +120,7 @@ impl Downstream<'_> {
             let routed = &*routed;
             let RoutedService { cluster, settings, .. } = routed;
             account.set_service(settings.cells(self.info.worker.index), &cluster.label);
-            if let Some(subset) = routed.subset() {
+            if let Some(subset) = routed.subset().filter(|subset| !subset.name().is_empty()) {
                 account.set_subset(subset);
             }
             if head.has_controls() {

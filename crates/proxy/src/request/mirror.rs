@@ -88,7 +88,8 @@ async fn send(
 
 async fn find_endpoint(mirror: &Mirror, clusters: &ClusterManager) -> Option<Arc<Endpoint>> {
     match &mirror.to {
-        Target::Any => None,
+        // No mirror is to a target of a chain.
+        Target::Any | Target::Exact(_) => None,
         Target::Subset(subset) => subset.pick(&[], &[], false),
         Target::Service(name) => {
             let cluster = clusters.find_or_open(&ServiceName::plain(name)).await.ok()?;

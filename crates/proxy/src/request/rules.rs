@@ -3,9 +3,9 @@
 //! Only requests to a service with rules come here. The first route that matches decides, else the split; a service that is
 //! chosen is called with its own split and settings, and never with its routes.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use outrigger_config::{PathMatch, Sticky};
+use outrigger_config::{self as config, ExactTarget, PathMatch, Sticky};
 use outrigger_http1::{Head, Name};
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use crate::{
     },
     upstream::{
         cluster::{Cluster, ClusterSettings},
+        exact::LinkedTarget,
         manager::ClusterManager,
         subset::Subset,
         traffic::{Mirror, Route, RouteDestination, Split, Target, Traffic},
@@ -49,7 +50,7 @@ pub(crate) struct Chosen {
 impl Chosen {
     /// Whether another service is to be found first.
     pub(crate) fn is_elsewhere(&self) -> bool {
-        matches!(self.to, Target::Service(_))
+        matches!(self.to, Target::Service(_) | Target::Exact(_))
     }
 }
 
@@ -106,26 +107,44 @@ impl RoutedService {
         facts: &mut RequestFacts,
         clusters: &ClusterManager,
     ) -> Result<(), Refusal> {
-        let subset = match to {
-            Target::Any => None,
-            Target::Subset(subset) => Some(subset),
+        let route = route.and_then(|at| traffic.routes.get(at));
+        let (mut subset, mut failover) = (None, clusters.failover_of(&self.cluster));
+        match to {
+            Target::Any => {}
+            Target::Subset(one) => subset = Some(one),
+            // `None`: what the chain named is gone.
+            Target::Exact(target) => {
+                if let Some(found) = clusters.exact_target(&self.cluster.key, &target) {
+                    self.enter(&found, route.and_then(|route| route.rule.tuning.as_ref()));
+                    (subset, failover) = (found.subset().cloned(), found.failover.clone());
+                }
+            }
             Target::Service(name) => return Err(refuse_long_way(&self.cluster.label, &name)),
-        };
+        }
         let mirror = traffic
             .mirror
             .as_ref()
             .filter(|mirror| mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy(head));
-        let failover = clusters.failover_of(&self.cluster);
         if subset.is_some() || failover.is_some() || mirror.is_some() {
             self.applied = Some(Box::new(AppliedRules { subset, failover, mirror: mirror.cloned() }));
         }
-        if let Some(route) = route.and_then(|at| traffic.routes.get(at)) {
+        if let Some(route) = route {
             if let Some(policy) = &route.rule.policy {
                 self.settings = self.settings.with_policy(policy);
             }
             change_head(route, head, facts);
         }
         Ok(())
+    }
+
+    /// Makes the target of a chain the service of the request.
+    fn enter(&mut self, target: &LinkedTarget, tuning: Option<&Arc<config::PolicyTuning>>) {
+        self.cluster = target.cluster.clone();
+        self.settings = self.cluster.view.load().settings.clone();
+        let connect_timeout = target.rule.connect_timeout;
+        if tuning.is_some() || connect_timeout.is_some() {
+            self.settings = self.settings.tuned(tuning, connect_timeout);
+        }
     }
 }
 
@@ -152,7 +171,33 @@ impl Downstream<'_> {
             let split = service.settings.traffic.as_ref().and_then(|traffic| traffic.split.as_ref());
             chosen.to = choose_own(split, head, &service.cluster, &clusters);
         }
+        if let Target::Exact(target) = &chosen.to
+            && !self.open_exact(&service.cluster, target, facts, &accepted).await?
+        {
+            return Ok(false);
+        }
         service.apply(chosen, head, facts, &clusters)?;
+        service.cluster.mark_used(self.now);
+        Ok(true)
+    }
+
+    /// Waits for the instances that a chain of `own` names, where nothing is known of them yet. False: the app is gone.
+    async fn open_exact(
+        &mut self,
+        own: &Cluster,
+        target: &Arc<ExactTarget>,
+        facts: &RequestFacts,
+        accepted: &Instant,
+    ) -> Result<bool, Refusal> {
+        let Some(found) = self.info.clusters().exact_target(&own.key, target) else { return Ok(true) };
+        let place = Some(&target.place).filter(|_| !found.cluster.has_answer());
+        for place in place.into_iter().chain(&target.failover) {
+            // Its failover is not known yet either, when the first request needs it.
+            let is_needed = *place == target.place || !found.has_usable();
+            if is_needed && self.open_cluster(&name_of(place), &facts.deadline, accepted).await?.is_none() {
+                return Ok(false);
+            }
+        }
         Ok(true)
     }
 }
@@ -161,6 +206,12 @@ impl Downstream<'_> {
 pub(crate) fn refuse_long_way(label: &str, next: &str) -> Refusal {
     let detail = format!("{label}: its rules lead through more than {MAX_SERVICES} services, last to {next}");
     Refusal::new(Reason::LoopDetected, detail)
+}
+
+/// The name of the service that a chain names.
+fn name_of(place: &config::ExactPlace) -> ServiceName<'_> {
+    let datacenter = place.datacenter.as_deref().map(Cow::Borrowed);
+    ServiceName { service: Cow::Borrowed(&*place.service), tag: None, datacenter }
 }
 
 /// What the split of a service says; without one, any instance.
@@ -181,6 +232,9 @@ pub(crate) fn is_usable(target: &Target, own: &Cluster, clusters: &ClusterManage
         Target::Any => true,
         Target::Subset(subset) => own.has_usable(Some(&**subset)),
         Target::Service(name) => is_service_usable(name, clusters),
+        Target::Exact(target) => {
+            clusters.exact_target(&own.key, target).is_none_or(|target| target.has_usable())
+        }
     }
 }
 

@@ -31,9 +31,10 @@ use crate::{
     limit::limit,
     reason::{Reason, Refusal},
     upstream::{
+        chain_state::ChainState,
         ejection::OutlierEjector,
         endpoint::Endpoint,
-        failover::Failover,
+        failover::{ExactFailovers, Failover},
         failover_state::FailoverState,
         pick_set::PickSet,
         subset::{LiveSubsets, Subset},
@@ -115,6 +116,12 @@ pub(crate) struct Cluster {
     pub(crate) live_subsets: Arc<LiveSubsets>,
     /// `None`: its requests go nowhere else.
     pub(crate) failover: ArcSwapOption<Failover>,
+    /// The failovers of chains that name it.
+    pub(crate) exact_failovers: ArcSwapOption<ExactFailovers>,
+    /// What the registry says of its requests. `None`: it is not asked.
+    pub(crate) chain: ArcSwapOption<ChainState>,
+    /// False: the registry is asked what it says of its requests, and has not answered.
+    pub(crate) is_routed: watch::Sender<bool>,
     /// Of requests that may go to all its endpoints.
     pub(crate) over: FailoverState,
     /// The zones of the calling service, as they were last looked at. `None`: it is not known.
@@ -155,6 +162,9 @@ impl Cluster {
             cursor: Cursor::new(fastrand::u64(..)),
             live_subsets: settings.live_subsets.clone(),
             failover: ArcSwapOption::empty(),
+            exact_failovers: ArcSwapOption::empty(),
+            chain: ArcSwapOption::empty(),
+            is_routed: watch::Sender::new(true),
             over: FailoverState::new(),
             callers: ArcSwapOption::empty(),
             view: ArcSwap::from_pointee(View {
@@ -485,7 +495,7 @@ impl Cluster {
         for target in self.failover.load().iter().flat_map(|failover| &failover.targets) {
             known.push_str(&format!("; failover {}: none usable", target.label));
         }
-        let Some(subset) = subset else {
+        let Some(subset) = subset.filter(|subset| !subset.name().is_empty()) else {
             return Refusal::for_now(Reason::NoUsableInstance, format!("{known}; {heard}"));
         };
         let listed = view.snapshot.instances.iter().filter(|one| self.matches(one) && subset.matches(one));

@@ -61,3 +61,19 @@ impl Failover {
         self.targets.iter().any(|target| target.of(subset).set().has_healthy())
     }
 }
+
+/// The targets of chains that are of one cluster.
+#[derive(Debug, Default)]
+pub(crate) struct ExactFailovers {
+    /// Those that have a failover.
+    pub(crate) all: Vec<(Arc<Subset>, Arc<Failover>)>,
+    /// Every target has one.
+    pub(crate) cover_all: bool,
+}
+
+impl ExactFailovers {
+    /// Whether the requests of every target have somewhere else to go.
+    pub(crate) fn have_healthy(&self) -> bool {
+        self.cover_all && self.all.iter().all(|(subset, failover)| failover.has_healthy(Some(&**subset)))
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -15,7 +15,6 @@ use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior, timeout},
 };
 use tracing::debug;
@@ -27,22 +26,26 @@ use crate::{
     reason::{Reason, Refusal},
     upstream::{
         cluster::{Cluster, ClusterKey, ClusterSettings, NameIndex, watch_reason},
+        exact::LinkedTarget,
         over::LinkedFailover,
         probe,
-        reconcile::{Reconciler, SettingsUpdate},
+        reconcile::Reconciler,
         zones::CallerZones,
     },
 };
 
+mod chains;
 mod explained;
 mod links;
 mod quota;
 mod settings;
+mod table;
 
 pub(crate) use explained::PlacedSettings;
-use quota::{EvictionRank, Quota};
+use quota::Quota;
 use settings::ManagerSettings;
 pub(crate) use settings::{SettingsPlace, upstream_key};
+use table::{ClusterTable, ManagedCluster};
 
 /// How often idle connections are closed and idle clusters dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -54,6 +57,12 @@ const MAX_FIRST_ANSWER_WAIT: Duration = Duration::from_secs(5);
 pub(crate) struct ClusterManager {
     names: ArcSwap<NameIndex>,
     table: Mutex<ClusterTable>,
+    /// Itself, for the tasks of its clusters.
+    me: Weak<Self>,
+    /// What the chains of the registry name, by the service that each is of.
+    chains: ArcSwap<HashMap<ClusterKey, Arc<[Arc<LinkedTarget>]>>>,
+    /// Notified when other settings may say whether a chain counts.
+    routing: watch::Sender<()>,
     /// Of the clusters that have one.
     failovers: ArcSwap<HashMap<ClusterKey, Arc<LinkedFailover>>>,
     discovery: Arc<Discovery>,
@@ -65,80 +74,6 @@ pub(crate) struct ClusterManager {
     own_listeners: watch::Sender<OwnListeners>,
 }
 
-/// The clusters, changed under a lock.
-#[derive(Debug, Default)]
-struct ClusterTable {
-    clusters: HashMap<ClusterKey, ManagedCluster>,
-    closed: bool,
-}
-
-/// A cluster with its one writer.
-#[derive(Debug)]
-struct ManagedCluster {
-    cluster: Arc<Cluster>,
-    task: JoinHandle<()>,
-    updates: mpsc::UnboundedSender<SettingsUpdate>,
-}
-
-impl ManagedCluster {
-    /// Sends new settings to the writer; the receiver resolves when they are in effect. `None`: no change.
-    fn apply_settings(
-        &self,
-        policy: &config::Policy,
-        rules: &config::TrafficRules,
-        declared: bool,
-    ) -> Option<oneshot::Receiver<()>> {
-        let differs = self.cluster.view.load().settings.differs(policy, rules);
-        if !differs && self.cluster.is_declared() == declared {
-            return None;
-        }
-        self.cluster.set_declared(declared);
-        let (applied, done) = oneshot::channel();
-        // An error: the writer has ended with its cluster.
-        let (policy, rules) = (policy.clone(), rules.clone());
-        let _ = self.updates.send(SettingsUpdate { policy, rules, applied });
-        Some(done)
-    }
-}
-
-impl ClusterTable {
-    /// The quota that leaves no room for `key`. Discovery counts watched services, declared ones included; here every cluster on
-    /// demand counts too, because each costs a task and an endpoint per instance, and tags can be invented as easily as names.
-    fn reached_quota(&self, key: &ClusterKey, settings: &config::DiscoverySettings) -> Option<Quota> {
-        let on_demand = || self.clusters.values().map(|one| &one.cluster).filter(|one| !one.is_declared());
-        let watched: HashSet<_> = self.clusters.keys().map(ClusterKey::query).collect();
-        let is_watched = watched.contains(&key.query());
-        if on_demand().count() >= settings.max_services
-            || !is_watched && watched.len() >= settings.max_services
-        {
-            return Some(Quota::Services);
-        }
-        let unknown = on_demand().filter(|one| EvictionRank::of(one) == EvictionRank::NeverListed).count();
-        (unknown >= settings.max_unknown).then_some(Quota::Unknown)
-    }
-
-    /// The cluster on demand that makes room in a quota: one that never had an instance before others, then the one with the
-    /// oldest last request; those with requests in flight come last.
-    fn oldest_on_demand(&self, quota: Quota) -> Option<ClusterKey> {
-        let ranked = self.clusters.iter().filter(|(_, one)| !one.cluster.is_declared()).map(|(key, one)| {
-            let cluster = &one.cluster;
-            let used = (cluster.is_in_use(), cluster.last_used_at(), cluster.opened_at);
-            ((EvictionRank::of(cluster), used), key)
-        });
-        let is_in_quota = |rank: EvictionRank| quota == Quota::Services || rank == EvictionRank::NeverListed;
-        let oldest = ranked.filter(|((rank, _), _)| is_in_quota(*rank)).min_by_key(|(age, _)| *age);
-        oldest.map(|(_, key)| key.clone())
-    }
-}
-
-impl Drop for ClusterTable {
-    fn drop(&mut self) {
-        for managed in self.clusters.values() {
-            managed.task.abort();
-        }
-    }
-}
-
 impl ClusterManager {
     /// Opens every declared upstream. `control` is where reconcile tasks run.
     pub(crate) fn new(
@@ -148,7 +83,10 @@ impl ClusterManager {
         control: Handle,
         workers: usize,
     ) -> Arc<Self> {
-        let manager = Arc::new(Self {
+        let manager = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            chains: ArcSwap::default(),
+            routing: watch::Sender::default(),
             names: ArcSwap::default(),
             table: Mutex::default(),
             failovers: ArcSwap::default(),
@@ -197,8 +135,10 @@ impl ClusterManager {
 
     fn begin_apply(&self, config: &config::Config) -> (Vec<Arc<Cluster>>, Vec<oneshot::Receiver<()>>) {
         let mut table = self.table.lock();
-        let settings = Arc::new(ManagerSettings::new(config));
+        let chains = self.settings.load().chains.clone();
+        let settings = Arc::new(ManagerSettings::new(config).with_chains(chains));
         self.settings.store(settings.clone());
+        self.routing.send_replace(());
         let pending = Self::apply_to_open(&table, &settings);
         let opened = self.open_declared(&mut table);
         self.link_failovers(&mut table);
@@ -232,7 +172,7 @@ impl ClusterManager {
     /// Opens the targets of failovers of the clusters that are open, and ties them to those. Lets go what is a target no more.
     fn link_failovers(&self, table: &mut ClusterTable) {
         let settings = self.settings.load_full();
-        if !settings.has_failover() && self.failovers.load().is_empty() {
+        if !settings.has_failover() && self.failovers.load().is_empty() && self.chains.load().is_empty() {
             return;
         }
         // A target that is opened may have targets of its own.
@@ -261,6 +201,7 @@ impl ClusterManager {
             linked.extend(link.map(|link| (key.clone(), link)));
         }
         self.failovers.store(Arc::new(linked));
+        self.link_chains(table, &settings);
         self.update_callers(table);
     }
 
@@ -427,13 +368,17 @@ impl ClusterManager {
         let settings = ClusterSettings::new(all.policy_for(&key).clone(), all.rules_for(&key), series);
         let events = self.discovery.events().clone();
         let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower, events));
+        cluster.is_routed.send_replace(!all.wants_chain(&key));
         let (updates, update_queue) = mpsc::unbounded_channel();
         let own_listeners = self.own_listeners.subscribe();
         let (metrics, discovery) = (self.metrics.clone(), self.discovery.clone());
         let reconciler = Reconciler::new(cluster.clone(), metrics, self.workers, own_listeners, discovery);
-        let probes = probe::run(cluster.clone());
+        let (probes, chain) =
+            (probe::run(cluster.clone()), Self::follow_chain(self.me.clone(), cluster.clone()));
+        // The rest of the time of a first request is for its instances.
+        let chain_wait = all.discovery.first_answer / 2;
         let run = async move {
-            tokio::join!(reconciler.run(task_follower, update_queue), probes);
+            tokio::join!(reconciler.run(task_follower, update_queue, chain_wait), probes, chain);
         };
         let task = self.control.spawn(essential(format!("the cluster {key}"), run));
         table.clusters.insert(key, ManagedCluster { cluster: cluster.clone(), task, updates });
@@ -529,6 +474,7 @@ impl ClusterManager {
             tick.tick().await;
             let now = Instant::now();
             self.drop_idle(now);
+            self.forget_chains();
             self.update_callers(&self.table.lock());
             for cluster in self.clusters() {
                 cluster.peak_latency.decay();

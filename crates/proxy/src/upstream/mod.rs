@@ -2,10 +2,12 @@
 
 pub(crate) mod asked_subsets;
 pub(crate) mod bulkhead;
+pub(crate) mod chain_state;
 pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod ejection;
 pub(crate) mod endpoint;
+pub(crate) mod exact;
 pub(crate) mod failover;
 pub(crate) mod failover_state;
 pub(crate) mod lease;

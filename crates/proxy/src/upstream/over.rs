@@ -107,7 +107,7 @@ impl Cluster {
         let better = own(Rank::Responsive).or_else(|| own(Rank::Healthy)).or_else(|| target(Rank::Healthy));
         better.or_else(|| own(Rank::LastResort)).or_else(|| own(Rank::Any)).or_else(|| {
             // The targets may have lost their last endpoint since they were looked at.
-            let is_late = self.ejector.is_relieved() && !failover.has_healthy(None);
+            let is_late = self.ejector.is_relieved() && !failover.has_healthy(subset);
             is_late.then(|| {
                 self.ejector.set_relieved(false);
                 own(Rank::Any)
@@ -169,23 +169,31 @@ impl Cluster {
     /// Tells the detector whether the targets can take requests, and whether own endpoints can take them back. Called after each
     /// change of own endpoints, and now and then for the targets.
     pub(crate) fn check_failover(&self, now: Instant) {
-        let failover = self.failover.load();
+        let (failover, exact) = (self.failover.load(), self.exact_failovers.load());
+        let is_relieved = failover.as_ref().is_some_and(|failover| failover.has_healthy(None))
+            || exact.as_ref().is_some_and(|exact| exact.have_healthy());
+        self.ejector.set_relieved(is_relieved);
+        for (subset, failover) in exact.iter().flat_map(|exact| &exact.all) {
+            self.check_return(Some(&**subset), failover, now);
+        }
         let Some(failover) = &*failover else {
-            self.ejector.set_relieved(false);
             if self.over.is_over() {
                 self.end_failover(None, "the settings have none any more");
             }
             return;
         };
-        self.ejector.set_relieved(failover.has_healthy(None));
         let settings = self.view.load().settings.clone();
         for subset in [None].into_iter().chain(settings.subsets().iter().map(|one| Some(&**one))) {
-            let state = self.failover_state(subset);
-            if state.is_over() {
-                state.note_healthy(self.with_set(subset, |set, _| set.has_trusted()), now);
-                if state.is_healthy_for(failover.return_after, now) {
-                    self.end_failover(subset, "its instances are usable again");
-                }
+            self.check_return(subset, failover, now);
+        }
+    }
+
+    fn check_return(&self, subset: Option<&Subset>, failover: &Failover, now: Instant) {
+        let state = self.failover_state(subset);
+        if state.is_over() {
+            state.note_healthy(self.with_set(subset, |set, _| set.has_trusted()), now);
+            if state.is_healthy_for(failover.return_after, now) {
+                self.end_failover(subset, "its instances are usable again");
             }
         }
     }
@@ -211,7 +219,7 @@ impl Cluster {
         let to = failover.targets.iter().find(usable).map_or("", |target| &*target.label);
         let (service, of) = (&self.label, name_of(subset));
         warn!(%service, subset = of, to, "failover: no instance is usable");
-        let reason = match subset {
+        let reason = match subset.filter(|subset| !subset.name().is_empty()) {
             Some(_) => format!("no instance of the subset {of} is usable; its requests go to {to}"),
             None => format!("no instance is usable; requests go to {to}"),
         };
@@ -225,7 +233,7 @@ impl Cluster {
         }
         let (service, of) = (&self.label, name_of(subset));
         info!(%service, subset = of, why, "the failover ends");
-        let reason = match subset {
+        let reason = match subset.filter(|subset| !subset.name().is_empty()) {
             Some(_) => format!("of the subset {of}: {why}"),
             None => why.to_owned(),
         };
@@ -234,7 +242,7 @@ impl Cluster {
 }
 
 fn name_of(subset: Option<&Subset>) -> &str {
-    subset.map_or("-", |subset| &**subset.name())
+    subset.map(|subset| &**subset.name()).filter(|name| !name.is_empty()).unwrap_or("-")
 }
 
 #[cfg(test)]

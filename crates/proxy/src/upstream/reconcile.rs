@@ -4,7 +4,9 @@
 //! connections; a new one gets a new endpoint; the endpoint of one that left is retired. Instances at one address are one
 //! endpoint. This runs on the control thread, so that no request builds a View or drops an old one.
 
-use std::{cmp::Ordering, collections::HashMap, iter::Peekable, net::SocketAddr, sync::Arc, vec};
+use std::{
+    cmp::Ordering, collections::HashMap, iter::Peekable, net::SocketAddr, sync::Arc, time::Duration, vec,
+};
 
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Follower, Snapshot};
@@ -32,8 +34,8 @@ use crate::{
 /// New settings for a cluster.
 #[derive(Debug)]
 pub(crate) struct SettingsUpdate {
-    pub(crate) policy: config::Policy,
-    pub(crate) rules: config::TrafficRules,
+    /// `None`: the same as before; each subset gets its endpoints.
+    pub(crate) change: Option<(config::Policy, config::TrafficRules)>,
     /// Completed when the next pick reads the settings. Dropped: the cluster is gone.
     pub(crate) applied: oneshot::Sender<()>,
 }
@@ -80,19 +82,16 @@ impl Reconciler {
         mut self,
         mut follower: Follower,
         mut updates: mpsc::UnboundedReceiver<SettingsUpdate>,
+        first_answer: Duration,
     ) {
         let cluster = self.cluster.clone();
+        self.wait_for_chain(&mut follower, &mut updates, first_answer).await;
         loop {
             // A fixed time, and not a sleep that each change would begin anew.
             let due = self.retired_views.next_check().into_iter().chain(self.retired_sets.next_check()).min();
             tokio::select! {
                 snapshot = follower.changed() => self.apply_snapshot(snapshot),
-                Some(SettingsUpdate { policy, rules, applied }) = updates.recv() => {
-                    follower.set_reason(watch_reason(self.cluster.is_declared()));
-                    self.apply_settings(policy, &rules);
-                    // The receiver may have been dropped.
-                    let _ = applied.send(());
-                }
+                Some(update) = updates.recv() => self.apply_update(&mut follower, update),
                 Ok(()) = self.own_listeners.changed() => self.rebuild_same(),
                 () = cluster.live_subsets.added.notified() => self.rebuild_same(),
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
@@ -101,6 +100,41 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// Waits until the registry has said where the requests of the service go, so that no request goes elsewhere before; at most
+    /// `longest`. Without such a question it returns at once.
+    async fn wait_for_chain(
+        &mut self,
+        follower: &mut Follower,
+        updates: &mut mpsc::UnboundedReceiver<SettingsUpdate>,
+        longest: Duration,
+    ) {
+        let cluster = self.cluster.clone();
+        let mut is_routed = cluster.is_routed.subscribe();
+        let end = cluster.opened_at + longest;
+        loop {
+            tokio::select! {
+                _ = is_routed.wait_for(|is_routed| *is_routed) => break,
+                () = sleep_until(end) => break,
+                Some(update) = updates.recv() => self.apply_update(follower, update),
+            }
+        }
+        while let Ok(update) = updates.try_recv() {
+            self.apply_update(follower, update);
+        }
+    }
+
+    fn apply_update(&mut self, follower: &mut Follower, SettingsUpdate { change, applied }: SettingsUpdate) {
+        match change {
+            Some((policy, rules)) => {
+                follower.set_reason(watch_reason(self.cluster.is_declared()));
+                self.apply_settings(policy, &rules);
+            }
+            None => self.rebuild_same(),
+        }
+        // The receiver may have been dropped.
+        let _ = applied.send(());
     }
 
     /// Publishes a View of the same snapshot and settings.

@@ -67,6 +67,8 @@ pub(crate) enum Target {
     Subset(Arc<Subset>),
     /// To another service, by its name.
     Service(Arc<str>),
+    /// To what a chain of the registry names.
+    Exact(Arc<config::ExactTarget>),
 }
 
 impl Target {
@@ -74,6 +76,7 @@ impl Target {
         match to {
             SplitTarget::Subset(name) => Self::Subset(find_subset(subsets, name)),
             SplitTarget::Service(name) => Self::Service(name.clone()),
+            SplitTarget::Exact(target) => Self::Exact(target.clone()),
         }
     }
 }
@@ -81,11 +84,7 @@ impl Target {
 /// The subset of that name. The settings are checked, so it is there; else it would have no instance.
 fn find_subset(subsets: &[Arc<Subset>], name: &Arc<str>) -> Arc<Subset> {
     let known = subsets.iter().find(|subset| subset.name() == name).cloned();
-    known.unwrap_or_else(|| {
-        let (tags, meta, filter) = (Vec::new(), Vec::new(), None);
-        let rule = config::Subset { name: name.clone(), tags, meta, filter };
-        Arc::new(Subset::new(rule, Balance::RoundRobin))
-    })
+    known.unwrap_or_else(|| Arc::new(Subset::new(config::Subset::of_all(name.clone()), Balance::RoundRobin)))
 }
 
 /// Requests in shares.
@@ -210,6 +209,7 @@ impl Route {
                 RouteTarget::Own => RouteDestination::Own,
                 RouteTarget::Subset(name) => RouteDestination::To(Target::Subset(find_subset(subsets, name))),
                 RouteTarget::Service(name) => RouteDestination::To(Target::Service(name.clone())),
+                RouteTarget::Exact(target) => RouteDestination::To(Target::Exact(target.clone())),
                 RouteTarget::Split(split) => RouteDestination::Split(Split::new(split, subsets, None)),
             },
             on_empty: match &rule.on_empty {

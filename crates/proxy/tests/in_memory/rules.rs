@@ -14,7 +14,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 /// The subset of the instance `orders-N`, and one without an instance.
 fn subset(name: &str, instance: &str) -> Subset {
     let meta = vec![("instance".to_owned(), Glob(instance.into()))];
-    Subset { name: name.into(), tags: Vec::new(), meta, filter: None }
+    Subset { meta, ..Subset::of_all(name) }
 }
 
 fn set_rules(config: &mut Config, split: Option<Split>, routes: Vec<Route>) {
@@ -39,6 +39,8 @@ fn route(matcher: RouteMatch, to: &str) -> Route {
         policy: None,
         rewrite_prefix: None,
         headers: HeaderEdits::default(),
+        tuning: None,
+        number: None,
     }
 }
 

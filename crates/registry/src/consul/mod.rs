@@ -16,6 +16,7 @@ mod agent_api;
 mod agent_calls;
 mod api_client;
 mod catalog_watch;
+mod chain;
 mod connection;
 mod connection_limit;
 mod connection_pool;

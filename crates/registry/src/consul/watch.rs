@@ -16,8 +16,8 @@ use super::{
     cursor, expect_ok, malformed, wire,
 };
 use crate::{
-    AnswerFuture, Consistency, Cursor, Error, Instance, LookupFuture, Query, Registration, Registry,
-    WatchAnswer, resolve::UnresolvedInstance,
+    AnswerFuture, ChainAnswer, Consistency, Cursor, Error, Instance, LookupFuture, Query, Registration,
+    Registry, WatchAnswer, resolve::UnresolvedInstance,
 };
 
 /// Reads stall for seven seconds while the cluster has no leader, before they fail.
@@ -47,6 +47,15 @@ impl Registry for Consul {
                 .await?;
             Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
         })
+    }
+
+    fn watch_chain<'a>(
+        &'a self,
+        service: &'a str,
+        cursor: Cursor,
+        wait: Duration,
+    ) -> Option<AnswerFuture<'a, ChainAnswer>> {
+        Some(Box::pin(self.read_chain(service, cursor, wait)))
     }
 
     fn look_up_again<'a>(&'a self, instances: &'a [Instance]) -> LookupFuture<'a> {

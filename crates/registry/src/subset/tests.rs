@@ -36,7 +36,7 @@ fn instance() -> Instance {
 }
 
 fn subset() -> Subset {
-    Subset { name: "v2".into(), tags: Vec::new(), meta: Vec::new(), filter: None }
+    Subset::of_all("v2")
 }
 
 fn filter_keeps(text: &str, instance: &Instance) -> bool {

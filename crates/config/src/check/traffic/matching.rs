@@ -116,6 +116,16 @@ fn pattern(text: &str) -> Result<Pattern, InvalidValue> {
     }
 }
 
+impl Pattern {
+    /// Reads an expression that matches a value as a whole.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        pattern(text).map_err(|wrong| wrong.what)
+    }
+}
+
 /// What is wrong with an expression, and at which character.
 fn describe_error(error: &regex_syntax::Error) -> (String, usize) {
     match error {

@@ -97,7 +97,7 @@ impl ServicePolicies {
     pub(crate) fn of_target<'p>(&'p self, to: &RouteTarget, own: &'p Policy) -> &'p Policy {
         match to {
             RouteTarget::Service(service) => self.services.get(&**service).unwrap_or(&self.defaults),
-            RouteTarget::Own | RouteTarget::Subset(_) | RouteTarget::Split(_) => own,
+            RouteTarget::Own | RouteTarget::Subset(_) | RouteTarget::Split(_) | RouteTarget::Exact(_) => own,
         }
     }
 }

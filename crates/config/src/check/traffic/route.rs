@@ -29,7 +29,8 @@ pub(super) fn read(r: &mut Reader<'_>, s: &Section<'_>, names: &RuleNames<'_>) -
     let to = read_to(r, s, names);
     let on_empty = read_on_empty(r, s, names, &to);
     let rewrite_prefix = edits::read_rewrite(r, s, &matcher);
-    Route { matcher, to, on_empty, policy: None, rewrite_prefix, headers: edits::read_headers(r, s) }
+    let headers = edits::read_headers(r, s);
+    Route { matcher, to, on_empty, policy: None, rewrite_prefix, headers, tuning: None, number: None }
 }
 
 fn read_to(r: &mut Reader<'_>, route: &Section<'_>, names: &RuleNames<'_>) -> RouteTarget {

@@ -37,12 +37,8 @@ pub(super) fn read(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Vec<Subset>) {
             r.report(&r.origin_at(name.at), &path, InvalidValue { what, hint: wrong.hint });
         }
         let known = out.iter().position(|subset| *subset.name == *name.name);
-        let mut subset = known.and_then(|n| out.get(n).cloned()).unwrap_or_else(|| Subset {
-            name: name.name.as_str().into(),
-            tags: Vec::new(),
-            meta: Vec::new(),
-            filter: None,
-        });
+        let mut subset =
+            known.and_then(|n| out.get(n).cloned()).unwrap_or_else(|| Subset::of_all(name.name.as_str()));
         r.origins.set(section.path.clone(), r.origin_at(name.at));
         read_subset(r, &section, &mut subset);
         let is_empty = subset.tags.is_empty() && subset.meta.is_empty() && subset.filter.is_none();

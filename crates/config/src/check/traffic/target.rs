@@ -132,7 +132,7 @@ pub(super) fn services(split: Option<&Split>) -> Vec<Arc<str>> {
     let entries = split.map_or(&[][..], |split| &split.entries);
     let of = |entry: &SplitEntry| match &entry.to {
         SplitTarget::Service(service) => Some(Arc::clone(service)),
-        SplitTarget::Subset(_) => None,
+        SplitTarget::Subset(_) | SplitTarget::Exact(_) => None,
     };
     entries.iter().filter_map(of).collect()
 }

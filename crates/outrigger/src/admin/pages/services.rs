@@ -4,7 +4,9 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use outrigger_config::{count, escape_control, format_coarse_duration, tag_list};
 use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
-use outrigger_proxy::{ClusterStatus, EndpointStatus, FailoverStatus, FailoverTargetStatus, SubsetStatus};
+use outrigger_proxy::{
+    ChainStatus, ClusterStatus, EndpointStatus, FailoverStatus, FailoverTargetStatus, SubsetStatus,
+};
 use serde::Serialize;
 
 /// `/services`.
@@ -28,6 +30,9 @@ struct ServiceEntry {
     /// Absent where requests go nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
     failover: Option<FailoverEntry>,
+    /// What Consul's config entries say of its requests. Absent where Consul is not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<ChainEntry>,
     /// Absent where the service is no longer watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     registry: Option<WatchStatus>,
@@ -47,6 +52,35 @@ struct SubsetEntry {
     usable: usize,
     /// Responses to the app, by class of the status.
     responses: BTreeMap<&'static str, u64>,
+}
+
+/// What Consul's config entries say of the requests of a service.
+#[derive(Debug, Serialize)]
+struct ChainEntry {
+    /// `in_effect`, `default`, `ignored`, `unasked` or `unavailable`.
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Absent where none is stated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<String>,
+    routes: usize,
+    targets: Vec<ChainTargetEntry>,
+    /// What of it has no effect.
+    problems: Vec<ChainProblemEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChainTargetEntry {
+    id: String,
+    usable: usize,
+    failover_active: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ChainProblemEntry {
+    kind: &'static str,
+    problem: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -182,6 +216,7 @@ impl ServicesPage {
                 version: cluster.version,
             }),
             failover: cluster.failover.as_ref().map(failover_entry),
+            chain: cluster.chain.as_ref().map(chain_entry),
             registry: watch_of(cluster).map(watch_status),
             subsets: cluster.subsets.iter().map(subset_entry).collect(),
             instances: cluster.endpoints.iter().map(instance_entry).collect(),
@@ -207,6 +242,41 @@ impl ServicesPage {
             text.push_str("no service is in use: none is declared, and none was called lately\n");
         }
         text
+    }
+}
+
+fn chain_entry(chain: &ChainStatus) -> ChainEntry {
+    let ChainStatus { state, error, protocol, routes, targets, problems } = chain.clone();
+    let targets = targets.into_iter().map(|one| ChainTargetEntry {
+        id: one.id,
+        usable: one.usable,
+        failover_active: one.failover_active,
+    });
+    let problems = problems.into_iter().map(|(kind, problem)| ChainProblemEntry { kind, problem });
+    ChainEntry { state, error, protocol, routes, targets: targets.collect(), problems: problems.collect() }
+}
+
+impl ChainEntry {
+    // Writing to a `String` cannot fail.
+    fn text(&self, out: &mut String) {
+        let _ = write!(out, "  Consul's chain: {}", self.state);
+        if let Some(error) = &self.error {
+            let _ = write!(out, ", {}", escape_control(error));
+        }
+        if let Some(protocol) = &self.protocol {
+            let _ = write!(out, ", protocol {}", escape_control(protocol));
+        }
+        if self.state == "in_effect" {
+            let _ = write!(out, ", {}", count(self.routes, "route"));
+        }
+        out.push('\n');
+        for ChainTargetEntry { id, usable, failover_active } in &self.targets {
+            let over = if *failover_active { ", its requests go to a failover target" } else { "" };
+            let _ = writeln!(out, "    target {}: {usable} usable{over}", escape_control(id));
+        }
+        for ChainProblemEntry { problem, .. } in &self.problems {
+            let _ = writeln!(out, "    no effect: {}", escape_control(problem));
+        }
     }
 }
 
@@ -278,6 +348,9 @@ impl ServiceEntry {
         }
         if let Some(failover) = &self.failover {
             failover.text(out);
+        }
+        if let Some(chain) = &self.chain {
+            chain.text(out);
         }
         if self.filter.is_some() {
             return;
@@ -381,6 +454,7 @@ fn entry_without_cluster(status: &ServiceStatus) -> ServiceEntry {
         declared: status.reason == WatchReason::Declared,
         calls: None,
         failover: None,
+        chain: None,
         registry: Some(watch_status(status)),
         subsets: Vec::new(),
         instances: Vec::new(),

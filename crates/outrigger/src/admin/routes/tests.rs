@@ -102,6 +102,7 @@ impl AdminBackend for TestBackend {
                 usable: 1,
                 responses: vec![("2xx", 60), ("5xx", 7)],
             }],
+            chain: None,
             failover: Some(outrigger_proxy::FailoverStatus {
                 active: true,
                 active_subsets: vec![],

@@ -1,6 +1,6 @@
 //! The settings of a cluster's requests.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// Most settings that differ from those of a cluster by a route: that many routes an upstream has.
+const MAX_DERIVED: usize = 256;
+
 /// The settings of every request to a cluster, until the next View.
 #[derive(Debug)]
 pub(crate) struct ClusterSettings {
@@ -32,9 +35,46 @@ pub(crate) struct ClusterSettings {
     pub(crate) live_subsets: Arc<LiveSubsets>,
 }
 
-/// Settings that differ from others by the policy of a route alone, by the address of that policy, which they keep alive.
+/// Settings that differ from others by what a route says alone.
 #[derive(Debug, Default)]
-struct DerivedSettings(ArcSwap<Vec<(Arc<config::Policy>, Arc<ClusterSettings>)>>);
+struct DerivedSettings(ArcSwap<Vec<(RoutePolicy, Arc<ClusterSettings>)>>);
+
+/// What a route says of the policy. Compared by addresses, which it keeps alive.
+#[derive(Debug, Clone)]
+enum RoutePolicy {
+    Whole(Arc<config::Policy>),
+    Tuned(Option<Arc<config::PolicyTuning>>, Option<Duration>),
+}
+
+impl RoutePolicy {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Whole(one), Self::Whole(other)) => Arc::ptr_eq(one, other),
+            (Self::Tuned(one, connect), Self::Tuned(other, other_connect)) => {
+                one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr) && connect == other_connect
+            }
+            _ => false,
+        }
+    }
+
+    fn over(&self, base: &config::Policy) -> config::Policy {
+        match self {
+            Self::Whole(policy) => (**policy).clone(),
+            Self::Tuned(tuning, connect_timeout) => {
+                let mut policy = base.clone();
+                policy.connect_timeout = connect_timeout.unwrap_or(policy.connect_timeout);
+                let Some(tuning) = tuning else { return policy };
+                policy.timeout = tuning.timeout.unwrap_or(policy.timeout);
+                policy.per_try_timeout = policy.per_try_timeout.map(|time| time.min(policy.timeout));
+                policy.retry.max_retries = tuning.max_retries.unwrap_or(policy.retry.max_retries);
+                if let Some(statuses) = &tuning.statuses {
+                    policy.retry.statuses.clone_from(statuses);
+                }
+                policy
+            }
+        }
+    }
+}
 
 impl ClusterSettings {
     pub(crate) fn new(
@@ -67,17 +107,28 @@ impl ClusterSettings {
         Self { bulkhead, policy, series, traffic, derived: DerivedSettings::default(), live_subsets }
     }
 
-    /// The same settings with the policy of a route. Made at the first request of the route.
+    /// The same settings with the policy of a route.
     pub(crate) fn with_policy(&self, policy: &Arc<config::Policy>) -> Arc<Self> {
+        self.derive(RoutePolicy::Whole(policy.clone()))
+    }
+
+    /// The same settings with what a chain of the registry says of the policy.
+    pub(crate) fn tuned(
+        &self,
+        tuning: Option<&Arc<config::PolicyTuning>>,
+        connect_timeout: Option<Duration>,
+    ) -> Arc<Self> {
+        self.derive(RoutePolicy::Tuned(tuning.cloned(), connect_timeout))
+    }
+
+    /// Made at the first request that needs them.
+    fn derive(&self, policy: RoutePolicy) -> Arc<Self> {
         let known = self.derived.0.load();
-        let find = |all: &[(Arc<config::Policy>, Arc<Self>)]| {
-            all.iter().find(|(one, _)| Arc::ptr_eq(one, policy)).map(|(_, settings)| settings.clone())
-        };
-        if let Some(derived) = find(&known) {
-            return derived;
+        if let Some((_, derived)) = known.iter().find(|(one, _)| one.is(&policy)) {
+            return derived.clone();
         }
         let derived = Arc::new(Self {
-            policy: (**policy).clone(),
+            policy: policy.over(&self.policy),
             series: self.series.clone(),
             // The limit is that of the service, whichever way a request comes.
             bulkhead: self.bulkhead.clone(),
@@ -85,10 +136,11 @@ impl ClusterSettings {
             derived: DerivedSettings::default(),
             live_subsets: self.live_subsets.clone(),
         });
-        // Another worker may have made the same: then there are two for the rest of this View.
+        // Another worker may have made the same: then there are two for the rest of this View. Chains that change leave some behind.
         self.derived.0.rcu(|all| {
             let new = (policy.clone(), derived.clone());
-            all.iter().cloned().chain([new]).collect::<Vec<_>>()
+            let kept = all.iter().skip(all.len().saturating_sub(MAX_DERIVED)).cloned();
+            kept.chain([new]).collect::<Vec<_>>()
         });
         derived
     }

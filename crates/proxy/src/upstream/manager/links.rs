@@ -42,5 +42,5 @@ pub(super) fn link(
 
 /// The subset that has every endpoint.
 fn everything() -> config::Subset {
-    config::Subset { name: "".into(), tags: Vec::new(), meta: Vec::new(), filter: None }
+    config::Subset::of_all("")
 }

@@ -1,13 +1,14 @@
 //! What the settings say of clusters.
 
-use std::fmt;
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use outrigger_config as config;
+use outrigger_discovery::ChainRules;
 
 use crate::{host::HostNames, upstream::cluster::ClusterKey};
 
 /// The settings until the next reload.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ManagerSettings {
     pub(super) discovery: config::DiscoverySettings,
     defaults: config::Policy,
@@ -16,6 +17,12 @@ pub(super) struct ManagerSettings {
     pub(super) names: HostNames,
     no_rules: config::TrafficRules,
     has_failover: bool,
+    /// The registry's chains count.
+    has_routing: bool,
+    /// What the registry says of the requests of services that are open.
+    pub(super) chains: HashMap<Arc<str>, Arc<ChainRules>>,
+    /// The rules that hold by these.
+    chained: HashMap<Arc<str>, config::TrafficRules>,
     /// The own service, where a zone asks for its instances.
     caller: Option<ClusterKey>,
 }
@@ -27,6 +34,8 @@ pub(crate) enum SettingsPlace {
     Upstream(usize),
     /// In documents alone: in the service with this number.
     Tuned(usize),
+    /// In what the registry says of the service.
+    Chain,
     Defaults,
 }
 
@@ -35,6 +44,7 @@ impl fmt::Display for SettingsPlace {
         match self {
             Self::Upstream(at) => write!(f, "upstreams[{at}]"),
             Self::Tuned(at) => write!(f, "x-services[{at}]"),
+            Self::Chain => f.write_str("chain"),
             Self::Defaults => f.write_str("defaults"),
         }
     }
@@ -49,6 +59,9 @@ impl ManagerSettings {
             tuned: config.tuned.clone(),
             names: HostNames::new(config),
             no_rules: config::TrafficRules::default(),
+            has_routing: config.routing.consul && matches!(config.registry, config::Registry::Consul(_)),
+            chains: HashMap::new(),
+            chained: HashMap::new(),
             caller: config.services.first().map(|service| ClusterKey::new(&service.name, None, &[])),
             has_failover: config
                 .upstreams
@@ -59,29 +72,69 @@ impl ManagerSettings {
         }
     }
 
+    /// The same settings with these chains.
+    pub(super) fn with_chains(mut self, chains: HashMap<Arc<str>, Arc<ChainRules>>) -> Self {
+        self.chained.clear();
+        for (service, chain) in &chains {
+            let key = ClusterKey::new(service, None, &[]);
+            if self.wants_chain(&key) && chain.rules != self.no_rules {
+                // The file says what a chain does not.
+                let config::TrafficRules { mirror, zone, .. } = self.own_rules_for(&key).clone();
+                let rules = config::TrafficRules { mirror, zone, ..chain.rules.clone() };
+                self.chained.insert(service.clone(), rules);
+            }
+        }
+        self.chains = chains;
+        self
+    }
+
+    /// Whether what the registry says of the requests of a cluster counts.
+    pub(super) fn wants_chain(&self, key: &ClusterKey) -> bool {
+        self.may_have_chain(key) && !self.own_rules_for(key).choose_instances()
+    }
+
+    /// Whether it would, without rules of its own.
+    pub(super) fn may_have_chain(&self, key: &ClusterKey) -> bool {
+        self.has_routing && is_whole(key)
+    }
+
     pub(super) fn find_declared(&self, key: &ClusterKey) -> Option<&config::Upstream> {
         self.upstreams.iter().find(|upstream| upstream_key(upstream) == *key)
     }
 
-    /// The traffic rules. Those of an upstream hold for what it declares, and for no other form of the service; those of documents hold
-    /// for the service as a whole, where no upstream is about it.
+    /// The traffic rules: those of the chain, or else its own.
     pub(super) fn rules_for(&self, key: &ClusterKey) -> &config::TrafficRules {
-        self.rules_at(self.rules_place(key)).unwrap_or(&self.no_rules)
+        self.chained_for(key).unwrap_or_else(|| self.own_rules_for(key))
+    }
+
+    /// The rules of the chain. `None`: there are none, or they do not count.
+    fn chained_for(&self, key: &ClusterKey) -> Option<&config::TrafficRules> {
+        if self.chained.is_empty() || !is_whole(key) { None } else { self.chained.get(&key.service) }
+    }
+
+    /// Those of an upstream hold for what it declares, and for no other form of the service; those of documents hold
+    /// for the service as a whole, where no upstream is about it.
+    fn own_rules_for(&self, key: &ClusterKey) -> &config::TrafficRules {
+        self.rules_at(self.own_rules_place(key)).unwrap_or(&self.no_rules)
     }
 
     fn rules_at(&self, place: SettingsPlace) -> Option<&config::TrafficRules> {
         match place {
             SettingsPlace::Upstream(at) => Some(&self.upstreams.get(at)?.traffic),
             SettingsPlace::Tuned(at) => Some(&self.tuned.get(at)?.traffic),
-            SettingsPlace::Defaults => None,
+            SettingsPlace::Defaults | SettingsPlace::Chain => None,
         }
     }
 
-    /// Where the traffic rules of a cluster are.
+    /// Where the traffic rules of a cluster are, that say where requests go.
     pub(super) fn rules_place(&self, key: &ClusterKey) -> SettingsPlace {
-        let is_whole = key.tags.is_empty() && key.datacenter.is_none();
+        if self.chained_for(key).is_some() { SettingsPlace::Chain } else { self.own_rules_place(key) }
+    }
+
+    /// Where the traffic rules are that no chain has.
+    pub(super) fn own_rules_place(&self, key: &ClusterKey) -> SettingsPlace {
         let declared = self.upstreams.iter().position(|upstream| upstream_key(upstream) == *key);
-        let tuned = || self.tuned_place(key).filter(|_| is_whole);
+        let tuned = || self.tuned_place(key).filter(|_| is_whole(key));
         declared.map(SettingsPlace::Upstream).or_else(tuned).unwrap_or(SettingsPlace::Defaults)
     }
 
@@ -92,7 +145,7 @@ impl ManagerSettings {
 
     /// Whether any service has a failover, or zones.
     pub(super) fn has_failover(&self) -> bool {
-        self.has_failover
+        self.has_failover || !self.chained.is_empty()
     }
 
     /// The clusters to which the requests of a cluster may go by its failover, in the order of use.
@@ -125,6 +178,14 @@ impl ManagerSettings {
     pub(super) fn watched_with(&self, key: &ClusterKey) -> Vec<ClusterKey> {
         let mut out = self.targets_of(key);
         out.extend(self.caller_of(key).filter(|caller| *caller != key).cloned());
+        let places = |target: &Arc<config::ExactTarget>| {
+            let all = [&target.place].into_iter().chain(&target.failover);
+            all.map(place_key).collect::<Vec<_>>()
+        };
+        let exact = || self.rules_for(key).exact_targets().into_iter().flat_map(places);
+        if !self.chained.is_empty() {
+            out.extend(exact().filter(|place| place != key));
+        }
         out
     }
 
@@ -140,7 +201,7 @@ impl ManagerSettings {
         let found = match self.policy_place(key) {
             SettingsPlace::Upstream(at) => self.upstreams.get(at).map(|upstream| &upstream.policy),
             SettingsPlace::Tuned(at) => self.tuned.get(at).map(|tuned| &tuned.policy),
-            SettingsPlace::Defaults => None,
+            SettingsPlace::Defaults | SettingsPlace::Chain => None,
         };
         found.unwrap_or(&self.defaults)
     }
@@ -153,6 +214,16 @@ impl ManagerSettings {
         let place = declared.map(SettingsPlace::Upstream).or_else(|| self.tuned_place(key));
         place.unwrap_or(SettingsPlace::Defaults)
     }
+}
+
+/// Whether it is a service with all instances in the default datacenter.
+pub(super) fn is_whole(key: &ClusterKey) -> bool {
+    key.tags.is_empty() && key.datacenter.is_none()
+}
+
+/// The cluster whose instances a chain names.
+pub(super) fn place_key(place: &config::ExactPlace) -> ClusterKey {
+    ClusterKey { service: place.service.clone(), datacenter: place.datacenter.clone(), tags: Arc::default() }
 }
 
 /// The cluster key of an upstream.

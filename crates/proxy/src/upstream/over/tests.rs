@@ -121,7 +121,7 @@ impl FailoverRig {
     }
 
     fn fail_over_to(&self, target: &Self) -> Arc<Failover> {
-        let everything = config::Subset { name: "".into(), tags: Vec::new(), meta: Vec::new(), filter: None };
+        let everything = config::Subset::of_all("");
         let all = target.cluster.live_subsets.join(&everything, config::Balance::RoundRobin);
         target.set(&vec![Own::Healthy; target.endpoints.len()]);
         let target = FailoverTarget {
@@ -351,12 +351,7 @@ async fn an_endpoint_on_probation_is_tried_by_one_request_that_may_be_repeated()
 #[tokio::test(start_paused = true)]
 async fn a_rule_is_one_live_subset_however_often_it_is_asked_for() {
     let live = LiveSubsets::default();
-    let rule = |tag: &str| config::Subset {
-        name: "v".into(),
-        tags: vec![tag.into()],
-        meta: Vec::new(),
-        filter: None,
-    };
+    let rule = |tag: &str| config::Subset { tags: vec![tag.into()], ..config::Subset::of_all("v") };
     let own = live.get(&rule("a"), config::Balance::RoundRobin);
     assert!(Arc::ptr_eq(&own, &live.join(&rule("a"), config::Balance::RoundRobin)));
     let other = live.join(&rule("b"), config::Balance::RoundRobin);

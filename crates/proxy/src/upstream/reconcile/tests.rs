@@ -47,7 +47,7 @@ impl WriterRig {
         let (updates, update_queue) = mpsc::unbounded_channel();
         let own_listeners = watch::Sender::default().subscribe();
         let reconciler = Reconciler::new(cluster.clone(), metrics, 1, own_listeners, discovery.clone());
-        tokio::spawn(reconciler.run(follow(), update_queue));
+        tokio::spawn(reconciler.run(follow(), update_queue, Duration::ZERO));
         Self { cluster, listed, _updates: updates, _discovery: discovery }
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 
 fn subset(name: &str) -> config::Subset {
-    config::Subset { name: name.into(), tags: Vec::new(), meta: Vec::new(), filter: None }
+    config::Subset::of_all(name)
 }
 
 fn split(weights: &[u32]) -> Split {

@@ -1,0 +1,132 @@
+//! Follows what the registry says of a service's requests: one question after the other, and each new chain as traffic rules.
+//!
+//! Any write of a config entry answers every question, so that answers are compared, and a service is asked about at most once a
+//! second. A failure changes nothing: the last good chain stays.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_policy::Backoff;
+use outrigger_registry::{Cursor, Error, Registry, chain::Chain};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+mod translate;
+
+use translate::GoodFilters;
+pub use translate::{ChainProblem, ChainProblemKind, ChainRules};
+
+/// Shortest time between two questions about a service.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two questions of which none waits: the index of the registry cannot be used.
+const INTERVAL_WITHOUT_INDEX: Duration = Duration::from_secs(5);
+/// The time to the next question where the registry has no chains, or refuses to show them.
+const INTERVAL_REFUSED: Duration = Duration::from_secs(30);
+const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(15) };
+
+/// What is known of a chain.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChainNews {
+    /// It is another one than before.
+    Changed(ChainRules),
+    /// There was no chain yet, and the registry does not give one.
+    Unavailable(String),
+}
+
+/// Follows the chain of one service.
+#[derive(Debug)]
+pub struct ChainFollower {
+    registry: Arc<dyn Registry>,
+    service: Arc<str>,
+    cursor: Cursor,
+    /// When the next question may be asked.
+    due: Instant,
+    /// `None`: there was no answer yet.
+    known: Option<Chain>,
+    good: GoodFilters,
+    failures: u32,
+}
+
+impl ChainFollower {
+    pub(crate) fn new(registry: Arc<dyn Registry>, service: Arc<str>) -> Self {
+        Self {
+            registry,
+            service,
+            cursor: Cursor::START,
+            due: Instant::now(),
+            known: None,
+            good: GoodFilters::new(),
+            failures: 0,
+        }
+    }
+
+    /// The next change, or the first failure where nothing is known. May be dropped at any time: the question is asked anew then.
+    pub async fn next(&mut self) -> ChainNews {
+        loop {
+            sleep_until(self.due).await;
+            let asked = Instant::now();
+            let wait = self.registry.longest_wait();
+            let Some(question) = self.registry.watch_chain(&self.service, self.cursor, wait) else {
+                return std::future::pending().await;
+            };
+            let answer = question.await;
+            match answer {
+                Ok(answer) => {
+                    if self.failures > 0 {
+                        info!(service = %self.service, "the chain can be read again");
+                    }
+                    self.failures = 0;
+                    let has_index = answer.cursor != Cursor::START;
+                    self.due = asked + if has_index { INTERVAL } else { INTERVAL_WITHOUT_INDEX };
+                    self.cursor = answer.cursor;
+                    if self.known.as_ref() == Some(&answer.chain) {
+                        continue;
+                    }
+                    let rules = translate::rules_of(&answer.chain, &mut self.good);
+                    self.known = Some(answer.chain);
+                    for problem in &rules.problems {
+                        let (service, kind) = (&self.service, problem.kind.label());
+                        warn!(%service, kind, problem = problem.text, "a part of Consul's chain has no effect");
+                    }
+                    return ChainNews::Changed(rules);
+                }
+                Err(error) => {
+                    if let Some(news) = self.on_failure(&error) {
+                        return news;
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_failure(&mut self, error: &Error) -> Option<ChainNews> {
+        self.failures = self.failures.saturating_add(1);
+        let is_first = self.failures == 1;
+        self.cursor = Cursor::START;
+        let pause = match has_no_chains(error) {
+            true => INTERVAL_REFUSED,
+            false => INTERVAL.max(BACKOFF.pause(self.failures - 1, fastrand::u64(..))),
+        };
+        self.due = Instant::now() + pause;
+        let service = &self.service;
+        if is_first {
+            let known = self.known.is_some();
+            warn!(%service, %error, "the chain cannot be read; {}", if known { "the last one stays" } else { "there is none" });
+        } else {
+            debug!(%service, %error, "the chain cannot be read");
+        }
+        (is_first && self.known.is_none()).then(|| ChainNews::Unavailable(error.to_string()))
+    }
+}
+
+/// Whether asking again soon is of no use: the token may not read it, or the registry knows no chains. A Consul without
+/// `connect { enabled = true }` answers 400.
+fn has_no_chains(error: &Error) -> bool {
+    match error {
+        Error::Refused { status: 400 | 403 | 404 | 405 | 501, .. } => true,
+        Error::Refused { status: 500, text, .. } => text.contains("can't find"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! When a chain is asked for, and what a failure changes.
+
+use std::collections::VecDeque;
+
+use outrigger_registry::{
+    AnswerFuture, ChainAnswer, Consistency, Query, WatchAnswer,
+    chain::{Node, ResolverNode, Target},
+};
+use parking_lot::Mutex;
+
+use super::*;
+
+/// A registry that answers about chains at once, and notes when it was asked. Without an answer left it never answers.
+#[derive(Debug, Default)]
+struct Chains {
+    answers: Mutex<VecDeque<Result<ChainAnswer, Error>>>,
+    asked: Mutex<Vec<(Instant, Cursor)>>,
+}
+
+impl Registry for Chains {
+    fn watch<'a>(
+        &'a self,
+        _: &'a Query,
+        _: Cursor,
+        _: Consistency,
+        _: Duration,
+    ) -> AnswerFuture<'a, WatchAnswer> {
+        Box::pin(std::future::pending())
+    }
+
+    fn watch_chain<'a>(
+        &'a self,
+        _: &'a str,
+        cursor: Cursor,
+        _: Duration,
+    ) -> Option<AnswerFuture<'a, ChainAnswer>> {
+        self.asked.lock().push((Instant::now(), cursor));
+        let answer = self.answers.lock().pop_front();
+        Some(Box::pin(async {
+            match answer {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            }
+        }))
+    }
+
+    fn longest_wait(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+}
+
+/// A chain that sends everything to this service.
+fn chain(to: &str, index: u64) -> Result<ChainAnswer, Error> {
+    let resolver = ResolverNode { target: "t".to_owned(), ..ResolverNode::default() };
+    let node = Node { resolver: Some(resolver), ..Node::default() };
+    let target = Target { service: to.to_owned(), ..Target::default() };
+    let chain = Chain {
+        service_name: "orders".to_owned(),
+        start_node: "n".to_owned(),
+        nodes: [("n".to_owned(), node)].into(),
+        targets: [("t".to_owned(), target)].into(),
+        ..Chain::default()
+    };
+    Ok(ChainAnswer { chain, cursor: Cursor::at(index) })
+}
+
+fn refused(status: u16) -> Result<ChainAnswer, Error> {
+    Err(Error::Refused { request: "GET /".to_owned(), status, text: "no".to_owned(), hint: None })
+}
+
+fn follow(answers: impl IntoIterator<Item = Result<ChainAnswer, Error>>) -> (ChainFollower, Arc<Chains>) {
+    let registry =
+        Arc::new(Chains { answers: Mutex::new(answers.into_iter().collect()), ..Chains::default() });
+    (ChainFollower::new(registry.clone(), "orders".into()), registry)
+}
+
+fn target(news: &ChainNews) -> String {
+    match news {
+        ChainNews::Changed(rules) => rules.rules.exact_targets()[0].place.service.to_string(),
+        ChainNews::Unavailable(why) => format!("unavailable: {why}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_answers_are_no_news_and_a_service_is_asked_about_once_a_second() {
+    let begun = Instant::now();
+    let (mut follower, registry) = follow([chain("a", 5), chain("a", 6), chain("a", 7), chain("b", 8)]);
+    assert_eq!(target(&follower.next().await), "a");
+    assert_eq!(target(&follower.next().await), "b");
+    let asked: Vec<_> =
+        registry.asked.lock().iter().map(|(at, cursor)| (*at - begun, cursor.index())).collect();
+    let second = Duration::from_secs(1);
+    assert_eq!(asked, [(Duration::ZERO, 0), (second, 5), (2 * second, 6), (3 * second, 7)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_keeps_the_last_chain_and_is_asked_about_more_and_more_seldom() {
+    let failures = (0..20).map(|_| refused(500));
+    let (mut follower, registry) = follow([chain("a", 5)].into_iter().chain(failures).chain([chain("b", 3)]));
+    assert_eq!(target(&follower.next().await), "a");
+    assert_eq!(target(&follower.next().await), "b", "no news of the failures");
+    let asked = registry.asked.lock().clone();
+    let pauses: Vec<_> = asked.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    assert!(pauses.iter().all(|pause| (INTERVAL..=BACKOFF.max).contains(pause)), "{pauses:?}");
+    assert!(pauses.iter().skip(5).max() > Some(&Duration::from_secs(5)), "{pauses:?}");
+    assert!(asked[2..].iter().all(|(_, cursor)| *cursor == Cursor::START));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_chain_the_first_failure_is_news_and_a_refusal_is_asked_about_seldom() {
+    for (status, interval) in [(400, 30), (403, 30), (404, 30), (405, 30), (500, 1)] {
+        let begun = Instant::now();
+        let (mut follower, registry) = follow([refused(status), chain("a", 5)]);
+        assert!(target(&follower.next().await).starts_with("unavailable"));
+        assert_eq!(target(&follower.next().await), "a");
+        let second = registry.asked.lock()[1].0 - begun;
+        assert_eq!(second, Duration::from_secs(interval), "{status}");
+    }
+}

@@ -15,11 +15,15 @@ use outrigger_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::app::start_router_by;
+use crate::{
+    app::start_router_by,
+    explain::{explain, send, taken},
+};
 
+mod more;
 mod table;
 
-use table::{ROWS, Row};
+use table::Row;
 
 /// The settings of the sidecars here: services are called at once, each for the first time.
 const SETTINGS: &str = "
@@ -153,7 +157,7 @@ async fn entries_of_a_real_consul_are_honoured() {
     let consul = ConsulDatacenters::start().await.expect("two datacenters");
     let (dc1, dc2) = (ConsulAgent(consul.dc1.http_addr()), ConsulAgent(consul.dc2.http_addr()));
     let all = Instances::start().await;
-    for service in ["api", "other", "echo", "slow", "flaky", "mid", "none"] {
+    for service in ["api", "other", "echo", "slow", "flaky", "mid", "none", "moved", "parted"] {
         write_entry(dc1, &json!({"Kind": "service-defaults", "Name": service, "Protocol": "http"})).await;
     }
     register(dc1, "api", &all.api, Value::Null).await;
@@ -164,8 +168,17 @@ async fn entries_of_a_real_consul_are_honoured() {
     register(dc1, "echo", &all.echo, Value::Null).await;
     register(dc1, "slow", &all.slow, Value::Null).await;
     register(dc1, "flaky", &all.flaky, Value::Null).await;
-    let names: Vec<_> = (0..ROWS.len()).map(|n| format!("t{n:02}")).collect();
-    for (service, row) in names.iter().zip(ROWS) {
+    let moved = json!({"Kind": "service-resolver", "Name": "moved", "Redirect": {"Service": "api"}});
+    write_entry(dc1, &moved).await;
+    let subsets = json!({"one": {"Filter": "Service.Meta.version == 1"}, "two": {"Filter": "Service.Meta.version == 2"}});
+    write_entry(dc1, &json!({"Kind": "service-resolver", "Name": "other", "Subsets": subsets})).await;
+    let halves = ["one", "two"].map(|name| json!({"Weight": 50, "Service": "other", "ServiceSubset": name}));
+    write_entry(dc1, &json!({"Kind": "service-splitter", "Name": "parted", "Splits": halves})).await;
+    let routes = json!([{"Match": {"HTTP": {"PathPrefix": "/p"}}, "Destination": {"Service": "api"}}]);
+    write_entry(dc1, &json!({"Kind": "service-router", "Name": "parted", "Routes": routes})).await;
+    let rows: Vec<&Row> = table::ROWS.iter().chain(more::ROWS).collect();
+    let names: Vec<_> = (0..rows.len()).map(|n| format!("t{n:02}")).collect();
+    for (service, row) in names.iter().zip(&rows) {
         all.register_own(dc1, dc2, service).await;
         write_entry(dc1, &json!({"Kind": "service-defaults", "Name": service, "Protocol": row.protocol}))
             .await;
@@ -179,7 +192,7 @@ async fn entries_of_a_real_consul_are_honoured() {
             write_entry(dc1, &entry).await;
         }
     }
-    let own = ROWS.iter().position(|row| row.what == table::OWN_RULES).expect("the row");
+    let own = rows.iter().position(|row| row.what == table::OWN_RULES).expect("the row");
     let settings = format!(
         "{SETTINGS}upstreams: [{{service: {}, subsets: {{one: {{meta: {{version: 1}}}}}}, split: [{{subset: one, weight: 1}}]}}]",
         names[own]
@@ -187,11 +200,11 @@ async fn entries_of_a_real_consul_are_honoured() {
     let consul_keys = format!("address: \"http://{}\", max_connections: 180", dc1.0);
     let (app, outbound) = start_router_by(&consul_keys, &settings).await;
     let mut wrong = Vec::new();
-    for (service, row) in names.iter().zip(ROWS) {
+    for (service, row) in names.iter().zip(&rows) {
         wrong.extend(check_row(outbound, service, row).await);
     }
     assert_eq!(wrong, [] as [String; 0], "\n{}", wrong.join("\n"));
-    for (service, row) in names.iter().zip(ROWS) {
+    for (service, row) in names.iter().zip(&rows) {
         let chain = &entry_of(&app, service).await["chain"];
         assert_eq!(chain["state"], row.state, "{}: {chain}", row.what);
         let protocol = Some(row.protocol).filter(|name| *name != "tcp" && row.state != "ignored");
@@ -202,7 +215,7 @@ async fn entries_of_a_real_consul_are_honoured() {
         assert_eq!(kinds, expected, "{}: {chain}", row.what);
     }
     let metrics = client::get(app.admin_addr().expect("an admin side"), "localhost", "/metrics").await.text();
-    let bad = ROWS.iter().position(|row| row.problems == ["filter"]).expect("a row");
+    let bad = rows.iter().position(|row| row.problems == ["filter"]).expect("a row");
     let line = format!("outrigger_chain_problems{{kind=\"filter\",service=\"{}\"}} 1", names[bad]);
     assert!(metrics.contains(&line), "{line}");
     let settings = client::get(app.admin_addr().expect("an admin side"), "localhost", "/config").await.text();
@@ -289,6 +302,16 @@ async fn entries_that_change_under_load_cost_no_request() {
     site.wait_taken_by(&["v1", "v2"]).await;
     delete_entry(site.agent, "service-splitter", "web").await;
     site.wait_taken_by(&["v1"]).await;
+    // A filter that the sidecar does not evaluate itself.
+    let asked =
+        json!({"one": {"Filter": "Service.Meta.version == 1 and Service.EnableTagOverride == false"}});
+    site.write("service-resolver", json!({"Subsets": asked, "DefaultSubset": "one"})).await;
+    wait::until("it is in effect", wait::TIMEOUT, async || {
+        let page = client::get(site.app.admin_addr().expect("an admin side"), "localhost", "/services").await;
+        page.text().contains("EnableTagOverride")
+    })
+    .await;
+    site.wait_taken_by(&["v1"]).await;
     // A filter that Consul takes and cannot evaluate: the last good one stays.
     let wrong = json!({"one": {"Filter": "Service.Meta.version = 1"}});
     site.write("service-resolver", json!({"Subsets": wrong, "DefaultSubset": "one"})).await;
@@ -323,6 +346,11 @@ async fn a_chain_fails_over_and_returns() {
     site.wait_taken_by(&["v1"]).await;
     let load = Load::start(site.outbound, LoadPlan::get("web"));
     load.wait_successes(50).await;
+    // It is watched from the first request on, which does not wait for it.
+    wait::until("the target is known", wait::TIMEOUT, async || {
+        entry_of(&site.app, "api").await["instances"].as_array().is_some_and(|all| !all.is_empty())
+    })
+    .await;
     site.v1.kill(Kill::Reset).await;
     site.wait_taken_by(&["api"]).await;
     wait::until("it is shown", wait::TIMEOUT, async || {
@@ -355,5 +383,96 @@ async fn chains_are_not_asked_for_unless_routing_is_on_and_a_reload_turns_it_on_
     assert!(entry_of(&site.app, "web").await["chain"].is_null());
     site.app.apply(crate::app::router_settings(&keys, SETTINGS)).await.expect("a reload");
     site.wait_taken_by(&["v1"]).await;
+    site.app.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_request_by_a_chain_is_explained() {
+    if !consul::available("a request by a chain is explained") {
+        return;
+    }
+    let settings = "routing: {consul: true}\nupstreams: [{service: own, split: [{service: api, weight: 1}]}]";
+    let site = Site::start(settings).await;
+    let ill = Instance::scripted("ill", |_| Answer::status(503, "ill")).await;
+    register(site.agent, "own", &ill, Value::Null).await;
+    let subsets = json!({
+        "one": {"Filter": "Service.Meta.version == 1"}, "two": {"Filter": "Service.Meta.version == 2"},
+    });
+    let failover = json!({"two": {"Service": "api"}});
+    site.write(
+        "service-resolver",
+        json!({"Subsets": subsets, "Failover": failover, "ConnectTimeout": "250ms"}),
+    )
+    .await;
+    let half = json!([{"Weight": 75, "ServiceSubset": "one"}, {"Weight": 25, "ServiceSubset": "two"}]);
+    site.write("service-splitter", json!({"Splits": half})).await;
+    let to_two = json!({"ServiceSubset": "two", "RequestTimeout": "3s"});
+    let matcher = json!({"HTTP": {"Header": [{"Name": "x-two", "Present": true}]}});
+    site.write("service-router", json!({"Routes": [{"Match": matcher, "Destination": to_two}]})).await;
+
+    let told = explain(&site.app, ("GET", "http://web/", &[])).await;
+    assert_eq!(
+        (&told["chains"][0]["service"], &told["chains"][0]["state"]),
+        (&json!("web"), &json!("unasked"))
+    );
+    assert_eq!(told["destinations"][0]["registry"]["state"], "not_open");
+    site.wait_taken_by(&["v1", "v2"]).await;
+
+    let two = ("GET", "http://web/", &["x-two: 1"] as &[&str]);
+    let told = explain(&site.app, two).await;
+    assert_eq!(told["chains"][0]["state"], "in_effect");
+    let route = &told["rules"][0]["route"];
+    assert_eq!(
+        (&route["key"], &route["origin"]),
+        (&json!("chain.routes[0]"), &json!("Consul's chain")),
+        "{told}"
+    );
+    assert_eq!(route["to"], "the target two.web.default.dc1");
+    let there = &told["destinations"][0];
+    assert_eq!(there["target"], "chain.targets[two.web.default.dc1]");
+    assert_eq!(
+        (&there["subset"]["name"], &there["subset"]["origin"]),
+        (&json!("two"), &json!("Consul's chain"))
+    );
+    let settings = there["settings"].as_array().expect("settings");
+    for (key, value) in [("timeout", "3s"), ("connect_timeout", "250ms")] {
+        let one = settings.iter().find(|one| one["key"] == key).expect("the setting");
+        assert_eq!((&one["value"], &one["origin"]), (&json!(value), &json!("Consul's chain, over default")));
+    }
+    assert_eq!(there["limits"]["timeout_ms"], 3000);
+    assert_eq!(
+        (&there["failover"]["targets"][0]["service"], there["failover"]["active"].as_bool()),
+        (&json!("api"), Some(false))
+    );
+    assert_eq!(taken(&told), ["v2-web"]);
+    assert_eq!(send(site.outbound, two).await.text(), "v2");
+
+    let told = explain(&site.app, ("GET", "http://web/", &[])).await;
+    assert_eq!(told["rules"][0]["passed"][0]["key"], "chain.routes[0]");
+    assert_eq!(
+        (&told["rules"][0]["split"]["key"], &told["rules"][0]["split"]["origin"]),
+        (&json!("chain.split"), &json!("Consul's chain"))
+    );
+    let shares: Vec<_> =
+        told["destinations"].as_array().expect("two").iter().map(|one| one["share"].as_f64()).collect();
+    assert_eq!(shares, [Some(0.75), Some(0.25)]);
+
+    // Without an instance there, it is the failover's.
+    site.v2.kill(Kill::Reset).await;
+    wait::until("it fails over", wait::TIMEOUT, async || {
+        send(site.outbound, two).await.text() == "api" && taken(&explain(&site.app, two).await) == ["api-api"]
+    })
+    .await;
+
+    let told = explain(&site.app, ("GET", "http://own/", &[])).await;
+    assert_eq!(told["chains"][0]["state"], "ignored", "{told}");
+    assert_eq!(told["chains"][1]["state"], "default", "{told}");
+    let page = client::get(
+        site.app.admin_addr().expect("an admin side"),
+        "localhost",
+        "/explain?url=http://web/&format=text",
+    )
+    .await;
+    assert!(page.text().contains("Consul's, of web: in_effect, protocol http, 1 route"), "{}", page.text());
     site.app.shutdown().await;
 }

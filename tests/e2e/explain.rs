@@ -33,7 +33,7 @@ async fn register(registry: SocketAddr, service: &str, instance: &Instance, more
 }
 
 /// A request: method, URL, fields.
-type Asked<'a> = (&'a str, &'a str, &'a [&'a str]);
+pub(crate) type Asked<'a> = (&'a str, &'a str, &'a [&'a str]);
 
 fn encode(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
@@ -45,13 +45,13 @@ async fn page(app: &App, (method, url, fields): Asked<'_>, more: &str) -> Respon
     client::get(app.admin_addr().unwrap(), "localhost", &path).await
 }
 
-async fn explain(app: &App, asked: Asked<'_>) -> Value {
+pub(crate) async fn explain(app: &App, asked: Asked<'_>) -> Value {
     let response = page(app, asked, "").await;
     assert_eq!(response.status, 200, "{response:?}");
     response.json()
 }
 
-async fn send(outbound: SocketAddr, (method, url, fields): Asked<'_>) -> Response {
+pub(crate) async fn send(outbound: SocketAddr, (method, url, fields): Asked<'_>) -> Response {
     let rest = url.strip_prefix("http://").unwrap();
     let (host, path) = rest.split_at(rest.find('/').unwrap());
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
@@ -59,7 +59,7 @@ async fn send(outbound: SocketAddr, (method, url, fields): Asked<'_>) -> Respons
 }
 
 /// The ids of the instances of the only destination that the first attempt may take.
-fn taken(explanation: &Value) -> Vec<String> {
+pub(crate) fn taken(explanation: &Value) -> Vec<String> {
     let [only] = explanation["destinations"].as_array().unwrap().as_slice() else { panic!("{explanation}") };
     let mut all: Vec<&Value> = only["candidates"].as_array().unwrap().iter().collect();
     for target in only["failover"]["targets"].as_array().into_iter().flatten() {

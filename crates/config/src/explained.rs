@@ -20,6 +20,10 @@ pub struct PolicySetting {
     pub is_of_route: bool,
 }
 
+/// The key of what the registry says of a service's requests, which no file has.
+pub const CHAIN_KEY: &str = "chain";
+const CHAIN_ORIGIN: &str = "Consul's chain";
+
 /// Every setting of a policy. `place`: the key under which it is (`upstreams[0]`, `defaults`). `route`: the key of a route that sets
 /// some of them, with the policy that follows.
 pub fn list_policy_settings(
@@ -50,6 +54,9 @@ pub fn list_policy_settings(
 
 /// Where a rule comes from: `upstreams[0].routes[2]`, or, where that has no place of its own, the list or the section that it is in.
 pub fn describe_origin(origins: &Origins, key: &str) -> String {
+    if key.strip_prefix(CHAIN_KEY).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+        return CHAIN_ORIGIN.to_owned();
+    }
     let mut key = key;
     loop {
         let layers = origins.layers(key);
@@ -128,6 +135,7 @@ upstreams:
             ("upstreams[0].subsets.v1", "o.yaml:7"),
             ("upstreams[0].subsets", "o.yaml:7"),
             ("defaults.mirror", "default"),
+            ("chain.routes[0].timeout", "Consul's chain"),
         ] {
             assert_eq!(describe_origin(&loaded.origins, key), expected, "{key}");
         }

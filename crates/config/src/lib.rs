@@ -64,7 +64,7 @@ pub use documents::{
 };
 pub use error::{Problem, Problems, error_chain};
 pub use explained::{
-    PolicySetting, describe_match, describe_origin, describe_path_match, describe_value_match,
+    CHAIN_KEY, PolicySetting, describe_match, describe_origin, describe_path_match, describe_value_match,
     list_policy_settings,
 };
 pub use keys::keys;

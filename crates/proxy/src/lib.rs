@@ -32,7 +32,7 @@ mod transport;
 mod upstream;
 
 pub use explain::{
-    ExplainError, ExplainRequest, ExplainedBreaker, ExplainedBulkhead, ExplainedCandidate,
+    ExplainError, ExplainRequest, ExplainedBreaker, ExplainedBulkhead, ExplainedCandidate, ExplainedChain,
     ExplainedDestination, ExplainedEntry, ExplainedFailover, ExplainedHead, ExplainedKnowledge,
     ExplainedLimits, ExplainedMirror, ExplainedName, ExplainedPick, ExplainedRefusal, ExplainedRequest,
     ExplainedRoute, ExplainedRules, ExplainedSetting, ExplainedSplit, ExplainedSubset, ExplainedTarget,
@@ -43,6 +43,6 @@ pub use listener::set::{ListenError, ListenErrors};
 pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};
 pub use reason::Reason;
 pub use status::{
-    ChainStatus, ChainTargetStatus, ClusterStatus, EjectedStatus, EndpointStatus, FailoverStatus,
-    FailoverTargetStatus, SubsetStatus,
+    ChainProblemStatus, ChainStatus, ChainTargetStatus, ClusterStatus, EjectedStatus, EndpointStatus,
+    FailoverStatus, FailoverTargetStatus, SubsetStatus,
 };

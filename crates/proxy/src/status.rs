@@ -13,6 +13,7 @@ use outrigger_policy::{
     outlier_detection::{EjectionDetails, EjectionReason, EjectionState},
 };
 use outrigger_registry::{Instance, InstanceId, LastResort};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::upstream::{
@@ -65,25 +66,36 @@ pub struct ClusterStatus {
 }
 
 /// What the registry says of the requests of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ChainStatus {
     /// `in_effect`, `default` (it says nothing of the requests), `ignored` (the file or a document says where they go), `unasked`, or
     /// `unavailable`.
     pub state: &'static str,
     /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// `http`, `http2` or `grpc`. `None`: nothing is stated.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// How many routes it has.
     pub routes: usize,
     /// What it names.
     pub targets: Vec<ChainTargetStatus>,
-    /// What of it has no effect: a kind, and a sentence.
-    pub problems: Vec<(&'static str, String)>,
+    /// What of it has no effect.
+    pub problems: Vec<ChainProblemStatus>,
+}
+
+/// What of a chain has no effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChainProblemStatus {
+    /// As the metric has it.
+    pub kind: &'static str,
+    /// A sentence.
+    pub problem: String,
 }
 
 /// A target of a chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ChainTargetStatus {
     /// As Consul calls it.
     pub id: String,
@@ -93,8 +105,7 @@ pub struct ChainTargetStatus {
     pub failover_active: bool,
 }
 
-fn chain_status(cluster: &Cluster) -> Option<ChainStatus> {
-    let state = cluster.chain.load_full()?;
+pub(crate) fn chain_status(state: &ChainState) -> ChainStatus {
     let without = |state, error| ChainStatus {
         state,
         error,
@@ -103,7 +114,7 @@ fn chain_status(cluster: &Cluster) -> Option<ChainStatus> {
         targets: Vec::new(),
         problems: Vec::new(),
     };
-    Some(match &*state {
+    match state {
         ChainState::Ignored => without("ignored", None),
         ChainState::Unasked => without("unasked", None),
         ChainState::Unavailable(error) => without("unavailable", Some(error.clone())),
@@ -120,9 +131,13 @@ fn chain_status(cluster: &Cluster) -> Option<ChainStatus> {
                     failover_active: set.over.is_over(),
                 })
                 .collect(),
-            problems: chain.problems.iter().map(|one| (one.kind.label(), one.text.clone())).collect(),
+            problems: chain
+                .problems
+                .iter()
+                .map(|one| ChainProblemStatus { kind: one.kind.label(), problem: one.text.clone() })
+                .collect(),
         },
-    })
+    }
 }
 
 /// The state of a subset.
@@ -428,7 +443,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             .iter()
             .map(|one| subset_status(cluster, one, &view.snapshot))
             .collect(),
-        chain: chain_status(cluster),
+        chain: cluster.chain.load().as_deref().map(chain_status),
         failover: failover_status(cluster, &view.settings),
         endpoints,
     }

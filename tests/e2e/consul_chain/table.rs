@@ -22,10 +22,10 @@ pub(super) struct Row {
 pub(super) const OWN_RULES: &str = "rules of the file come before entries";
 
 /// The instances of each service of the table, in the order of its shares.
-const OWN: &[(&str, usize)] = &[("v1", 2), ("v2", 2), ("warned", 2)];
-const API: &[(&str, usize)] = &[("api", 2)];
+pub(super) const OWN: &[(&str, usize)] = &[("v1", 2), ("v2", 2), ("warned", 2)];
+pub(super) const API: &[(&str, usize)] = &[("api", 2)];
 
-const ROW: Row = Row {
+pub(super) const ROW: Row = Row {
     what: "",
     protocol: "http",
     entries: &[],
@@ -132,7 +132,7 @@ pub(super) const ROWS: &[Row] = &[
     to_api!(
         "Header Exact, inverted",
         r#"{"Header": [{"Name": "x-a", "Exact": "1", "Invert": true}]}"#,
-        ("GET /", API),
+        ("GET /", OWN),
         ("GET /\nx-a: 2", API),
         ("GET /\nx-a: 1", OWN)
     ),

@@ -309,10 +309,18 @@ impl<'c> Walk<'c> {
             let one = |value: &chain::ValueMatch| self.value(value, key);
             all.iter().map(one).collect::<Result<Vec<_>, String>>()
         };
-        let headers = values(&http.header, "Header")?;
+        let mut headers = Vec::new();
+        for (name, value) in values(&http.header, "Header")? {
+            let name = name.to_ascii_lowercase();
+            // As in Envoy: of an absent field only `Present` holds inverted.
+            if value.negated && value.test != ValueTest::Present {
+                headers.push((name.clone(), ValueMatch { test: ValueTest::Present, negated: false }));
+            }
+            headers.push((name, value));
+        }
         Ok(RouteMatch {
             path,
-            headers: headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect(),
+            headers,
             query: values(&http.query_param, "QueryParam")?,
             methods: http.methods.clone(),
         })

@@ -289,6 +289,6 @@ fn describe_chain_problems(clusters: &[ClusterStatus]) -> String {
         format!("# Consul's chain of {}: {}\n", escape_control(service), escape_control(problem))
     };
     let lines = problems
-        .flat_map(|(service, chain)| chain.problems.iter().map(move |(_, problem)| line(service, problem)));
+        .flat_map(|(service, chain)| chain.problems.iter().map(move |one| line(service, &one.problem)));
     lines.collect()
 }

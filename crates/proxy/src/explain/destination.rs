@@ -29,7 +29,7 @@ use crate::{
 };
 
 pub(super) fn describe_destination(inquiry: &Inquiry<'_>, way: &Way<'_>) -> ExplainedDestination {
-    let Way { share, service, subset, route, .. } = *way;
+    let Way { share, service, route, target, .. } = *way;
     let own = match &service.cluster {
         Some(cluster) => cluster.view.load().settings.policy.clone(),
         None => service.placed.policy.clone(),
@@ -45,10 +45,14 @@ pub(super) fn describe_destination(inquiry: &Inquiry<'_>, way: &Way<'_>) -> Expl
     let mut out = ExplainedDestination {
         share,
         service: service.key.to_string(),
-        subset: subset.map(|subset| {
-            let key = format!("{rules_place}.subsets.{}", subset.name());
+        subset: way.named_subset().map(|subset| {
+            let key = target.map_or_else(
+                || format!("{rules_place}.subsets.{}", subset.name()),
+                |key| format!("{key}.subset"),
+            );
             ExplainedSubset { name: subset.name().to_string(), origin: inquiry.origin(&key), key }
         }),
+        target: target.map(str::to_owned),
         declared: service.cluster.as_ref().is_some_and(|cluster| cluster.is_declared()),
         registry: ExplainedKnowledge {
             state: "not_open",
@@ -112,12 +116,14 @@ fn describe_limits(
 
 /// What happens to the request while no instance is usable.
 fn describe_emptiness(inquiry: &Inquiry<'_>, way: &Way<'_>, policy: &config::Policy) -> Vec<String> {
-    let Way { share, service, subset, on_empty, .. } = way;
+    let Way { share, service, on_empty, failover, target, .. } = way;
     let mut out = Vec::new();
-    let failover = service.cluster.as_ref().and_then(|cluster| inquiry.clusters.failover_of(cluster));
-    let targets: Vec<String> = match &failover {
-        Some(linked) => linked.failover.targets.iter().map(|target| target.label.to_string()).collect(),
-        None => inquiry.clusters.targets_if_open(&service.key).iter().map(ToString::to_string).collect(),
+    let targets: Vec<String> = match (failover, target) {
+        (Some(linked), _) => linked.failover.targets.iter().map(|target| target.label.to_string()).collect(),
+        (None, Some(_)) => Vec::new(),
+        (None, None) => {
+            inquiry.clusters.targets_if_open(&service.key).iter().map(ToString::to_string).collect()
+        }
     };
     if !targets.is_empty() {
         out.push(format!(
@@ -138,7 +144,7 @@ fn describe_emptiness(inquiry: &Inquiry<'_>, way: &Way<'_>, policy: &config::Pol
     }
     let status = |reason: Reason| format!("{} {}", reason.status(), reason.label());
     let unknown = status(Reason::UnknownService);
-    let reason = if subset.is_some() { Reason::SubsetEmpty } else { Reason::NoUsableInstance };
+    let reason = if way.named_subset().is_some() { Reason::SubsetEmpty } else { Reason::NoUsableInstance };
     out.push(format!("it is refused: {}; {unknown} where no instance is registered", status(reason)));
     out
 }
@@ -165,12 +171,12 @@ fn describe_cluster(
         let state = breaker_label(cluster.breaker.state(breaker, now.into_std()));
         out.breaker = ExplainedBreaker { state, refuses_for_ms: refused_for.map(millis) };
     }
-    let linked = inquiry.clusters.failover_of(cluster);
+    let linked = &way.failover;
     let retryable = RetryEligibility::new(&policy.retry, inquiry.traits, 0, true).allows_retry();
     let failover = linked.as_ref().map(|linked| &*linked.failover);
     let next = cluster.next_pick(failover, subset, retryable, now);
     let own = next.as_ref().filter(|next| next.target.is_none());
-    out.candidates = describe_candidates(inquiry, cluster, subset, own, next.is_some());
+    out.candidates = describe_candidates(inquiry, cluster, way.named_subset(), own, next.is_some());
     out.failover =
         linked.as_ref().map(|linked| describe_failover(inquiry, way, cluster, linked, next.as_ref()));
     out.pick.zones = match (subset, own) {
@@ -259,7 +265,8 @@ fn describe_failover(
     next: Option<&NextPick>,
 ) -> ExplainedFailover {
     let (failover, state) = (&linked.failover, cluster.failover_state(way.subset));
-    let key = format!("{}.failover", way.service.placed.rules_place);
+    let place = way.target.map_or_else(|| way.service.placed.rules_place.to_string(), str::to_owned);
+    let key = format!("{place}.failover");
     let active = state.is_over();
     let targets = failover.targets.iter().zip(&linked.clusters).enumerate();
     ExplainedFailover {
@@ -279,6 +286,7 @@ fn describe_failover(
                 let of_target = next.filter(|next| next.target == Some(at));
                 ExplainedTarget {
                     service: target.label.to_string(),
+                    subset: named.map(|subset| subset.name().to_string()),
                     usable: subset.set().healthy(),
                     candidates: describe_candidates(inquiry, cluster, named, of_target, next.is_some()),
                 }

@@ -12,6 +12,7 @@ use crate::{
     upstream::{
         cluster::{Cluster, ClusterKey},
         manager::{ClusterManager, PlacedSettings},
+        over::LinkedFailover,
         subset::Subset,
         traffic::Traffic,
     },
@@ -26,6 +27,13 @@ pub(super) struct Inquiry<'a> {
     pub(super) traits: RequestTraits,
     /// The time that the app itself allows.
     pub(super) own_deadline: Option<Duration>,
+}
+
+impl Way<'_> {
+    /// The subset, unless it is one without a name, of all instances.
+    pub(super) fn named_subset(&self) -> Option<&Subset> {
+        self.subset.filter(|subset| !subset.name().is_empty())
+    }
 }
 
 impl Inquiry<'_> {
@@ -45,10 +53,10 @@ pub(super) struct KnownService {
     pub(super) traffic: Option<Arc<Traffic>>,
 }
 
-/// What a route sets of the policy of its target.
+/// What a route, or a target of a chain, sets of the policy of the service.
 #[derive(Debug)]
 pub(super) struct RoutePolicy {
-    /// The key of the route.
+    /// The key of that.
     pub(super) key: String,
     pub(super) policy: Arc<config::Policy>,
     /// The settings that it changes.
@@ -61,6 +69,9 @@ pub(super) struct Way<'a> {
     pub(super) service: &'a KnownService,
     pub(super) subset: Option<&'a Subset>,
     pub(super) route: Option<&'a RoutePolicy>,
+    pub(super) failover: Option<Arc<LinkedFailover>>,
+    /// The key of what a chain names.
+    pub(super) target: Option<&'a str>,
     /// Where the route sends the request while its target has no usable instance.
     pub(super) on_empty: Option<&'a str>,
 }

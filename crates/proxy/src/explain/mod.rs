@@ -16,10 +16,11 @@ mod request;
 mod walk;
 
 pub use model::{
-    ExplainedBreaker, ExplainedBulkhead, ExplainedCandidate, ExplainedDestination, ExplainedEntry,
-    ExplainedFailover, ExplainedHead, ExplainedKnowledge, ExplainedLimits, ExplainedMirror, ExplainedName,
-    ExplainedPick, ExplainedRefusal, ExplainedRequest, ExplainedRoute, ExplainedRules, ExplainedSetting,
-    ExplainedSplit, ExplainedSubset, ExplainedTarget, ExplainedZone, Explanation, PassedRoute,
+    ExplainedBreaker, ExplainedBulkhead, ExplainedCandidate, ExplainedChain, ExplainedDestination,
+    ExplainedEntry, ExplainedFailover, ExplainedHead, ExplainedKnowledge, ExplainedLimits, ExplainedMirror,
+    ExplainedName, ExplainedPick, ExplainedRefusal, ExplainedRequest, ExplainedRoute, ExplainedRules,
+    ExplainedSetting, ExplainedSplit, ExplainedSubset, ExplainedTarget, ExplainedZone, Explanation,
+    PassedRoute,
 };
 pub(crate) use request::RequestUrl;
 pub use request::{ExplainError, ExplainRequest};

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::status::ChainStatus;
+
 /// What a request would meet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Explanation {
@@ -15,6 +17,9 @@ pub struct Explanation {
     pub refused: Option<ExplainedRefusal>,
     /// The sidecar answers the request itself: `Max-Forwards` is 0.
     pub answered_here: bool,
+    /// What is known of Consul's chains of the service that is named and of each service to which the rules lead. Empty: chains do not
+    /// count.
+    pub chains: Vec<ExplainedChain>,
     /// The rules of the service that is named, then those of each service to which they lead.
     pub rules: Vec<ExplainedRules>,
     /// Copies of it. Absent: the rules have no mirror.
@@ -71,6 +76,16 @@ pub struct ExplainedRefusal {
     pub detail: String,
     /// `Retry-After`.
     pub retry_after_ms: Option<u64>,
+}
+
+/// What is known of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExplainedChain {
+    /// The service that it is of.
+    pub service: String,
+    /// As `/services` has it.
+    #[serde(flatten)]
+    pub status: ChainStatus,
 }
 
 /// The rules of one service.
@@ -172,6 +187,8 @@ pub struct ExplainedDestination {
     pub service: String,
     /// The part of its instances. Absent: all.
     pub subset: Option<ExplainedSubset>,
+    /// The key of what a chain of Consul names. Absent: no chain does.
+    pub target: Option<String>,
     /// The settings name the service.
     pub declared: bool,
     /// What is known of it.
@@ -231,7 +248,7 @@ pub struct ExplainedSetting {
     pub value: String,
     /// Where it comes from, and what it overrides.
     pub origin: String,
-    /// The route sets it.
+    /// The route sets it, or the target in a chain of Consul.
     pub of_route: bool,
 }
 
@@ -355,6 +372,8 @@ pub struct ExplainedFailover {
 pub struct ExplainedTarget {
     /// The service, as metrics call it.
     pub service: String,
+    /// The part of its instances. Absent: all, or for a subset those of the same name.
+    pub subset: Option<String>,
     /// Instances that can take requests.
     pub usable: usize,
     /// Its instances.

@@ -10,8 +10,8 @@ use super::{
     destination::describe_destination,
     inquiry::{Inquiry, KnownService, RoutePolicy, Way, describe_refusal},
     model::{
-        ExplainedEntry, ExplainedHead, ExplainedMirror, ExplainedName, ExplainedRoute, ExplainedRules,
-        ExplainedSplit, Explanation, PassedRoute,
+        ExplainedChain, ExplainedEntry, ExplainedHead, ExplainedMirror, ExplainedName, ExplainedRoute,
+        ExplainedRules, ExplainedSplit, Explanation, PassedRoute,
     },
     request::{ExplainError, ExplainRequest, RequestUrl},
 };
@@ -30,9 +30,11 @@ use crate::{
             MAX_SERVICES, change_head, is_copy, is_service_usable, is_usable, refuse_long_way, sticky_value,
         },
     },
+    status::chain_status,
     upstream::{
-        cluster::{Cluster, ClusterKey},
-        manager::ClusterManager,
+        cluster::{Cluster, ClusterKey, tune_policy},
+        exact::LinkedTarget,
+        manager::{ClusterManager, SettingsPlace},
         traffic::{Mirror, Route, RouteDestination, Split, Target, Traffic},
     },
 };
@@ -46,6 +48,8 @@ struct Walk<'a> {
     head: &'a Head,
     out: &'a mut Explanation,
     policy: Option<RoutePolicy>,
+    /// What the route of a chain sets, and its key.
+    tuning: Option<(String, Arc<config::PolicyTuning>)>,
     on_empty: Option<String>,
 }
 
@@ -127,7 +131,7 @@ fn follow(
         traits: Call::traits_of(&head, &facts.changes),
         own_deadline: facts.deadline.timeout,
     };
-    let mut walk = Walk { inquiry, head: &head, out, policy: None, on_empty: None };
+    let mut walk = Walk { inquiry, head: &head, out, policy: None, tuning: None, on_empty: None };
     walk.apply_rules(&named, &mut facts);
     let bytes = |changed: &Option<Box<[u8]>>, own: &[u8]| {
         String::from_utf8_lossy(changed.as_deref().unwrap_or(own)).into_owned()
@@ -160,6 +164,7 @@ impl Walk<'_> {
     /// As [`RoutedService::choose`](crate::request::rules::RoutedService::choose) and what applies it, for each destination that the
     /// request may get.
     fn apply_rules(&mut self, named: &KnownService, facts: &mut RequestFacts) {
+        self.note_chain(named);
         let Some(traffic) = named.traffic.clone() else {
             return self.arrive(1.0, named, &Target::Any);
         };
@@ -197,10 +202,12 @@ impl Walk<'_> {
                 };
                 self.policy = Some(RoutePolicy { key: key.clone(), policy: policy.clone(), base });
             }
+            self.tuning = route.rule.tuning.as_ref().map(|tuning| (key.clone(), tuning.clone()));
         }
         let mirror = traffic.mirror.as_ref();
-        self.out.mirror =
-            mirror.map(|mirror| self.describe_mirror(mirror, &format!("{place}.mirror"), facts));
+        self.out.mirror = mirror.map(|mirror| {
+            self.describe_mirror(mirror, &format!("{}.mirror", named.placed.own_rules_place), facts)
+        });
         let has_rules = !rules.passed.is_empty() || rules.route.is_some() || rules.split.is_some();
         if has_rules {
             self.out.rules.push(rules);
@@ -222,7 +229,7 @@ impl Walk<'_> {
     ) -> (Vec<PassedRoute>, Option<(String, &'t Route)>) {
         let (mut passed, asked) = (Vec::new(), Asked::new(self.head, target));
         for (n, route) in traffic.routes.iter().enumerate() {
-            let key = format!("{place}.routes[{n}]");
+            let key = format!("{place}.routes[{}]", route.rule.number.unwrap_or(n));
             let Some(mismatch) = mismatch(route, &asked) else {
                 return (passed, Some((key, route)));
             };
@@ -291,6 +298,7 @@ impl Walk<'_> {
         let name = ServiceName::plain(name);
         let next =
             find_service(self.inquiry.clusters, ClusterKey::from(&name), self.inquiry.clusters.find(&name));
+        self.note_chain(&next);
         let mut split = None;
         let targets = self.choose_own(&next, &format!("{}.split", next.placed.rules_place), &mut split);
         if split.is_some() {
@@ -378,13 +386,57 @@ impl Walk<'_> {
         if self.out.destinations.len() >= MAX_DESTINATIONS {
             return;
         }
+        let clusters = self.inquiry.clusters;
         let subset = match to {
             Target::Subset(subset) => Some(&**subset),
-            Target::Any | Target::Service(_) | Target::Exact(_) => None,
+            Target::Exact(target) => {
+                if let Some(found) = clusters.exact_target(&service.key, target) {
+                    return self.arrive_exact(share, &found);
+                }
+                None
+            }
+            Target::Any | Target::Service(_) => None,
         };
         let (route, on_empty) = (self.policy.as_ref(), self.on_empty.as_deref());
-        let destination =
-            describe_destination(&self.inquiry, &Way { share, service, subset, route, on_empty });
-        self.out.destinations.push(destination);
+        let failover = service.cluster.as_ref().and_then(|cluster| clusters.failover_of(cluster));
+        let way = Way { share, service, subset, route, on_empty, failover, target: None };
+        self.out.destinations.push(describe_destination(&self.inquiry, &way));
+    }
+
+    /// At what a chain names.
+    fn arrive_exact(&mut self, share: f64, found: &LinkedTarget) {
+        let clusters = self.inquiry.clusters;
+        let service = find_service(clusters, found.cluster.key.clone(), Some(found.cluster.clone()));
+        let target = format!("{}.targets[{}]", SettingsPlace::Chain, found.rule.place.id);
+        let connect_timeout = found.rule.connect_timeout;
+        let tuned = (self.tuning.is_some() || connect_timeout.is_some()).then(|| {
+            let key = self.tuning.as_ref().map_or_else(|| target.clone(), |(key, _)| key.clone());
+            let tuning = self.tuning.as_ref().map(|(_, tuning)| &**tuning);
+            let policy = Arc::new(tune_policy(&service.placed.policy, tuning, connect_timeout));
+            RoutePolicy { key, policy, base: service.placed.clone() }
+        });
+        let way = Way {
+            share,
+            service: &service,
+            subset: found.subset().map(|subset| &**subset),
+            route: self.policy.as_ref().or(tuned.as_ref()),
+            on_empty: self.on_empty.as_deref(),
+            failover: found.failover.clone(),
+            target: Some(&target),
+        };
+        self.out.destinations.push(describe_destination(&self.inquiry, &way));
+    }
+
+    fn note_chain(&mut self, service: &KnownService) {
+        let state = match &service.cluster {
+            Some(cluster) => cluster.chain.load().as_deref().map(chain_status),
+            None => self.inquiry.clusters.chain_if_open(&service.key).as_ref().map(chain_status),
+        };
+        let name = service.key.to_string();
+        if let Some(status) = state
+            && !self.out.chains.iter().any(|known| known.service == name)
+        {
+            self.out.chains.push(ExplainedChain { service: name, status });
+        }
     }
 }

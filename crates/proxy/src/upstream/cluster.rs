@@ -23,7 +23,7 @@ use outrigger_policy::{
 use outrigger_registry::{Instance, Query};
 use tokio::{sync::watch, time::Instant};
 
-pub(crate) use settings::ClusterSettings;
+pub(crate) use settings::{ClusterSettings, tune_policy};
 pub(crate) use view::{View, last_resort_label};
 
 use crate::{

@@ -14,7 +14,7 @@ use outrigger_policy::outlier_detection::Eligibility;
 use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -102,8 +102,8 @@ impl Reconciler {
         }
     }
 
-    /// Waits until the registry has said where the requests of the service go, so that no request goes elsewhere before; at most
-    /// `longest`. Without such a question it returns at once.
+    /// Waits until the registry has said where the requests of the service go, and which instances are in the subsets of which it
+    /// evaluates the filter, so that no request goes elsewhere before; at most `longest`. Without such questions it returns at once.
     async fn wait_for_chain(
         &mut self,
         follower: &mut Follower,
@@ -123,6 +123,14 @@ impl Reconciler {
         while let Ok(update) = updates.try_recv() {
             self.apply_update(follower, update);
         }
+        let subsets = cluster.live_subsets.all();
+        self.asked.follow(&self.discovery, &cluster.key.query(), &cluster.live_subsets, &subsets);
+        let listed = async {
+            for subset in &subsets {
+                subset.wait_until_listed().await;
+            }
+        };
+        let _ = timeout_at(end, listed).await;
     }
 
     fn apply_update(&mut self, follower: &mut Follower, SettingsUpdate { change, applied }: SettingsUpdate) {

@@ -13,7 +13,7 @@ use outrigger_config::{self as config, Balance};
 use outrigger_policy::Cursor;
 use outrigger_registry::{Instance, InstanceId, subset};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::upstream::{endpoint::Endpoint, failover_state::FailoverState, pick_set::PickSet};
 
@@ -26,12 +26,20 @@ pub(crate) struct Subset {
     pub(crate) rule: config::Subset,
     cursor: Cursor,
     set: ArcSwap<PickSet>,
-    /// The instances that the registry lists for the filter of the rule. `None`: the sidecar evaluates it, or there is none.
-    listed: Option<ArcSwap<HashSet<InstanceId>>>,
+    /// `None`: the sidecar evaluates the filter of the rule, or there is none.
+    listed: Option<Listed>,
     /// Of requests for this subset of their service.
     pub(crate) over: FailoverState,
     /// Responses to the app, by the class of their status.
     responses: [AtomicU64; RESPONSE_CLASSES.len()],
+}
+
+/// What the registry lists for the filter of a rule.
+#[derive(Debug, Default)]
+struct Listed {
+    /// Before the first answer: of the subset that this one replaces.
+    instances: ArcSwap<HashSet<InstanceId>>,
+    has_answer: watch::Sender<bool>,
 }
 
 impl Subset {
@@ -39,7 +47,7 @@ impl Subset {
         Self {
             cursor: Cursor::new(fastrand::u64(..)),
             set: ArcSwap::from_pointee(PickSet::empty(balance)),
-            listed: asked_filter(&rule).map(|_| ArcSwap::default()),
+            listed: asked_filter(&rule).map(|_| Listed::default()),
             over: FailoverState::new(),
             responses: Default::default(),
             rule,
@@ -54,7 +62,7 @@ impl Subset {
     /// Whether the instance is one of it.
     pub(crate) fn matches(&self, instance: &Instance) -> bool {
         subset::matches(&self.rule, instance)
-            && self.listed.as_ref().is_none_or(|listed| listed.load().contains(&instance.id))
+            && self.listed.as_ref().is_none_or(|listed| listed.instances.load().contains(&instance.id))
     }
 
     /// The filter that the registry is asked with. `None`: there is none.
@@ -65,7 +73,23 @@ impl Subset {
     /// Replaces what the registry lists for its filter.
     pub(crate) fn set_listed(&self, instances: &[Instance]) {
         if let Some(listed) = &self.listed {
-            listed.store(Arc::new(instances.iter().map(|one| one.id.clone()).collect()));
+            listed.instances.store(Arc::new(instances.iter().map(|one| one.id.clone()).collect()));
+            listed.has_answer.send_replace(true);
+        }
+    }
+
+    /// What it has until the registry lists anything for its filter.
+    pub(crate) fn assume_listed(&self, instances: HashSet<InstanceId>) {
+        if let Some(listed) = self.listed.as_ref().filter(|listed| !*listed.has_answer.borrow()) {
+            listed.instances.store(Arc::new(instances));
+        }
+    }
+
+    /// Resolves when the registry has listed something for its filter; at once where it need not. Call it with a time-out.
+    pub(crate) async fn wait_until_listed(&self) {
+        if let Some(listed) = &self.listed {
+            // The sender lives as long as self.
+            let _ = listed.has_answer.subscribe().wait_for(|has_answer| *has_answer).await;
         }
     }
 

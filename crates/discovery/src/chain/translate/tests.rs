@@ -200,6 +200,23 @@ fn a_route_with_an_unknown_part_of_its_match_never_matches_and_is_named() {
 }
 
 #[test]
+fn an_inverted_value_has_to_be_there_as_in_envoy() {
+    let read = edited(|chain| {
+        let matcher = &mut chain["Nodes"]["router:web.default"]["Routes"][0]["Definition"]["Match"]["HTTP"];
+        matcher["Header"] = json!([
+            {"Name": "X-A", "Exact": "1", "Invert": true},
+            {"Name": "x-b", "Present": true, "Invert": true},
+        ]);
+    });
+    let present = |negated| ValueMatch { test: ValueTest::Present, negated };
+    let exact = ValueMatch { test: ValueTest::Exact("1".to_owned()), negated: true };
+    assert_eq!(
+        read.rules.routes[0].matcher.headers,
+        [("x-a".to_owned(), present(false)), ("x-a".to_owned(), exact), ("x-b".to_owned(), present(true))]
+    );
+}
+
+#[test]
 fn other_unknown_fields_have_no_effect_and_unset_ones_say_nothing() {
     let all = rules(&recorded!("router"));
     let read = edited(|chain| {

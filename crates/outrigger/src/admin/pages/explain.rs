@@ -2,11 +2,12 @@
 
 use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
+use super::services::describe_chain;
 use outrigger_config::{count, escape_control, format_duration};
 use outrigger_proxy::{
-    ExplainRequest, ExplainedCandidate, ExplainedDestination, ExplainedFailover, ExplainedLimits,
-    ExplainedMirror, ExplainedPick, ExplainedRefusal, ExplainedRequest, ExplainedRoute, ExplainedRules,
-    ExplainedSplit, ExplainedZone, Explanation,
+    ExplainRequest, ExplainedCandidate, ExplainedChain, ExplainedDestination, ExplainedFailover,
+    ExplainedLimits, ExplainedMirror, ExplainedPick, ExplainedRefusal, ExplainedRequest, ExplainedRoute,
+    ExplainedRules, ExplainedSplit, ExplainedZone, Explanation,
 };
 use percent_encoding::percent_decode_str;
 
@@ -67,7 +68,7 @@ fn decode(text: &str) -> Option<String> {
 /// For people. The texts of others are escaped.
 pub(crate) fn explanation_text(explanation: &Explanation) -> String {
     let mut out = Lines::default();
-    let Explanation { request, name, sent, refused, answered_here, rules, mirror, destinations } =
+    let Explanation { request, name, sent, refused, answered_here, chains, rules, mirror, destinations } =
         explanation;
     out.request(request);
     if let Some(name) = name {
@@ -81,6 +82,7 @@ pub(crate) fn explanation_text(explanation: &Explanation) -> String {
     if *answered_here {
         out.row("answered", "by the sidecar itself: Max-Forwards is 0");
     }
+    chains.iter().for_each(|chain| out.chain(chain));
     rules.iter().for_each(|rules| out.rules(rules));
     if let Some(refused) = refused {
         out.row("refused", refusal(refused));
@@ -135,6 +137,19 @@ impl Lines {
         let listener = listener.as_ref().map(|addr| format!(", to the listener {addr}")).unwrap_or_default();
         let of = listener_service.as_ref().map(|service| format!(" of {service}")).unwrap_or_default();
         self.row("request", format_args!("{method} {target}{host}{listener}{of}"));
+    }
+
+    fn chain(&mut self, ExplainedChain { service, status }: &ExplainedChain) {
+        let more = match status.state {
+            "unasked" => ": the first request asks Consul for it",
+            "ignored" => ": the settings say where requests go",
+            "default" => ": it says nothing of the requests",
+            _ => "",
+        };
+        self.row("chain", format_args!("Consul's, of {service}: {}{more}", describe_chain(status)));
+        for problem in &status.problems {
+            self.row("", format_args!("no effect: {}", problem.problem));
+        }
     }
 
     fn rules(&mut self, rules: &ExplainedRules) {
@@ -201,7 +216,9 @@ impl Lines {
             .subset
             .as_ref()
             .map(|subset| format!(", the subset {} ({}, {})", subset.name, subset.key, subset.origin));
-        self.line(format_args!("{}{}{share}", one.service, subset.unwrap_or_default()));
+        let target = one.target.as_ref().filter(|_| one.subset.is_none());
+        let target = target.map(|key| format!(" ({key})")).unwrap_or_default();
+        self.line(format_args!("{}{target}{}{share}", one.service, subset.unwrap_or_default()));
         if let Some(refused) = &one.refused {
             self.inner("refused", refusal(refused));
         }
@@ -340,7 +357,9 @@ impl Lines {
         };
         self.inner("failover", format_args!("{key} ({origin}): {now}"));
         for target in targets {
-            self.inner("", format_args!("to {}, {} usable", target.service, target.usable));
+            let subset =
+                target.subset.as_ref().map(|name| format!(", the subset {name}")).unwrap_or_default();
+            self.inner("", format_args!("to {}{subset}, {} usable", target.service, target.usable));
             self.candidates(&target.candidates);
         }
     }
@@ -350,7 +369,10 @@ impl Lines {
         let keys = one.settings.iter().map(|one| one.key.len()).max().unwrap_or_default();
         let values = one.settings.iter().map(|one| one.value.chars().count()).max().unwrap_or_default();
         for setting in &one.settings {
-            let route = if setting.of_route { " (the route)" } else { "" };
+            let route = match (&one.target, setting.of_route) {
+                (None, true) => " (the route)",
+                (Some(_), true) | (_, false) => "",
+            };
             let (key, value, origin) = (&setting.key, &setting.value, &setting.origin);
             self.line(format_args!("    {key:keys$}  {value:values$}  {origin}{route}"));
         }

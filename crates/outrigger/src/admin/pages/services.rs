@@ -5,7 +5,8 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 use outrigger_config::{count, escape_control, format_coarse_duration, tag_list};
 use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
 use outrigger_proxy::{
-    ChainStatus, ClusterStatus, EndpointStatus, FailoverStatus, FailoverTargetStatus, SubsetStatus,
+    ChainProblemStatus, ChainStatus, ChainTargetStatus, ClusterStatus, EndpointStatus, FailoverStatus,
+    FailoverTargetStatus, SubsetStatus,
 };
 use serde::Serialize;
 
@@ -32,7 +33,7 @@ struct ServiceEntry {
     failover: Option<FailoverEntry>,
     /// What Consul's config entries say of its requests. Absent where Consul is not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    chain: Option<ChainEntry>,
+    chain: Option<ChainStatus>,
     /// Absent where the service is no longer watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     registry: Option<WatchStatus>,
@@ -52,35 +53,6 @@ struct SubsetEntry {
     usable: usize,
     /// Responses to the app, by class of the status.
     responses: BTreeMap<&'static str, u64>,
-}
-
-/// What Consul's config entries say of the requests of a service.
-#[derive(Debug, Serialize)]
-struct ChainEntry {
-    /// `in_effect`, `default`, `ignored`, `unasked` or `unavailable`.
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-    /// Absent where none is stated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    protocol: Option<String>,
-    routes: usize,
-    targets: Vec<ChainTargetEntry>,
-    /// What of it has no effect.
-    problems: Vec<ChainProblemEntry>,
-}
-
-#[derive(Debug, Serialize)]
-struct ChainTargetEntry {
-    id: String,
-    usable: usize,
-    failover_active: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct ChainProblemEntry {
-    kind: &'static str,
-    problem: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -216,7 +188,7 @@ impl ServicesPage {
                 version: cluster.version,
             }),
             failover: cluster.failover.as_ref().map(failover_entry),
-            chain: cluster.chain.as_ref().map(chain_entry),
+            chain: cluster.chain.clone(),
             registry: watch_of(cluster).map(watch_status),
             subsets: cluster.subsets.iter().map(subset_entry).collect(),
             instances: cluster.endpoints.iter().map(instance_entry).collect(),
@@ -245,39 +217,31 @@ impl ServicesPage {
     }
 }
 
-fn chain_entry(chain: &ChainStatus) -> ChainEntry {
-    let ChainStatus { state, error, protocol, routes, targets, problems } = chain.clone();
-    let targets = targets.into_iter().map(|one| ChainTargetEntry {
-        id: one.id,
-        usable: one.usable,
-        failover_active: one.failover_active,
-    });
-    let problems = problems.into_iter().map(|(kind, problem)| ChainProblemEntry { kind, problem });
-    ChainEntry { state, error, protocol, routes, targets: targets.collect(), problems: problems.collect() }
+// Writing to a `String` cannot fail.
+fn chain_text(chain: &ChainStatus, out: &mut String) {
+    let _ = writeln!(out, "  Consul's chain: {}", describe_chain(chain));
+    for ChainTargetStatus { id, usable, failover_active } in &chain.targets {
+        let over = if *failover_active { ", its requests go to a failover target" } else { "" };
+        let _ = writeln!(out, "    target {}: {usable} usable{over}", escape_control(id));
+    }
+    for ChainProblemStatus { problem, .. } in &chain.problems {
+        let _ = writeln!(out, "    no effect: {}", escape_control(problem));
+    }
 }
 
-impl ChainEntry {
-    // Writing to a `String` cannot fail.
-    fn text(&self, out: &mut String) {
-        let _ = write!(out, "  Consul's chain: {}", self.state);
-        if let Some(error) = &self.error {
-            let _ = write!(out, ", {}", escape_control(error));
-        }
-        if let Some(protocol) = &self.protocol {
-            let _ = write!(out, ", protocol {}", escape_control(protocol));
-        }
-        if self.state == "in_effect" {
-            let _ = write!(out, ", {}", count(self.routes, "route"));
-        }
-        out.push('\n');
-        for ChainTargetEntry { id, usable, failover_active } in &self.targets {
-            let over = if *failover_active { ", its requests go to a failover target" } else { "" };
-            let _ = writeln!(out, "    target {}: {usable} usable{over}", escape_control(id));
-        }
-        for ChainProblemEntry { problem, .. } in &self.problems {
-            let _ = writeln!(out, "    no effect: {}", escape_control(problem));
-        }
+/// What becomes of a chain.
+pub(super) fn describe_chain(chain: &ChainStatus) -> String {
+    let mut out = chain.state.to_owned();
+    if let Some(error) = &chain.error {
+        let _ = write!(out, ", {}", escape_control(error));
     }
+    if let Some(protocol) = &chain.protocol {
+        let _ = write!(out, ", protocol {}", escape_control(protocol));
+    }
+    if chain.state == "in_effect" {
+        let _ = write!(out, ", {}", count(chain.routes, "route"));
+    }
+    out
 }
 
 fn failover_entry(failover: &FailoverStatus) -> FailoverEntry {
@@ -350,7 +314,7 @@ impl ServiceEntry {
             failover.text(out);
         }
         if let Some(chain) = &self.chain {
-            chain.text(out);
+            chain_text(chain, out);
         }
         if self.filter.is_some() {
             return;

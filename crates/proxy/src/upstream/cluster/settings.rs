@@ -46,6 +46,24 @@ enum RoutePolicy {
     Tuned(Option<Arc<config::PolicyTuning>>, Option<Duration>),
 }
 
+/// The policy that follows from `base` by what a chain of the registry says.
+pub(crate) fn tune_policy(
+    base: &config::Policy,
+    tuning: Option<&config::PolicyTuning>,
+    connect_timeout: Option<Duration>,
+) -> config::Policy {
+    let mut policy = base.clone();
+    policy.connect_timeout = connect_timeout.unwrap_or(policy.connect_timeout);
+    let Some(tuning) = tuning else { return policy };
+    policy.timeout = tuning.timeout.unwrap_or(policy.timeout);
+    policy.per_try_timeout = policy.per_try_timeout.map(|time| time.min(policy.timeout));
+    policy.retry.max_retries = tuning.max_retries.unwrap_or(policy.retry.max_retries);
+    if let Some(statuses) = &tuning.statuses {
+        policy.retry.statuses.clone_from(statuses);
+    }
+    policy
+}
+
 impl RoutePolicy {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
@@ -60,18 +78,7 @@ impl RoutePolicy {
     fn over(&self, base: &config::Policy) -> config::Policy {
         match self {
             Self::Whole(policy) => (**policy).clone(),
-            Self::Tuned(tuning, connect_timeout) => {
-                let mut policy = base.clone();
-                policy.connect_timeout = connect_timeout.unwrap_or(policy.connect_timeout);
-                let Some(tuning) = tuning else { return policy };
-                policy.timeout = tuning.timeout.unwrap_or(policy.timeout);
-                policy.per_try_timeout = policy.per_try_timeout.map(|time| time.min(policy.timeout));
-                policy.retry.max_retries = tuning.max_retries.unwrap_or(policy.retry.max_retries);
-                if let Some(statuses) = &tuning.statuses {
-                    policy.retry.statuses.clone_from(statuses);
-                }
-                policy
-            }
+            Self::Tuned(tuning, connect_timeout) => tune_policy(base, tuning.as_deref(), *connect_timeout),
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::upstream::{
     exact::LinkedTarget,
     failover::{ExactFailovers, Failover, FailoverTarget},
     over::LinkedFailover,
+    subset::Subset,
 };
 
 impl ClusterManager {
@@ -100,13 +101,18 @@ impl ClusterManager {
             }
         };
         let ready = async {
-            for filled in fills {
-                // An error: the cluster is gone.
-                let _ = filled.await;
-            }
+            wait_done(fills).await;
             // A cluster that has no answer itself takes no request yet.
-            for target in new.iter().filter(|_| cluster.has_answer()) {
-                target.wait_for_first_answer().await;
+            if cluster.has_answer() {
+                for target in new {
+                    target.wait_for_first_answer().await;
+                }
+                let sets = self.sets_of(&cluster.key);
+                for set in sets.iter().filter(|set| set.asked_filter().is_some()) {
+                    set.wait_until_listed().await;
+                    let fills = self.fill_targets(&self.table.lock(), &cluster.key).0;
+                    wait_done(fills).await;
+                }
             }
         };
         let _ = timeout(MAX_FIRST_ANSWER_WAIT, ready).await;
@@ -116,12 +122,7 @@ impl ClusterManager {
             Self::apply_to_open(&table, &self.settings.load())
         };
         cluster.is_routed.send_replace(true);
-        let applied = async {
-            for one in pending {
-                let _ = one.await;
-            }
-        };
-        let _ = timeout(MAX_FIRST_ANSWER_WAIT, applied).await;
+        let _ = timeout(MAX_FIRST_ANSWER_WAIT, wait_done(pending)).await;
         if let Some(chain) = chain {
             let targets = chain.rules.exact_targets().len();
             info!(%service, routes = chain.rules.routes.len(), targets, "Consul's chain is in effect");
@@ -143,6 +144,17 @@ impl ClusterManager {
         let (known, new): (Vec<_>, Vec<_>) = managed.partition(|managed| managed.cluster.has_answer());
         let fills = known.into_iter().map(ManagedCluster::fill_subsets).collect();
         (fills, new.into_iter().map(|managed| managed.cluster.clone()).collect())
+    }
+
+    /// The sets of what the chain of a cluster names.
+    fn sets_of(&self, key: &ClusterKey) -> Vec<Arc<Subset>> {
+        let chains = self.chains.load();
+        let targets = chains.get(key).into_iter().flat_map(|all| all.iter());
+        let sets = targets.flat_map(|target| {
+            let failover = target.failover.iter().flat_map(|linked| &linked.failover.targets);
+            [&target.set].into_iter().chain(failover.map(|target| &target.all))
+        });
+        sets.cloned().collect()
     }
 
     fn show_chain(&self, cluster: &Cluster, chain: Option<&Arc<ChainRules>>) {
@@ -194,7 +206,9 @@ impl ClusterManager {
                     })
                 };
                 let same = same.filter(|one| is_current(one)).cloned();
-                out.extend(same.or_else(|| link_target(table, rule).map(Arc::new)));
+                let before =
+                    known.and_then(|known| known.iter().find(|one| one.rule.place.id == rule.place.id));
+                out.extend(same.or_else(|| link_target(table, rule, before.map(|one| &**one)).map(Arc::new)));
             }
             linked.insert(key.clone(), out.into());
         }
@@ -234,8 +248,20 @@ impl ClusterManager {
     }
 }
 
-/// `None`: a cluster of it is not open.
-fn link_target(table: &ClusterTable, rule: &Arc<config::ExactTarget>) -> Option<LinkedTarget> {
+/// Waits until the writers have done what was asked of them.
+async fn wait_done(pending: Vec<oneshot::Receiver<()>>) {
+    for one in pending {
+        // An error: the cluster is gone.
+        let _ = one.await;
+    }
+}
+
+/// `before`: what it replaces. `None`: a cluster of it is not open.
+fn link_target(
+    table: &ClusterTable,
+    rule: &Arc<config::ExactTarget>,
+    before: Option<&LinkedTarget>,
+) -> Option<LinkedTarget> {
     let find = |place: &config::ExactPlace| {
         let cluster = &table.clusters.get(&place_key(place))?.cluster;
         let balance = cluster.view.load().settings.policy.balance;
@@ -243,6 +269,11 @@ fn link_target(table: &ClusterTable, rule: &Arc<config::ExactTarget>) -> Option<
         Some((cluster.clone(), cluster.live_subsets.join(&subset, balance)))
     };
     let (cluster, set) = find(&rule.place)?;
+    if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.cluster, &cluster)) {
+        let view = cluster.view.load();
+        let known = view.snapshot.instances.iter().filter(|one| before.set.matches(one));
+        set.assume_listed(known.map(|one| one.id.clone()).collect());
+    }
     let (clusters, sets): (Vec<_>, Vec<_>) = rule.failover.iter().filter_map(find).unzip();
     let failover = (!clusters.is_empty()).then(|| {
         let targets = clusters.iter().zip(sets).map(|(cluster, all)| FailoverTarget {

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use outrigger_config as config;
 
 use super::{ClusterManager, SettingsPlace};
-use crate::upstream::{cluster::ClusterKey, subset::LiveSubsets, traffic::Traffic};
+use crate::upstream::{chain_state::ChainState, cluster::ClusterKey, subset::LiveSubsets, traffic::Traffic};
 
 /// The settings of a cluster, open or not, and where they are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PlacedSettings {
     pub(crate) policy: config::Policy,
     pub(crate) policy_place: SettingsPlace,
     pub(crate) rules_place: SettingsPlace,
+    /// Of the rules that a chain of the registry does not have.
+    pub(crate) own_rules_place: SettingsPlace,
 }
 
 impl ClusterManager {
@@ -23,7 +25,15 @@ impl ClusterManager {
             policy: settings.policy_for(key).clone(),
             policy_place: settings.policy_place(key),
             rules_place: settings.rules_place(key),
+            own_rules_place: settings.own_rules_place(key),
         }
+    }
+
+    /// What is known of the chain of a cluster that is not open. `None`: the registry would not be asked.
+    pub(crate) fn chain_if_open(&self, key: &ClusterKey) -> Option<ChainState> {
+        let settings = self.settings.load();
+        let state = if settings.wants_chain(key) { ChainState::Unasked } else { ChainState::Ignored };
+        settings.may_have_chain(key).then_some(state)
     }
 
     /// The rules that a cluster would have if it were open; its subsets are empty. `None`: none.

@@ -44,7 +44,7 @@ impl fmt::Display for SettingsPlace {
         match self {
             Self::Upstream(at) => write!(f, "upstreams[{at}]"),
             Self::Tuned(at) => write!(f, "x-services[{at}]"),
-            Self::Chain => f.write_str("chain"),
+            Self::Chain => f.write_str(config::CHAIN_KEY),
             Self::Defaults => f.write_str("defaults"),
         }
     }

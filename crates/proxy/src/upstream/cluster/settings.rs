@@ -189,3 +189,60 @@ impl ClusterSettings {
         Self { policy: self.policy.clone(), series, bulkhead, traffic, derived, live_subsets }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn millis(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn what_a_chain_says_takes_the_place_of_some_settings() {
+        let mut base = config::Policy::default();
+        (base.timeout, base.per_try_timeout, base.connect_timeout) =
+            (millis(5000), Some(millis(2000)), millis(700));
+        base.retry.statuses = vec![502, 503];
+        let none = config::PolicyTuning::default();
+        assert_eq!(tune_policy(&base, None, None), base);
+        assert_eq!(tune_policy(&base, Some(&none), None), base);
+        let tuning = config::PolicyTuning {
+            timeout: Some(millis(1000)),
+            max_retries: Some(0),
+            statuses: Some(Vec::new()),
+        };
+        let tuned = tune_policy(&base, Some(&tuning), Some(millis(250)));
+        let mut expected = base.clone();
+        (expected.timeout, expected.connect_timeout) = (millis(1000), millis(250));
+        // One attempt has not longer than all of them.
+        expected.per_try_timeout = Some(millis(1000));
+        (expected.retry.max_retries, expected.retry.statuses) = (0, Vec::new());
+        assert_eq!(tuned, expected);
+        let longer = config::PolicyTuning { timeout: Some(millis(60_000)), ..none };
+        assert_eq!(tune_policy(&base, Some(&longer), None).per_try_timeout, base.per_try_timeout);
+    }
+
+    #[test]
+    fn tuned_settings_are_made_once_and_those_of_old_chains_are_forgotten() {
+        let rules = config::TrafficRules::default();
+        let series = Metrics::new(1).unwrap().service_series(None);
+        let settings = ClusterSettings::new(config::Policy::default(), &rules, series);
+        let tuning = |count| {
+            Arc::new(config::PolicyTuning { max_retries: Some(count), ..config::PolicyTuning::default() })
+        };
+        let one = tuning(1);
+        let made = settings.tuned(Some(&one), None);
+        assert_eq!(made.policy.retry.max_retries, 1);
+        assert!(Arc::ptr_eq(&made, &settings.tuned(Some(&one), None)));
+        let quick = settings.tuned(Some(&one), Some(millis(10)));
+        assert_eq!((quick.policy.retry.max_retries, quick.policy.connect_timeout), (1, millis(10)));
+        // The bulkhead is that of the service.
+        assert_eq!(made.bulkhead.as_ref().map(Arc::as_ptr), settings.bulkhead.as_ref().map(Arc::as_ptr));
+        for count in 0..MAX_DERIVED + 10 {
+            settings.tuned(Some(&tuning(u32::try_from(count).unwrap())), None);
+        }
+        assert!(settings.derived.0.load().len() <= MAX_DERIVED + 1);
+    }
+}

@@ -17,19 +17,24 @@ use tokio::{runtime::Handle, time::sleep};
 use super::*;
 use crate::{
     status::{EndpointStatus, cluster_status},
-    upstream::cluster::ClusterKey,
+    upstream::{cluster::ClusterKey, subset::Subset},
 };
 
 /// A cluster of `orders` with its writer, by a registry that lists what the test says.
 struct WriterRig {
     cluster: Arc<Cluster>,
     listed: Listed,
-    _updates: mpsc::UnboundedSender<SettingsUpdate>,
+    updates: mpsc::UnboundedSender<SettingsUpdate>,
     _discovery: Arc<Discovery>,
 }
 
 impl WriterRig {
     fn new() -> Self {
+        Self::with_rules(&config::TrafficRules::default(), true, Duration::ZERO)
+    }
+
+    /// `is_routed`: the registry need not be asked where requests go. `longest`: the wait for such answers.
+    fn with_rules(rules: &config::TrafficRules, is_routed: bool, longest: Duration) -> Self {
         let (registry, listed) = ScriptedRegistry::listing();
         let settings = config::DiscoverySettings { mass_loss: None, ..config::DiscoverySettings::default() };
         let discovery =
@@ -40,15 +45,15 @@ impl WriterRig {
         };
         let metrics = Metrics::new(1).unwrap();
         let policy = config::Policy { balance: config::Balance::Weighted, ..config::Policy::default() };
-        let settings =
-            ClusterSettings::new(policy, &config::TrafficRules::default(), metrics.service_series(None));
+        let settings = ClusterSettings::new(policy, rules, metrics.service_series(None));
         let key = ClusterKey::new("orders", None, &[]);
         let cluster = Arc::new(Cluster::new(key, false, settings, follow(), discovery.events().clone()));
+        cluster.is_routed.send_replace(is_routed);
         let (updates, update_queue) = mpsc::unbounded_channel();
         let own_listeners = watch::Sender::default().subscribe();
         let reconciler = Reconciler::new(cluster.clone(), metrics, 1, own_listeners, discovery.clone());
-        tokio::spawn(reconciler.run(follow(), update_queue, Duration::ZERO));
-        Self { cluster, listed, _updates: updates, _discovery: discovery }
+        tokio::spawn(reconciler.run(follow(), update_queue, longest));
+        Self { cluster, listed, updates, _discovery: discovery }
     }
 
     /// Lists these from now on, and waits until the View shows them.
@@ -271,4 +276,71 @@ async fn an_endpoint_stays_while_the_newest_registration_of_its_address_does() {
     // Without it, the address has the registrations from before.
     rig.list([a, b]).await;
     assert_eq!(&*rig.pick(&[]).id.id, "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_view_has_instances_before_it_is_known_where_requests_go() {
+    for is_told in [true, false] {
+        let rig = WriterRig::with_rules(&config::TrafficRules::default(), false, Duration::from_secs(3));
+        rig.list([at("n1", "a", 1, 1)]).await;
+        assert!(!rig.cluster.has_answer(), "the registry was not asked yet where requests go");
+        // Other settings come into effect meanwhile.
+        let (applied, done) = oneshot::channel();
+        let policy = config::Policy { timeout: Duration::from_secs(9), ..config::Policy::default() };
+        let change = Some((policy, config::TrafficRules::default()));
+        rig.updates.send(SettingsUpdate { change, applied }).unwrap();
+        done.await.unwrap();
+        assert_eq!(rig.cluster.view.load().settings.policy.timeout, Duration::from_secs(9));
+        assert!(!rig.cluster.has_answer());
+        if is_told {
+            rig.cluster.is_routed.send_replace(true);
+        }
+        let begun = tokio::time::Instant::now();
+        rig.cluster.wait_for_first_answer().await;
+        let waited = begun.elapsed();
+        assert_eq!(waited < Duration::from_secs(1), is_told, "{waited:?}");
+        assert!(waited <= Duration::from_secs(3), "{waited:?}");
+        assert_eq!(&*rig.pick(&[]).id.id, "a");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subset_of_another_cluster_is_filled_on_demand_without_other_settings() {
+    let rig = WriterRig::new();
+    rig.list([at("n1", "a", 1, 1)]).await;
+    let before = rig.cluster.view.load().settings.clone();
+    let subset = rig.cluster.live_subsets.join(&config::Subset::of_all("all"), config::Balance::RoundRobin);
+    assert!(!subset.set().has_usable());
+    let (applied, done) = oneshot::channel();
+    rig.updates.send(SettingsUpdate { change: None, applied }).unwrap();
+    done.await.unwrap();
+    assert!(subset.set().has_usable(), "it has its endpoints when this is said to be done");
+    assert!(Arc::ptr_eq(&before, &rig.cluster.view.load().settings));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_view_knows_the_subsets_that_the_registry_evaluates() {
+    let filter = config::SubsetFilter::parse("Service.EnableTagOverride == false").unwrap();
+    let rules = config::TrafficRules {
+        subsets: vec![config::Subset { filter: Some(filter), ..config::Subset::of_all("asked") }],
+        ..config::TrafficRules::default()
+    };
+    let rig = WriterRig::with_rules(&rules, true, Duration::from_secs(3));
+    rig.listed.set([at("n1", "a", 1, 1)]);
+    rig.cluster.wait_for_first_answer().await;
+    let subset = rig.cluster.view.load().settings.subsets()[0].clone();
+    assert!(subset.set().has_usable(), "it is not empty for a moment");
+    // What it has until the registry has answered once.
+    let asked = || config::SubsetFilter::parse("Node.ID != \"\"").unwrap();
+    let other = Subset::new(
+        config::Subset { filter: Some(asked()), ..config::Subset::of_all("other") },
+        config::Balance::RoundRobin,
+    );
+    let (a, b) = (at("n1", "a", 1, 1), at("n1", "b", 2, 2));
+    assert!(!other.matches(&a));
+    other.assume_listed([a.id.clone()].into());
+    assert!(other.matches(&a) && !other.matches(&b));
+    other.set_listed(std::slice::from_ref(&b));
+    other.assume_listed([a.id.clone()].into());
+    assert!(!other.matches(&a) && other.matches(&b), "an answer is better");
 }

@@ -225,7 +225,7 @@ async fn entries_of_a_real_consul_are_honoured() {
 }
 
 /// One Consul, a service `web` of two versions, `api`, and a sidecar with a load on `web`.
-struct Site {
+struct ChainSite {
     consul: Consul,
     agent: ConsulAgent,
     v1: Instance,
@@ -235,7 +235,7 @@ struct Site {
     outbound: SocketAddr,
 }
 
-impl Site {
+impl ChainSite {
     async fn start(settings: &str) -> Self {
         let consul = Consul::server_with("connect { enabled = true }").await.expect("a Consul");
         let agent = ConsulAgent(consul.http_addr());
@@ -282,7 +282,7 @@ async fn entries_that_change_under_load_cost_no_request() {
     if !consul::available("entries that change under load cost no request") {
         return;
     }
-    let mut site = Site::start(SETTINGS).await;
+    let mut site = ChainSite::start(SETTINGS).await;
     let load = Load::start(site.outbound, LoadPlan::get("web"));
     load.wait_successes(50).await;
     site.wait_taken_by(&["v1", "v2"]).await;
@@ -338,7 +338,7 @@ async fn a_chain_fails_over_and_returns() {
     if !consul::available("a chain fails over and returns") {
         return;
     }
-    let site = Site::start("routing: {consul: true}").await;
+    let site = ChainSite::start("routing: {consul: true}").await;
     let subsets = json!({"one": {"Filter": "Service.Meta.version == 1"}});
     let failover = json!({"*": {"Service": "api"}});
     let resolver = json!({"Subsets": subsets, "DefaultSubset": "one", "Failover": failover});
@@ -373,7 +373,7 @@ async fn chains_are_not_asked_for_unless_routing_is_on_and_a_reload_turns_it_on_
     if !consul::available("a reload turns routing on and off") {
         return;
     }
-    let site = Site::start(SETTINGS).await;
+    let site = ChainSite::start(SETTINGS).await;
     let subsets = json!({"one": {"Filter": "Service.Meta.version == 1"}});
     site.write("service-resolver", json!({"Subsets": subsets, "DefaultSubset": "one"})).await;
     site.wait_taken_by(&["v1"]).await;
@@ -392,7 +392,7 @@ async fn a_request_by_a_chain_is_explained() {
         return;
     }
     let settings = "routing: {consul: true}\nupstreams: [{service: own, split: [{service: api, weight: 1}]}]";
-    let site = Site::start(settings).await;
+    let site = ChainSite::start(settings).await;
     let ill = Instance::scripted("ill", |_| Answer::status(503, "ill")).await;
     register(site.agent, "own", &ill, Value::Null).await;
     let subsets = json!({

@@ -27,7 +27,7 @@ const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::
 #[derive(Debug, Clone, PartialEq)]
 pub enum ChainNews {
     /// It is another one than before.
-    Changed(ChainRules),
+    Changed(Arc<ChainRules>),
     /// There was no chain yet, and the registry does not give one.
     Unavailable(String),
 }
@@ -87,7 +87,7 @@ impl ChainFollower {
                         let (service, kind) = (&self.service, problem.kind.label());
                         warn!(%service, kind, problem = problem.text, "a part of Consul's chain has no effect");
                     }
-                    return ChainNews::Changed(rules);
+                    return ChainNews::Changed(Arc::new(rules));
                 }
                 Err(error) => {
                     if let Some(news) = self.on_failure(&error) {

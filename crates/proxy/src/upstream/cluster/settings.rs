@@ -37,11 +37,11 @@ pub(crate) struct ClusterSettings {
 
 /// Settings that differ from others by what a route says alone.
 #[derive(Debug, Default)]
-struct DerivedSettings(ArcSwap<Vec<(RoutePolicy, Arc<ClusterSettings>)>>);
+struct DerivedSettings(ArcSwap<Vec<(DerivedPolicy, Arc<ClusterSettings>)>>);
 
 /// What a route says of the policy. Compared by addresses, which it keeps alive.
 #[derive(Debug, Clone)]
-enum RoutePolicy {
+enum DerivedPolicy {
     Whole(Arc<config::Policy>),
     Tuned(Option<Arc<config::PolicyTuning>>, Option<Duration>),
 }
@@ -64,7 +64,7 @@ pub(crate) fn tune_policy(
     policy
 }
 
-impl RoutePolicy {
+impl DerivedPolicy {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Whole(one), Self::Whole(other)) => Arc::ptr_eq(one, other),
@@ -116,7 +116,7 @@ impl ClusterSettings {
 
     /// The same settings with the policy of a route.
     pub(crate) fn with_policy(&self, policy: &Arc<config::Policy>) -> Arc<Self> {
-        self.derive(RoutePolicy::Whole(policy.clone()))
+        self.derive(DerivedPolicy::Whole(policy.clone()))
     }
 
     /// The same settings with what a chain of the registry says of the policy.
@@ -125,11 +125,11 @@ impl ClusterSettings {
         tuning: Option<&Arc<config::PolicyTuning>>,
         connect_timeout: Option<Duration>,
     ) -> Arc<Self> {
-        self.derive(RoutePolicy::Tuned(tuning.cloned(), connect_timeout))
+        self.derive(DerivedPolicy::Tuned(tuning.cloned(), connect_timeout))
     }
 
     /// Made at the first request that needs them.
-    fn derive(&self, policy: RoutePolicy) -> Arc<Self> {
+    fn derive(&self, policy: DerivedPolicy) -> Arc<Self> {
         let known = self.derived.0.load();
         if let Some((_, derived)) = known.iter().find(|(one, _)| one.is(&policy)) {
             return derived.clone();

@@ -1,4 +1,4 @@
-//! What the registry says of the requests of services: followed for each cluster whose file and documents say nothing of that.
+//! What the registry says of the requests of services: followed for each cluster of which the file and documents say nothing of that.
 //!
 //! Other rules come into effect when the endpoints that they name are there: what they name is opened first, then waited for, and
 //! then requests are sent by the rules.
@@ -67,7 +67,7 @@ impl ClusterManager {
             };
             let Some(this) = manager.upgrade() else { return };
             match news {
-                ChainNews::Changed(rules) => this.set_chain(&cluster, Some(Arc::new(rules))).await,
+                ChainNews::Changed(rules) => this.set_chain(&cluster, Some(rules)).await,
                 ChainNews::Unavailable(why) => {
                     cluster.chain.store(Some(Arc::new(ChainState::Unavailable(why))));
                     cluster.is_routed.send_replace(true);

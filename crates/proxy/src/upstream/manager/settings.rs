@@ -221,7 +221,7 @@ pub(super) fn is_whole(key: &ClusterKey) -> bool {
     key.tags.is_empty() && key.datacenter.is_none()
 }
 
-/// The cluster whose instances a chain names.
+/// The cluster of the instances that a chain names.
 pub(super) fn place_key(place: &config::ExactPlace) -> ClusterKey {
     ClusterKey { service: place.service.clone(), datacenter: place.datacenter.clone(), tags: Arc::default() }
 }

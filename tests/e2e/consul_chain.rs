@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use ::http::Method;
 use outrigger::App;
+use outrigger_proxy::Workers;
 use outrigger_tests::{
     client,
     consul::{self, Consul, ConsulDatacenters, http},
@@ -357,6 +358,16 @@ async fn a_chain_fails_over_and_returns() {
         entry_of(&site.app, "web").await["chain"]["targets"][0]["failover_active"] == true
     })
     .await;
+    let metrics =
+        client::get(site.app.admin_addr().expect("an admin side"), "localhost", "/metrics").await.text();
+    for line in [
+        "outrigger_failover_active{service=\"web\",subset=\"one\"} 1",
+        "outrigger_failover_attempts_total{service=\"web\",target=\"api\"} ",
+        "outrigger_subset_usable_instances{service=\"web\",subset=\"one\"} ",
+        "outrigger_subset_responses_total{class=\"2xx\",service=\"web\",subset=\"one\"} ",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     site.v1.listen_again().await;
     wait::until("requests return", Duration::from_secs(60), async || {
         let before = site.v1.count();
@@ -475,4 +486,40 @@ async fn a_request_by_a_chain_is_explained() {
     .await;
     assert!(page.text().contains("Consul's, of web: in_effect, protocol http, 1 route"), "{}", page.text());
     site.app.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_restart_while_consul_is_away_goes_on_with_the_last_chain() {
+    if !consul::available("a restart while Consul is away") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = format!("{SETTINGS}state_dir: {}", folder.path().display());
+    let mut site = ChainSite::start(&settings).await;
+    let subsets = json!({"one": {"Filter": "Service.Meta.version == 1"}});
+    let failover = json!({"*": {"Service": "api"}});
+    site.write("service-resolver", json!({"Subsets": subsets, "DefaultSubset": "one", "Failover": failover}))
+        .await;
+    site.wait_taken_by(&["v1"]).await;
+    wait::until("the target is known", wait::TIMEOUT, async || {
+        entry_of(&site.app, "api").await["instances"].as_array().is_some_and(|all| !all.is_empty())
+    })
+    .await;
+    site.consul.kill().expect("kill it");
+    site.app.shutdown().await;
+    let keys = format!("address: \"http://{}\"", site.agent.0);
+    let app = App::start(crate::app::router_settings(&keys, &settings), Workers::CurrentRuntime)
+        .await
+        .expect("it starts");
+    let outbound = app.outbound_addrs()[0];
+    for _ in 0..12 {
+        assert_eq!(client::get(outbound, "web", "/").await.text(), "v1");
+    }
+    assert_eq!(entry_of(&app, "web").await["chain"]["state"], "in_effect");
+    site.v1.kill(Kill::Reset).await;
+    wait::until("it fails over", wait::TIMEOUT, async || {
+        client::get(outbound, "web", "/").await.text() == "api"
+    })
+    .await;
+    app.shutdown().await;
 }

@@ -134,7 +134,7 @@ impl Discovery {
 
     /// Follows what the registry says of a service's requests. Nothing is asked before [`ChainFollower::next`].
     pub fn follow_chain(&self, service: Arc<str>) -> ChainFollower {
-        ChainFollower::new(self.context.registry.clone(), service)
+        ChainFollower::new(self.context.registry.clone(), service, self.context.cache.clone())
     }
 
     /// Where its decisions are recorded.

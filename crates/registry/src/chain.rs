@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// What is not known, by name.
 pub type Unknown = Map<String, Value>;
 
 /// A compiled chain.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Chain {
     /// The service that it is of.
@@ -31,7 +31,7 @@ pub struct Chain {
 }
 
 /// A node of a chain: one of the three parts is there.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Node {
     /// Of a router: the first that matches takes the request.
@@ -45,7 +45,7 @@ pub struct Node {
 }
 
 /// A route.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Route {
     /// What it matches, and what it sets.
@@ -56,7 +56,7 @@ pub struct Route {
 }
 
 /// What a route matches, and what it sets.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Definition {
     /// Absent: every request.
@@ -67,7 +67,7 @@ pub struct Definition {
 }
 
 /// What a request has to be like.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Match {
     /// Absent: every request.
@@ -79,7 +79,7 @@ pub struct Match {
 }
 
 /// What a request of HTTP has to be like: all that is set.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct HttpMatch {
     /// The whole path.
@@ -103,7 +103,7 @@ pub struct HttpMatch {
 }
 
 /// What a header or a parameter of the query has to be like: one of these.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ValueMatch {
     /// Its name.
@@ -126,7 +126,7 @@ pub struct ValueMatch {
 }
 
 /// What a route sets.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Destination {
     /// As the entry names it; the next node says where a request goes.
@@ -152,7 +152,7 @@ pub struct Destination {
 }
 
 /// A part of a splitter.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Split {
     /// In percent.
@@ -165,7 +165,7 @@ pub struct Split {
 }
 
 /// A resolver.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ResolverNode {
     /// A duration of Go. Consul writes its default of `5s` where none is set.
@@ -184,7 +184,7 @@ pub struct ResolverNode {
 }
 
 /// The failover of a resolver.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Failover {
     /// Ids of targets, in the order of use.
@@ -193,7 +193,7 @@ pub struct Failover {
 }
 
 /// A target.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Target {
     /// Its service.
@@ -210,7 +210,7 @@ pub struct Target {
 }
 
 /// What a subset has.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct TargetSubset {
     /// An expression of the filter language. Empty: every instance.

@@ -12,7 +12,7 @@
 //! error of the cache stops a sidecar or keeps it from starting.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -22,7 +22,7 @@ use std::{
 };
 
 use outrigger_config::error_chain;
-use outrigger_registry::{Instance, Query};
+use outrigger_registry::{Instance, Query, chain::Chain};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    record::{PresumedGoneRecord, ServiceRecord},
+    record::{ChainRecord, PresumedGoneRecord, ServiceRecord},
     state_file::{StateFile, StateFileError, state_path},
 };
 use crate::{
@@ -60,6 +60,8 @@ const MAX_SERVICES: usize = 10_000;
 pub struct DiskCache {
     file: CacheFile,
     entries: Mutex<BTreeMap<Query, CacheEntry>>,
+    /// What the registry said of the requests of services.
+    chains: Mutex<BTreeMap<Arc<str>, ChainRecord>>,
     changed: Notify,
     served: AtomicBool,
 }
@@ -155,8 +157,19 @@ impl DiskCache {
             // Before the next restart, which would estimate a later time.
             changed.notify_one();
         }
-        let known = records.into_iter().map(|record| (record.query.clone(), CacheEntry::Stored(record)));
-        Self { file, entries: Mutex::new(known.collect()), changed, served: AtomicBool::new(false) }
+        let (mut entries, mut chains) = (BTreeMap::new(), BTreeMap::new());
+        for mut record in records {
+            if let Some(mut chain) = record.chain.take() {
+                // Of a time in the future the age is not known: it counts as confirmed now.
+                chain.confirmed = chain.confirmed.min(age.0);
+                chains.insert(record.query.service.clone(), chain);
+            }
+            if record.lists_any(age.0) {
+                entries.insert(record.query.clone(), CacheEntry::Stored(record));
+            }
+        }
+        let (entries, chains) = (Mutex::new(entries), Mutex::new(chains));
+        Self { file, entries, chains, changed, served: AtomicBool::new(false) }
     }
 
     /// The answer for `query` that was last confirmed before this watch.
@@ -171,6 +184,22 @@ impl DiskCache {
         let confirmed_at = record.age(unix_now).and_then(|ago| now.checked_sub(ago));
         let (instances, index) = record.instances_to_serve(unix_now);
         Some(CachedAnswer { instances, index, confirmed_at })
+    }
+
+    /// What the registry last said of the requests of a service before this process asked.
+    pub(crate) fn load_chain(&self, service: &Arc<str>) -> Option<Arc<Chain>> {
+        let chains = self.chains.lock();
+        let known = chains.get(service).filter(|known| !known.is_expired(unix_time(), MAX_AGE));
+        known.map(|known| known.chain.clone())
+    }
+
+    /// The registry has said this of the requests of a service. `is_default`: nothing.
+    pub(crate) fn record_chain(&self, service: &Arc<str>, chain: &Arc<Chain>, is_default: bool) {
+        let record = ChainRecord { chain: chain.clone(), is_default, confirmed: unix_time() };
+        let before = self.chains.lock().insert(service.clone(), record);
+        if before.is_none_or(|before| before.chain != *chain) {
+            self.changed.notify_one();
+        }
     }
 
     /// Whether this is the first call: the first service that is served from the cache is a warning.
@@ -262,6 +291,9 @@ impl DiskCache {
             records.extend(record);
             keep
         });
+        drop(entries);
+        self.add_chains(&mut records, unix_now);
+        let mut entries = self.entries.lock();
         if records.len() > MAX_SERVICES {
             records.sort_by_key(|record| std::cmp::Reverse(record.confirmed));
             for record in records.drain(MAX_SERVICES..) {
@@ -269,6 +301,24 @@ impl DiskCache {
             }
         }
         records
+    }
+
+    /// Adds the chains. One that says nothing is kept only where instances of its service are: names may be made up.
+    fn add_chains(&self, records: &mut Vec<ServiceRecord>, unix_now: Duration) {
+        let is_whole = |query: &Query| query.datacenter.is_none() && query.filter.is_none();
+        let places = records.iter().enumerate().filter(|(_, record)| is_whole(&record.query));
+        let places: HashMap<_, _> = places.map(|(at, record)| (record.query.service.clone(), at)).collect();
+        self.chains.lock().retain(|service, chain| {
+            if chain.is_expired(unix_now, MAX_AGE) {
+                return false;
+            }
+            match places.get(service).and_then(|at| records.get_mut(*at)) {
+                Some(record) => record.chain = Some(chain.clone()),
+                None if chain.is_default => return false,
+                None => records.push(ServiceRecord::of_chain(service.clone(), chain.clone())),
+            }
+            true
+        });
     }
 }
 
@@ -295,6 +345,7 @@ impl CacheEntry {
                     confirmed,
                     is_estimate: false,
                     presumed_gone: lost,
+                    chain: None,
                 })
             }
         }

@@ -8,11 +8,11 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::Weights;
 use outrigger_registry::{
-    CheckFacts, FactPool, HealthStatus, Instance, InstanceFacts, InstanceId, NodeFacts, Query,
+    CheckFacts, FactPool, HealthStatus, Instance, InstanceFacts, InstanceId, NodeFacts, Query, chain::Chain,
 };
 use serde::{Deserialize, Serialize};
 
-use super::record::{PresumedGoneRecord, ServiceRecord};
+use super::record::{ChainRecord, PresumedGoneRecord, ServiceRecord};
 use crate::instances::sort_and_dedup;
 
 const MAGIC: &str = "outrigger-state";
@@ -72,6 +72,16 @@ struct StoredService {
     instances: Vec<StoredInstance>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     lost: Option<StoredPresumedGone>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    chain: Option<StoredChain>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredChain {
+    heard_unix_ms: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    is_default: bool,
+    chain: Arc<Chain>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -203,6 +213,11 @@ impl StoredService {
                 unix_ms: millis(lost.at),
                 instances: to_stored(&lost.instances),
             }),
+            chain: record.chain.as_ref().map(|one| StoredChain {
+                heard_unix_ms: millis(one.confirmed),
+                is_default: one.is_default,
+                chain: one.chain.clone(),
+            }),
         }
     }
 
@@ -218,6 +233,11 @@ impl StoredService {
                 instances: from_stored(&service, gone.instances),
                 index: gone.index,
                 at: Duration::from_millis(gone.unix_ms),
+            }),
+            chain: self.chain.map(|one| ChainRecord {
+                chain: one.chain,
+                is_default: one.is_default,
+                confirmed: Duration::from_millis(one.heard_unix_ms),
             }),
         }
     }

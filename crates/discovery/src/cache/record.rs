@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_registry::{Instance, Query};
+use outrigger_registry::{Instance, Query, chain::Chain};
 
 use crate::{instances::union, suspects::PRESUMED_GONE_TTL};
 
 /// The last good answer for one service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceRecord {
     pub(super) query: Query,
     pub(super) instances: Arc<[Instance]>,
@@ -18,6 +18,25 @@ pub(super) struct ServiceRecord {
     pub(super) is_estimate: bool,
     /// Instances that were presumed gone.
     pub(super) presumed_gone: Option<PresumedGoneRecord>,
+    /// What the registry said of its requests. `None`: it was not asked.
+    pub(super) chain: Option<ChainRecord>,
+}
+
+/// The last good chain of one service.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ChainRecord {
+    pub(super) chain: Arc<Chain>,
+    /// It says nothing of the requests, as that of a name without entries.
+    pub(super) is_default: bool,
+    /// When the registry last confirmed it: time since 1970.
+    pub(super) confirmed: Duration,
+}
+
+impl ChainRecord {
+    /// As [`ServiceRecord::is_expired`].
+    pub(super) fn is_expired(&self, unix_now: Duration, max_age: Duration) -> bool {
+        unix_now.saturating_sub(self.confirmed) > max_age
+    }
 }
 
 /// See [`PresumedGone`](crate::suspects::PresumedGone).
@@ -31,6 +50,19 @@ pub(super) struct PresumedGoneRecord {
 }
 
 impl ServiceRecord {
+    /// A record of a service of which no instance is known.
+    pub(super) fn of_chain(service: Arc<str>, chain: ChainRecord) -> Self {
+        Self {
+            query: Query { service, datacenter: None, filter: None },
+            instances: Arc::default(),
+            index: 0,
+            confirmed: chain.confirmed,
+            is_estimate: false,
+            presumed_gone: None,
+            chain: Some(chain),
+        }
+    }
+
     /// Whether any instance is left to serve at `unix_now`.
     pub(super) fn lists_any(&self, unix_now: Duration) -> bool {
         !self.instances.is_empty() || self.fresh_presumed_gone(unix_now).is_some()

@@ -16,7 +16,7 @@ use outrigger_config::{
     LockError, SmallFile, check_own_folder, create_own_folder, error_chain, file_name_part, lock_file,
 };
 use outrigger_net::is_own_shortage;
-use outrigger_registry::{Instance, Query};
+use outrigger_registry::{Instance, Query, chain::Chain};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -41,17 +41,23 @@ pub(super) struct StateFile {
 }
 
 /// The parts of a record that are worth a write when they change.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 struct WrittenContent {
     query: Query,
     instances: Arc<[Instance]>,
     presumed_gone: Option<Arc<[Instance]>>,
+    chain: Option<Arc<Chain>>,
 }
 
 impl WrittenContent {
     fn of(record: &ServiceRecord) -> Self {
         let lost = record.presumed_gone.as_ref().map(|lost| lost.instances.clone());
-        Self { query: record.query.clone(), instances: record.instances.clone(), presumed_gone: lost }
+        Self {
+            query: record.query.clone(),
+            instances: record.instances.clone(),
+            presumed_gone: lost,
+            chain: record.chain.as_ref().map(|one| one.chain.clone()),
+        }
     }
 }
 
@@ -150,7 +156,10 @@ impl StateFile {
         max_age: Duration,
     ) -> Vec<ServiceRecord> {
         let all = records.len();
-        records.retain(|record| record.lists_any(unix_now) && !record.is_expired(unix_now, max_age));
+        records.retain(|record| {
+            let is_known = record.lists_any(unix_now) || record.chain.is_some();
+            is_known && !record.is_expired(unix_now, max_age)
+        });
         let dropped = all - records.len();
         if dropped > 0 {
             info!(file = %self.path.display(), services = dropped, "some of what was known before is too old to be used");

@@ -5,10 +5,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use outrigger_config::TrafficRules;
 use outrigger_policy::Backoff;
 use outrigger_registry::{Cursor, Error, Registry, chain::Chain};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
+
+use crate::DiskCache;
 
 mod translate;
 
@@ -21,6 +24,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_WITHOUT_INDEX: Duration = Duration::from_secs(5);
 /// The time to the next question where the registry has no chains, or refuses to show them.
 const INTERVAL_REFUSED: Duration = Duration::from_secs(30);
+/// The wait for the first answer, after which what was known before the restart holds; as for instances.
+const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(15) };
 
 /// What is known of a chain.
@@ -42,24 +47,35 @@ pub struct ChainFollower {
     due: Instant,
     /// `None`: there was no answer yet.
     known: Option<Chain>,
+    cache: Option<Arc<DiskCache>>,
+    /// What was known before the restart, as long as nothing else is.
+    remembered: Option<Arc<Chain>>,
     good: GoodFilters,
+    /// What the next start would know.
+    kept: Option<Arc<Chain>>,
+    is_default: bool,
     failures: u32,
 }
 
 impl ChainFollower {
-    pub(crate) fn new(registry: Arc<dyn Registry>, service: Arc<str>) -> Self {
+    pub(crate) fn new(registry: Arc<dyn Registry>, service: Arc<str>, cache: Option<Arc<DiskCache>>) -> Self {
         Self {
+            remembered: cache.as_ref().and_then(|cache| cache.load_chain(&service)),
+            cache,
             registry,
             service,
             cursor: Cursor::START,
             due: Instant::now(),
             known: None,
             good: GoodFilters::new(),
+            kept: None,
+            is_default: false,
             failures: 0,
         }
     }
 
-    /// The next change, or the first failure where nothing is known. May be dropped at any time: the question is asked anew then.
+    /// The next change, or the first failure where nothing is known. What was known before a restart is a change too, when the first
+    /// answer is late or a failure. May be dropped at any time: the question is asked anew then.
     pub async fn next(&mut self) -> ChainNews {
         loop {
             sleep_until(self.due).await;
@@ -68,9 +84,22 @@ impl ChainFollower {
             let Some(question) = self.registry.watch_chain(&self.service, self.cursor, wait) else {
                 return std::future::pending().await;
             };
-            let answer = question.await;
+            let answer = match self.remembered {
+                None => question.await,
+                Some(_) => match timeout(FIRST_ANSWER_WAIT, question).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        self.due = asked + INTERVAL;
+                        if let Some(news) = self.remember() {
+                            return news;
+                        }
+                        continue;
+                    }
+                },
+            };
             match answer {
                 Ok(answer) => {
+                    self.remembered = None;
                     if self.failures > 0 {
                         info!(service = %self.service, "the chain can be read again");
                     }
@@ -79,15 +108,10 @@ impl ChainFollower {
                     self.due = asked + if has_index { INTERVAL } else { INTERVAL_WITHOUT_INDEX };
                     self.cursor = answer.cursor;
                     if self.known.as_ref() == Some(&answer.chain) {
+                        self.confirm();
                         continue;
                     }
-                    let rules = translate::rules_of(&answer.chain, &mut self.good);
-                    self.known = Some(answer.chain);
-                    for problem in &rules.problems {
-                        let (service, kind) = (&self.service, problem.kind.label());
-                        warn!(%service, kind, problem = problem.text, "a part of Consul's chain has no effect");
-                    }
-                    return ChainNews::Changed(Arc::new(rules));
+                    return self.set_known(answer.chain);
                 }
                 Err(error) => {
                     if let Some(news) = self.on_failure(&error) {
@@ -96,6 +120,38 @@ impl ChainFollower {
                 }
             }
         }
+    }
+
+    fn set_known(&mut self, chain: Chain) -> ChainNews {
+        let rules = translate::rules_of(&chain, &mut self.good);
+        for problem in &rules.problems {
+            let (service, kind) = (&self.service, problem.kind.label());
+            warn!(%service, kind, problem = problem.text, "a part of Consul's chain has no effect");
+        }
+        self.is_default = rules.rules == TrafficRules::default();
+        // The next start has the filters that are in use.
+        self.kept = Some(Arc::new(translate::with_good_filters(&chain, &self.good)));
+        self.known = Some(chain);
+        self.confirm();
+        ChainNews::Changed(Arc::new(rules))
+    }
+
+    /// Notes for the next start that the chain is known.
+    fn confirm(&self) {
+        if let Some((cache, kept)) = self.cache.as_ref().zip(self.kept.as_ref()) {
+            cache.record_chain(&self.service, kept, self.is_default);
+        }
+    }
+
+    /// What was known before the restart.
+    fn remember(&mut self) -> Option<ChainNews> {
+        let chain = self.remembered.take()?;
+        info!(service = %self.service, "the chain is that from before the restart");
+        let rules = translate::rules_of(&chain, &mut self.good);
+        self.is_default = rules.rules == TrafficRules::default();
+        self.known = Some(Chain::clone(&chain));
+        self.kept = Some(chain);
+        Some(ChainNews::Changed(Arc::new(rules)))
     }
 
     fn on_failure(&mut self, error: &Error) -> Option<ChainNews> {
@@ -113,6 +169,9 @@ impl ChainFollower {
             warn!(%service, %error, "the chain cannot be read; {}", if known { "the last one stays" } else { "there is none" });
         } else {
             debug!(%service, %error, "the chain cannot be read");
+        }
+        if let Some(news) = self.remember() {
+            return Some(news);
         }
         (is_first && self.known.is_none()).then(|| ChainNews::Unavailable(error.to_string()))
     }

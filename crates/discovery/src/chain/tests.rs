@@ -1,12 +1,13 @@
 //! When a chain is asked for, and what a failure changes.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, path::Path};
 
 use outrigger_registry::{
     AnswerFuture, ChainAnswer, Consistency, Query, WatchAnswer,
     chain::{Node, ResolverNode, Target},
 };
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -71,7 +72,24 @@ fn refused(status: u16) -> Result<ChainAnswer, Error> {
 fn follow(answers: impl IntoIterator<Item = Result<ChainAnswer, Error>>) -> (ChainFollower, Arc<Chains>) {
     let registry =
         Arc::new(Chains { answers: Mutex::new(answers.into_iter().collect()), ..Chains::default() });
-    (ChainFollower::new(registry.clone(), "orders".into()), registry)
+    (ChainFollower::new(registry.clone(), "orders".into(), None), registry)
+}
+
+/// A sidecar with this state file that gets these answers, and then none.
+fn restart(folder: &Path, answers: impl IntoIterator<Item = Result<ChainAnswer, Error>>) -> ChainFollower {
+    let cache = Arc::new(DiskCache::open(folder, "one", "here"));
+    ChainFollower {
+        cache: Some(cache.clone()),
+        remembered: cache.load_chain(&"orders".into()),
+        ..follow(answers).0
+    }
+}
+
+/// Ends it, as a process ends.
+async fn stop(follower: ChainFollower) {
+    let stop = CancellationToken::new();
+    stop.cancel();
+    follower.cache.expect("a state file").run(stop).await;
 }
 
 fn target(news: &ChainNews) -> String {
@@ -116,4 +134,63 @@ async fn without_any_chain_the_first_failure_is_news_and_a_refusal_is_asked_abou
         let second = registry.asked.lock()[1].0 - begun;
         assert_eq!(second, Duration::from_secs(interval), "{status}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_while_the_registry_is_away_goes_on_with_the_last_chain() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = restart(folder.path(), [chain("a", 5), chain("b", 6)]);
+    assert_eq!(target(&first.next().await), "a");
+    assert_eq!(target(&first.next().await), "b");
+    stop(first).await;
+    // It is silent.
+    let begun = Instant::now();
+    let mut silent = restart(folder.path(), []);
+    assert_eq!(target(&silent.next().await), "b");
+    assert_eq!(begun.elapsed(), FIRST_ANSWER_WAIT);
+    stop(silent).await;
+    // It refuses.
+    let begun = Instant::now();
+    let mut refusing = restart(folder.path(), [refused(500), chain("b", 9), chain("c", 10)]);
+    assert_eq!((target(&refusing.next().await), begun.elapsed()), ("b".to_owned(), Duration::ZERO));
+    assert_eq!(target(&refusing.next().await), "c", "an equal answer is no news");
+    stop(refusing).await;
+    // An answer in time is newer.
+    let mut quick = restart(folder.path(), [chain("d", 11)]);
+    assert_eq!(target(&quick.next().await), "d");
+    stop(quick).await;
+    assert_eq!(target(&restart(folder.path(), []).next().await), "d");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_knows_the_last_good_filter_and_forgets_names_without_entries() {
+    let folder = tempfile::tempdir().unwrap();
+    let filtered = |filter: &str, index| {
+        let mut answer = chain("a", index).unwrap();
+        answer.chain.targets.get_mut("t").unwrap().subset.filter = filter.to_owned();
+        Ok(answer)
+    };
+    let filter_of = |news: &ChainNews| {
+        let ChainNews::Changed(rules) = news else { panic!("{news:?}") };
+        let targets = rules.rules.exact_targets();
+        targets[0].place.subset.as_ref().unwrap().filter.as_ref().unwrap().text().to_owned()
+    };
+    let (good, bad) = ("Service.Meta.version == 1", "Service.Meta.version = 1");
+    let mut first = restart(folder.path(), [filtered(good, 5), filtered(bad, 6)]);
+    assert_eq!(filter_of(&first.next().await), good);
+    assert_eq!(filter_of(&first.next().await), good);
+    stop(first).await;
+    let mut silent = restart(folder.path(), []);
+    assert_eq!(filter_of(&silent.next().await), good);
+    stop(silent).await;
+    let mut wrong = restart(folder.path(), [refused(500), filtered(bad, 7)]);
+    assert_eq!(filter_of(&wrong.next().await), good);
+    assert_eq!(filter_of(&wrong.next().await), good);
+    // Its entries are deleted, and it has no instance.
+    wrong = restart(tempfile::tempdir().unwrap().path(), [chain("orders", 8)]);
+    wrong.next().await;
+    let cache = wrong.cache.clone().unwrap();
+    assert!(cache.load_chain(&"orders".into()).is_some());
+    stop(wrong).await;
+    assert!(cache.load_chain(&"orders".into()).is_none(), "a name may be made up");
 }

@@ -86,6 +86,17 @@ pub(super) fn rules_of(chain: &Chain, good: &mut GoodFilters) -> ChainRules {
     ChainRules { rules, protocol, problems }
 }
 
+/// The chain with the filters that are in use, in place of those that cannot be used.
+pub(super) fn with_good_filters(chain: &Chain, good: &GoodFilters) -> Chain {
+    let mut chain = chain.clone();
+    for (id, target) in &mut chain.targets {
+        if let Some(filter) = good.get(id).filter(|_| !target.subset.filter.is_empty()) {
+            filter.text().clone_into(&mut target.subset.filter);
+        }
+    }
+    chain
+}
+
 struct Walk<'c> {
     chain: &'c Chain,
     good: &'c mut GoodFilters,

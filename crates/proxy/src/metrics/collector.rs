@@ -17,7 +17,10 @@ use tokio::time::Instant;
 use crate::{
     metrics::labels::instance_label,
     upstream::{
-        chain_state::ChainState, cluster::Cluster, failover::Failover, manager::ClusterManager,
+        chain_state::ChainState,
+        cluster::Cluster,
+        failover::{ExactSet, Failover},
+        manager::ClusterManager,
         subset::Subset,
     },
 };
@@ -195,6 +198,7 @@ impl ClusterFamilies {
         if let Some(failover) = &*cluster.failover.load() {
             self.record_failover(cluster, view.settings.subsets(), failover);
         }
+        self.record_exact_targets(cluster);
         if let Some(ChainState::Known { chain, .. }) = cluster.chain.load().as_deref() {
             for kind in ChainProblemKind::ALL {
                 let problems = chain.problems.iter().filter(|one| one.kind == kind).count();
@@ -231,6 +235,29 @@ impl ClusterFamilies {
         for (subset, over) in [("", &cluster.over)].into_iter().chain(of_subsets) {
             self.failover_active.with_label_values(&[&*cluster.label, subset]).set(i64::from(over.is_over()));
         }
+        self.record_attempts(cluster, failover);
+    }
+
+    /// What chains name of the cluster. Of several with one name the counts are added.
+    fn record_exact_targets(&self, cluster: &Cluster) {
+        let exact = cluster.exact_targets.load();
+        let mut counted: Vec<&Arc<Subset>> = Vec::new();
+        for ExactSet { set, failover } in exact.iter().flat_map(|exact| &exact.0) {
+            if !counted.iter().any(|one| Arc::ptr_eq(one, set)) {
+                counted.push(set);
+                if !set.name().is_empty() {
+                    self.record_subset(cluster, set);
+                }
+            }
+            if let Some(failover) = failover {
+                let active = self.failover_active.with_label_values(&[&*cluster.label, &**set.name()]);
+                active.set(active.get().max(i64::from(set.over.is_over())));
+                self.record_attempts(cluster, failover);
+            }
+        }
+    }
+
+    fn record_attempts(&self, cluster: &Cluster, failover: &Failover) {
         for target in &failover.targets {
             let labels = &[&*cluster.label, &*target.label];
             add(&self.failover_attempts, labels, target.attempts.load(Relaxed));

@@ -34,7 +34,7 @@ use crate::{
         chain_state::ChainState,
         ejection::OutlierEjector,
         endpoint::Endpoint,
-        failover::{ExactFailovers, Failover},
+        failover::{ExactTargets, Failover},
         failover_state::FailoverState,
         pick_set::PickSet,
         subset::{LiveSubsets, Subset},
@@ -116,8 +116,8 @@ pub(crate) struct Cluster {
     pub(crate) live_subsets: Arc<LiveSubsets>,
     /// `None`: its requests go nowhere else.
     pub(crate) failover: ArcSwapOption<Failover>,
-    /// The failovers of chains that name it.
-    pub(crate) exact_failovers: ArcSwapOption<ExactFailovers>,
+    /// What chains name of it.
+    pub(crate) exact_targets: ArcSwapOption<ExactTargets>,
     /// What the registry says of its requests. `None`: it is not asked.
     pub(crate) chain: ArcSwapOption<ChainState>,
     /// False: the registry is asked what it says of its requests, and has not answered.
@@ -162,7 +162,7 @@ impl Cluster {
             cursor: Cursor::new(fastrand::u64(..)),
             live_subsets: settings.live_subsets.clone(),
             failover: ArcSwapOption::empty(),
-            exact_failovers: ArcSwapOption::empty(),
+            exact_targets: ArcSwapOption::empty(),
             chain: ArcSwapOption::empty(),
             is_routed: watch::Sender::new(true),
             over: FailoverState::new(),

@@ -62,18 +62,24 @@ impl Failover {
     }
 }
 
-/// The targets of chains that are of one cluster.
-#[derive(Debug, Default)]
-pub(crate) struct ExactFailovers {
-    /// Those that have a failover.
-    pub(crate) all: Vec<(Arc<Subset>, Arc<Failover>)>,
-    /// Every target has one.
-    pub(crate) cover_all: bool,
+/// What chains name of one cluster.
+#[derive(Debug)]
+pub(crate) struct ExactTargets(pub(crate) Vec<ExactSet>);
+
+/// The endpoints of a target of a chain.
+#[derive(Debug)]
+pub(crate) struct ExactSet {
+    pub(crate) set: Arc<Subset>,
+    /// `None`: its requests go nowhere else.
+    pub(crate) failover: Option<Arc<Failover>>,
 }
 
-impl ExactFailovers {
+impl ExactTargets {
     /// Whether the requests of every target have somewhere else to go.
     pub(crate) fn have_healthy(&self) -> bool {
-        self.cover_all && self.all.iter().all(|(subset, failover)| failover.has_healthy(Some(&**subset)))
+        let has_healthy = |ExactSet { set, failover }: &ExactSet| {
+            failover.as_ref().is_some_and(|one| one.has_healthy(Some(&**set)))
+        };
+        !self.0.is_empty() && self.0.iter().all(has_healthy)
     }
 }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::upstream::{
     cluster::Cluster,
     endpoint::Endpoint,
-    failover::{Failover, FailoverTarget},
+    failover::{ExactSet, Failover, FailoverTarget},
     failover_state::FailoverState,
     pick_set::{PickSet, Rank, Tried},
     subset::Subset,
@@ -169,12 +169,14 @@ impl Cluster {
     /// Tells the detector whether the targets can take requests, and whether own endpoints can take them back. Called after each
     /// change of own endpoints, and now and then for the targets.
     pub(crate) fn check_failover(&self, now: Instant) {
-        let (failover, exact) = (self.failover.load(), self.exact_failovers.load());
+        let (failover, exact) = (self.failover.load(), self.exact_targets.load());
         let is_relieved = failover.as_ref().is_some_and(|failover| failover.has_healthy(None))
             || exact.as_ref().is_some_and(|exact| exact.have_healthy());
         self.ejector.set_relieved(is_relieved);
-        for (subset, failover) in exact.iter().flat_map(|exact| &exact.all) {
-            self.check_return(Some(&**subset), failover, now);
+        for ExactSet { set, failover } in exact.iter().flat_map(|exact| &exact.0) {
+            if let Some(failover) = failover {
+                self.check_return(Some(&**set), failover, now);
+            }
         }
         let Some(failover) = &*failover else {
             if self.over.is_over() {

@@ -61,6 +61,7 @@ fn record(service: &str, ids: &[&str], confirmed: Duration) -> ServiceRecord {
         confirmed,
         is_estimate: false,
         presumed_gone: None,
+        chain: None,
     }
 }
 
@@ -500,6 +501,7 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
                 confirmed: Duration::from_millis(ms.into()),
                 is_estimate: ms % 2 == 0,
                 presumed_gone: lost,
+                chain: None,
             }
         });
     vec(service, 0..5)

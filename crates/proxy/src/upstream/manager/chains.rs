@@ -24,7 +24,7 @@ use crate::upstream::{
     chain_state::ChainState,
     cluster::{Cluster, ClusterKey},
     exact::LinkedTarget,
-    failover::{ExactFailovers, Failover, FailoverTarget},
+    failover::{ExactSet, ExactTargets, Failover, FailoverTarget},
     over::LinkedFailover,
     subset::Subset,
 };
@@ -217,14 +217,13 @@ impl ClusterManager {
         }
         for (key, managed) in &table.clusters {
             let targets = linked.values().flat_map(|all| all.iter());
-            let own: Vec<_> = targets.filter(|target| target.cluster.key == *key).collect();
-            let pair = |target: &&Arc<LinkedTarget>| {
-                Some((target.set.clone(), target.failover.as_ref()?.failover.clone()))
-            };
-            let all: Vec<_> = own.iter().filter_map(pair).collect();
-            let cover_all = !own.is_empty() && all.len() == own.len();
-            let failovers = (!all.is_empty()).then(|| Arc::new(ExactFailovers { all, cover_all }));
-            managed.cluster.exact_failovers.store(failovers);
+            let own = targets.filter(|target| target.cluster.key == *key).map(|target| ExactSet {
+                set: target.set.clone(),
+                failover: target.failover.as_ref().map(|linked| linked.failover.clone()),
+            });
+            let own: Vec<_> = own.collect();
+            let own = (!own.is_empty()).then(|| Arc::new(ExactTargets(own)));
+            managed.cluster.exact_targets.store(own);
             managed.cluster.check_failover(Instant::now());
         }
         self.chains.store(Arc::new(linked));

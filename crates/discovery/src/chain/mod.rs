@@ -177,12 +177,14 @@ impl ChainFollower {
     }
 }
 
-/// Whether asking again soon is of no use: the token may not read it, or the registry knows no chains. A Consul without
-/// `connect { enabled = true }` answers 400.
+/// Whether asking again soon is of no use: the token may not read it, or the registry knows no chains. A Consul 1.8.7 without
+/// `connect { enabled = true }` answers 500.
 fn has_no_chains(error: &Error) -> bool {
     match error {
         Error::Refused { status: 400 | 403 | 404 | 405 | 501, .. } => true,
-        Error::Refused { status: 500, text, .. } => text.contains("can't find"),
+        Error::Refused { status: 500, text, .. } => {
+            text.contains("can't find") || text.contains("Connect must be enabled")
+        }
         _ => false,
     }
 }

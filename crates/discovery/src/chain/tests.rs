@@ -66,7 +66,11 @@ fn chain(to: &str, index: u64) -> Result<ChainAnswer, Error> {
 }
 
 fn refused(status: u16) -> Result<ChainAnswer, Error> {
-    Err(Error::Refused { request: "GET /".to_owned(), status, text: "no".to_owned(), hint: None })
+    refused_because(status, "no")
+}
+
+fn refused_because(status: u16, text: &str) -> Result<ChainAnswer, Error> {
+    Err(Error::Refused { request: "GET /".to_owned(), status, text: text.to_owned(), hint: None })
 }
 
 fn follow(answers: impl IntoIterator<Item = Result<ChainAnswer, Error>>) -> (ChainFollower, Arc<Chains>) {
@@ -126,9 +130,12 @@ async fn a_failure_keeps_the_last_chain_and_is_asked_about_more_and_more_seldom(
 
 #[tokio::test(start_paused = true)]
 async fn without_any_chain_the_first_failure_is_news_and_a_refusal_is_asked_about_seldom() {
-    for (status, interval) in [(400, 30), (403, 30), (404, 30), (405, 30), (500, 1)] {
+    // As a Consul 1.8.7 without Connect.
+    let off = "Connect must be enabled in order to use this endpoint";
+    let refusals = [400, 403, 404, 405].map(|status| (status, "no", 30));
+    for (status, text, interval) in refusals.into_iter().chain([(500, "no", 1), (500, off, 30)]) {
         let begun = Instant::now();
-        let (mut follower, registry) = follow([refused(status), chain("a", 5)]);
+        let (mut follower, registry) = follow([refused_because(status, text), chain("a", 5)]);
         assert!(target(&follower.next().await).starts_with("unavailable"));
         assert_eq!(target(&follower.next().await), "a");
         let second = registry.asked.lock()[1].0 - begun;

@@ -17,7 +17,7 @@ use outrigger_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    app::start_router_by,
+    app::{load_text, start_router_by},
     explain::{explain, send, taken},
 };
 
@@ -493,9 +493,18 @@ async fn a_restart_while_consul_is_away_goes_on_with_the_last_chain() {
     if !consul::available("a restart while Consul is away") {
         return;
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    let settings = format!("{SETTINGS}state_dir: {}", folder.path().display());
-    let mut site = ChainSite::start(&settings).await;
+    let mut site = ChainSite::start(SETTINGS).await;
+    // The file of answers is found by the port.
+    let (folder, outbound) = (tempfile::tempdir().expect("a folder"), outrigger_net::reserve_addr());
+    let settings = format!(
+        "registry: {{consul: {{address: \"http://{}\"}}}}\noutbound: {{listen: \"{outbound}\"}}\n\
+         admin: {{listen: \"127.0.0.1:0\"}}\nstate_dir: {}\n{SETTINGS}",
+        site.agent.0,
+        folder.path().display()
+    );
+    let start = async || App::start(load_text(&settings), Workers::CurrentRuntime).await.expect("it starts");
+    std::mem::replace(&mut site.app, start().await).shutdown().await;
+    site.outbound = outbound;
     let subsets = json!({"one": {"Filter": "Service.Meta.version == 1"}});
     let failover = json!({"*": {"Service": "api"}});
     site.write("service-resolver", json!({"Subsets": subsets, "DefaultSubset": "one", "Failover": failover}))
@@ -507,11 +516,7 @@ async fn a_restart_while_consul_is_away_goes_on_with_the_last_chain() {
     .await;
     site.consul.kill().expect("kill it");
     site.app.shutdown().await;
-    let keys = format!("address: \"http://{}\"", site.agent.0);
-    let app = App::start(crate::app::router_settings(&keys, &settings), Workers::CurrentRuntime)
-        .await
-        .expect("it starts");
-    let outbound = app.outbound_addrs()[0];
+    let app = start().await;
     for _ in 0..12 {
         assert_eq!(client::get(outbound, "web", "/").await.text(), "v1");
     }

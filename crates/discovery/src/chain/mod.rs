@@ -165,8 +165,12 @@ impl ChainFollower {
         self.due = Instant::now() + pause;
         let service = &self.service;
         if is_first {
-            let known = self.known.is_some();
-            warn!(%service, %error, "the chain cannot be read; {}", if known { "the last one stays" } else { "there is none" });
+            let then = match (&self.known, &self.remembered) {
+                (Some(_), _) => "the last one stays",
+                (None, Some(_)) => "that from before the restart is used",
+                (None, None) => "there is none",
+            };
+            warn!(%service, %error, "the chain cannot be read; {then}");
         } else {
             debug!(%service, %error, "the chain cannot be read");
         }

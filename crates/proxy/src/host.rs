@@ -25,7 +25,7 @@ pub(crate) enum ParsedHost<'a> {
 }
 
 /// The names that settings give a meaning. All in lower case.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct HostNames {
     /// The domain of Consul's names (`registry.consul.domain`).
     pub(crate) domain: Box<str>,

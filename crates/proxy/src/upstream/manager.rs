@@ -136,7 +136,7 @@ impl ClusterManager {
     fn begin_apply(&self, config: &config::Config) -> (Vec<Arc<Cluster>>, Vec<oneshot::Receiver<()>>) {
         let mut table = self.table.lock();
         let chains = self.settings.load().chains.clone();
-        let settings = Arc::new(ManagerSettings::new(config).with_chains(chains));
+        let settings = Arc::new(ManagerSettings::new(config).with_chains(&chains));
         self.settings.store(settings.clone());
         self.routing.send_replace(());
         let pending = Self::apply_to_open(&table, &settings);
@@ -234,7 +234,7 @@ impl ClusterManager {
     fn open_declared(&self, table: &mut ClusterTable) -> Vec<Arc<Cluster>> {
         let settings = self.settings.load_full();
         let mut opened = Vec::new();
-        for upstream in &settings.upstreams {
+        for upstream in &*settings.upstreams {
             let key = upstream_key(upstream);
             if table.clusters.contains_key(&key) {
                 continue;

@@ -89,12 +89,9 @@ impl ClusterManager {
             if before.chains.get(service) == chain.as_ref() {
                 (Vec::new(), Vec::new())
             } else {
-                let mut chains = before.chains.clone();
-                match &chain {
-                    Some(chain) => chains.insert(service.clone(), chain.clone()),
-                    None => chains.remove(service),
-                };
-                self.settings.store(Arc::new((*before).clone().with_chains(chains)));
+                let mut settings = (*before).clone();
+                settings.set_chain(service, chain.clone());
+                self.settings.store(Arc::new(settings));
                 self.link_failovers(&mut table);
                 self.publish_names(&table);
                 self.fill_targets(&table, &cluster.key)
@@ -238,10 +235,11 @@ impl ClusterManager {
         let table = self.table.lock();
         let is_open = |service: &Arc<str>| table.clusters.contains_key(&ClusterKey::new(service, None, &[]));
         let settings = self.settings.load_full();
-        if !settings.chains.keys().all(is_open) {
-            let mut chains = settings.chains.clone();
-            chains.retain(|service, _| is_open(service));
-            self.settings.store(Arc::new((*settings).clone().with_chains(chains)));
+        let gone: Vec<_> = settings.chains.keys().filter(|service| !is_open(service)).collect();
+        if !gone.is_empty() {
+            let mut new = (*settings).clone();
+            gone.iter().for_each(|service| new.set_chain(service, None));
+            self.settings.store(Arc::new(new));
         }
         self.link_chains(&table, &self.settings.load());
     }

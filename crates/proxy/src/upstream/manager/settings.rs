@@ -7,22 +7,22 @@ use outrigger_discovery::ChainRules;
 
 use crate::{host::HostNames, upstream::cluster::ClusterKey};
 
-/// The settings until the next reload.
+/// The settings until the next reload. A copy is cheap: a chain that changes makes one.
 #[derive(Debug, Clone)]
 pub(super) struct ManagerSettings {
     pub(super) discovery: config::DiscoverySettings,
-    defaults: config::Policy,
-    pub(super) upstreams: Vec<config::Upstream>,
-    tuned: Vec<config::TunedService>,
-    pub(super) names: HostNames,
-    no_rules: config::TrafficRules,
+    defaults: Arc<config::Policy>,
+    pub(super) upstreams: Arc<[config::Upstream]>,
+    tuned: Arc<[config::TunedService]>,
+    pub(super) names: Arc<HostNames>,
+    no_rules: Arc<config::TrafficRules>,
     has_failover: bool,
     /// The registry's chains count.
     has_routing: bool,
     /// What the registry says of the requests of services that are open.
     pub(super) chains: HashMap<Arc<str>, Arc<ChainRules>>,
     /// The rules that hold by these.
-    chained: HashMap<Arc<str>, config::TrafficRules>,
+    chained: HashMap<Arc<str>, Arc<config::TrafficRules>>,
     /// The own service, where a zone asks for its instances.
     caller: Option<ClusterKey>,
 }
@@ -54,11 +54,11 @@ impl ManagerSettings {
     pub(super) fn new(config: &config::Config) -> Self {
         Self {
             discovery: config.discovery,
-            defaults: config.defaults.clone(),
-            upstreams: config.upstreams.clone(),
-            tuned: config.tuned.clone(),
-            names: HostNames::new(config),
-            no_rules: config::TrafficRules::default(),
+            defaults: Arc::new(config.defaults.clone()),
+            upstreams: config.upstreams.clone().into(),
+            tuned: config.tuned.clone().into(),
+            names: Arc::new(HostNames::new(config)),
+            no_rules: Arc::default(),
             has_routing: config.routing.consul && matches!(config.registry, config::Registry::Consul(_)),
             chains: HashMap::new(),
             chained: HashMap::new(),
@@ -73,19 +73,28 @@ impl ManagerSettings {
     }
 
     /// The same settings with these chains.
-    pub(super) fn with_chains(mut self, chains: HashMap<Arc<str>, Arc<ChainRules>>) -> Self {
-        self.chained.clear();
-        for (service, chain) in &chains {
-            let key = ClusterKey::new(service, None, &[]);
-            if self.wants_chain(&key) && chain.rules != self.no_rules {
-                // The file says what a chain does not.
-                let config::TrafficRules { mirror, zone, .. } = self.own_rules_for(&key).clone();
-                let rules = config::TrafficRules { mirror, zone, ..chain.rules.clone() };
-                self.chained.insert(service.clone(), rules);
-            }
+    pub(super) fn with_chains(mut self, chains: &HashMap<Arc<str>, Arc<ChainRules>>) -> Self {
+        for (service, chain) in chains {
+            self.set_chain(service, Some(chain.clone()));
         }
-        self.chains = chains;
         self
+    }
+
+    /// Replaces the chain of a service.
+    pub(super) fn set_chain(&mut self, service: &Arc<str>, chain: Option<Arc<ChainRules>>) {
+        self.chained.remove(service);
+        let Some(chain) = chain else {
+            self.chains.remove(service);
+            return;
+        };
+        let key = ClusterKey::new(service, None, &[]);
+        if self.wants_chain(&key) && chain.rules != *self.no_rules {
+            // The file says what a chain does not.
+            let config::TrafficRules { mirror, zone, .. } = self.own_rules_for(&key).clone();
+            let rules = config::TrafficRules { mirror, zone, ..chain.rules.clone() };
+            self.chained.insert(service.clone(), Arc::new(rules));
+        }
+        self.chains.insert(service.clone(), chain);
     }
 
     /// Whether what the registry says of the requests of a cluster counts.
@@ -109,7 +118,11 @@ impl ManagerSettings {
 
     /// The rules of the chain. `None`: there are none, or they do not count.
     fn chained_for(&self, key: &ClusterKey) -> Option<&config::TrafficRules> {
-        if self.chained.is_empty() || !is_whole(key) { None } else { self.chained.get(&key.service) }
+        if self.chained.is_empty() || !is_whole(key) {
+            None
+        } else {
+            self.chained.get(&key.service).map(|rules| &**rules)
+        }
     }
 
     /// Those of an upstream hold for what it declares, and for no other form of the service; those of documents hold

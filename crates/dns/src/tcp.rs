@@ -25,6 +25,11 @@ pub(crate) const MAX_CONNECTIONS: usize = 64;
 pub(crate) const MAX_PIPELINED: usize = 16;
 /// A connection without a question ends after this time, also within a message that does not come to its end (RFC 7766 §6.2.3).
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
+/// How long a connection on which no question has come yet is still read when it is to end: its question may be on its way.
+const FIRST_QUESTION_WITHIN: Duration = Duration::from_millis(500);
+/// How long what a client still sends is read after the last answer, because a close with unread bytes is a reset, which may take
+/// that answer from the client.
+const LINGER: Duration = Duration::from_millis(250);
 /// Longest time that a client may leave an answer unread.
 pub(crate) const WRITE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -138,11 +143,12 @@ async fn run(
     let mut waiting = JoinSet::new();
     let mut read = Vec::with_capacity(512);
     let (mut is_over, mut due) = (false, Instant::now() + IDLE);
+    let (mut was_asked, mut is_ending) = (false, false);
     loop {
         while waiting.len() < MAX_PIPELINED
             && let Some(message) = next_message(&mut read)
         {
-            due = Instant::now() + IDLE;
+            (due, was_asked) = (Instant::now() + IDLE, true);
             match resolver.step(&message, Transport::Tcp) {
                 // Not a question: the bytes that follow cannot be trusted either.
                 Step::Nothing => return Ok(()),
@@ -155,10 +161,10 @@ async fn run(
             }
         }
         *idle_since.lock() = waiting.is_empty().then(|| due - IDLE);
-        if waiting.is_empty() && (is_over || end.is_cancelled()) {
-            return Ok(());
+        if waiting.is_empty() && (is_over || is_ending && was_asked) {
+            return close(stream).await;
         }
-        let reads = !is_over && waiting.len() < MAX_PIPELINED && !end.is_cancelled();
+        let reads = !is_over && waiting.len() < MAX_PIPELINED && !(is_ending && was_asked);
         tokio::select! {
             Some(answered) = waiting.join_next() => {
                 if let Ok(bytes) = answered {
@@ -167,10 +173,22 @@ async fn run(
                 due = Instant::now() + IDLE;
             }
             length = stream.read_buf(&mut read), if reads => is_over = length? == 0,
-            () = sleep_until(due), if waiting.is_empty() => return Ok(()),
-            () = end.cancelled(), if reads => {}
+            () = sleep_until(due), if waiting.is_empty() => return close(stream).await,
+            () = end.cancelled(), if !is_ending => {
+                is_ending = true;
+                due = due.min(Instant::now() + FIRST_QUESTION_WITHIN);
+            }
         }
     }
+}
+
+/// Ends a connection so that the client gets what was written.
+async fn close(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = [0; 512];
+    let to_end = async { while stream.read(&mut rest).await.is_ok_and(|length| length > 0) {} };
+    let _ = timeout(LINGER, to_end).await;
+    Ok(())
 }
 
 /// Takes the first whole message out of what was read: two bytes of length, then the message (RFC 1035 §4.2.2).

@@ -50,7 +50,8 @@ fn server_address(port: u16, example: &'static str) -> impl Fn(&str) -> Result<S
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         let with_port = text.parse::<SocketAddr>();
         let addr = with_port.or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)));
-        match addr {
+        // ::ffff:127.0.0.1 is 127.0.0.1.
+        match addr.map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port())) {
             Ok(addr) if addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast() => {
                 Ok(addr)
             }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    Config, ConsulSettings, LoadedConfig, Origins, Registry, Secret, Service, Token, Upstream,
+    Config, ConsulSettings, LoadedConfig, Origins, Registry, Route, Secret, Service, Token, Upstream,
     settings::{HIDDEN, Setting, TUNED, list_every_setting, list_settings},
     tag_list,
 };
@@ -150,7 +150,25 @@ fn list_changes(old: &LoadedConfig, new: &LoadedConfig) -> Vec<SettingChange> {
             changes.push(SettingChange { key, old: hidden(), new: hidden() });
         }
     }
+    let routes = routes_by_key(old);
+    for (key, now) in routes_by_key(new) {
+        let is_shown = changes.iter().any(|change| change.key == key);
+        if !is_shown && routes.get(&key).is_some_and(|before| *before != now) {
+            // Only values differ that no setting shows.
+            let all = find(&after, &key);
+            changes.push(SettingChange { key, old: all.clone(), new: all });
+        }
+    }
     changes
+}
+
+/// The routes of each service by their keys.
+fn routes_by_key(loaded: &LoadedConfig) -> BTreeMap<String, &[Route]> {
+    let key = |label: &str| format!("upstreams.{label}.routes");
+    let upstreams = loaded.config.upstreams.iter();
+    let declared = upstreams.map(|upstream| (key(&upstream_label(upstream)), &*upstream.traffic.routes));
+    let tuned = loaded.config.tuned.iter().map(|tuned| (key(&tuned.service), &*tuned.traffic.routes));
+    declared.chain(tuned).collect()
 }
 
 /// The header fields of the health probes by their keys. No setting shows their values.
@@ -274,6 +292,24 @@ mod tests {
         );
         assert_eq!(lines(&plan_reload(&two, swapped).changed), ["services.admin:81.tags: [a] → [c]"]);
         assert_eq!(plan_reload(&two, loaded("{}")).needs_restart, []);
+    }
+
+    #[test]
+    fn credentials_in_routes_stay_hidden_and_a_change_of_one_is_a_change() {
+        let with = |matched: &str, set: &str| {
+            loaded(&format!(
+                "upstreams: [{{service: o, routes: [{{match: {{headers: {{authorization: {{prefix: {matched}}}, x-a: shown}}}}, \
+                 headers: {{set: {{x-key: {set}}}}}}}]}}]"
+            ))
+        };
+        let shown = "[{match: {headers: {authorization: {prefix: \"(hidden)\"}, x-a: {exact: shown}}}, \
+                     headers: {set: {x-key: \"(hidden)\"}}}]";
+        let before = with("hush", "hush");
+        for after in [with("hush-too", "hush"), with("hush", "hush-too")] {
+            let changed = lines(&plan_reload(&before, after).changed);
+            assert_eq!(changed, [format!("upstreams.o.routes: {shown} → {shown}")]);
+        }
+        assert_eq!(plan_reload(&before, with("hush", "hush")).changed, []);
     }
 
     #[test]

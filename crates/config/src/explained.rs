@@ -81,7 +81,12 @@ pub fn describe_path_match(wanted: &PathMatch) -> String {
     traffic_text::path_match(wanted).to_string()
 }
 
-/// What a route asks of a value, as in a settings file.
+/// What a route asks of a header field, as in a settings file; of a field with credentials, not its value.
+pub fn describe_header_match(name: &str, wanted: &ValueMatch) -> String {
+    traffic_text::header_match(name, wanted).to_string()
+}
+
+/// What a route asks of a parameter of the query, as in a settings file.
 pub fn describe_value_match(wanted: &ValueMatch) -> String {
     traffic_text::value_match(wanted).to_string()
 }

@@ -1,9 +1,6 @@
 //! Names and values in the head of a request, as traffic rules have them.
 
-use crate::{
-    error::InvalidValue,
-    names::{header_value, is_token},
-};
+use crate::{error::InvalidValue, names::is_token};
 
 /// The name of a header field, in lower case.
 pub(crate) fn field_name(text: &str) -> Result<String, InvalidValue> {
@@ -18,10 +15,12 @@ pub(crate) fn field_name(text: &str) -> Result<String, InvalidValue> {
 /// The name of a header field that a route sets, adds or removes: not one that says how a message is framed, where it goes, or
 /// how connections are used, and none of the sidecar's own.
 pub(crate) fn edited_field(text: &str) -> Result<String, InvalidValue> {
-    const OWN: [&str; 13] = [
+    const OWN: [&str; 14] = [
         "connection",
         "content-length",
         "expect",
+        // What is left of the deadline.
+        "grpc-timeout",
         "host",
         "keep-alive",
         "proxy-authenticate",
@@ -43,9 +42,9 @@ pub(crate) fn edited_field(text: &str) -> Result<String, InvalidValue> {
     Ok(text.to_owned())
 }
 
-/// The value of a header field, which is no secret.
-pub(crate) fn field_value(text: &str) -> Result<String, InvalidValue> {
-    header_value(text).map(|value| value.reveal().to_owned())
+/// Whether a field, by its name in lower case, has credentials: no text shows its value.
+pub(crate) fn has_credentials(name: &str) -> bool {
+    ["authorization", "cookie", "proxy-authorization", "x-api-key"].contains(&name)
 }
 
 /// The name of a cookie.

@@ -64,8 +64,8 @@ pub use documents::{
 };
 pub use error::{Problem, Problems, error_chain};
 pub use explained::{
-    CHAIN_KEY, PolicySetting, describe_match, describe_origin, describe_path_match, describe_value_match,
-    list_policy_settings,
+    CHAIN_KEY, PolicySetting, describe_header_match, describe_match, describe_origin, describe_path_match,
+    describe_value_match, list_policy_settings,
 };
 pub use keys::keys;
 pub use layers::{ADMIN_LISTEN_VARIABLE, CONFIG_VARIABLE, Environment, Overrides, VARIABLES};

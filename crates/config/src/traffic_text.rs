@@ -1,9 +1,9 @@
 //! Traffic rules as the YAML of a settings file, each in one line.
 
 use crate::{
-    FailoverTarget, HeaderEdits, Mirror, OnEmpty, PathMatch, Route, RouteMatch, RouteTarget, Split,
+    FailoverTarget, HeaderEdits, Mirror, OnEmpty, PathMatch, Route, RouteMatch, RouteTarget, Secret, Split,
     SplitEntry, SplitTarget, Sticky, Subset, ValueMatch, ValueTest, ZoneRouting, expand, format_duration,
-    text::quote,
+    http_words, settings::HIDDEN, text::quote,
 };
 
 /// YAML in one line.
@@ -142,13 +142,16 @@ pub(crate) fn route(route: &Route, policy: Vec<(String, Flow)>) -> Flow {
 
 pub(crate) fn match_of(RouteMatch { path, headers, query, methods }: &RouteMatch) -> Flow {
     let path = path.as_ref().map(path_match);
-    let values = |values: &[(String, ValueMatch)]| {
-        let all = values.iter().map(|(name, value)| (name.clone(), value_match(value)));
-        (!values.is_empty()).then(|| Flow::Map(all.collect()))
-    };
+    let map_of = |values: Vec<(String, Flow)>| (!values.is_empty()).then_some(Flow::Map(values));
+    let headers = headers.iter().map(|(name, value)| (name.clone(), header_match(name, value)));
+    let query = query.iter().map(|(name, value)| (name.clone(), value_match(value)));
     let methods = (!methods.is_empty()).then(|| texts(methods));
-    let parts =
-        [("path", path), ("headers", values(headers)), ("query", values(query)), ("methods", methods)];
+    let parts = [
+        ("path", path),
+        ("headers", map_of(headers.collect())),
+        ("query", map_of(query.collect())),
+        ("methods", methods),
+    ];
     Flow::Map(parts.into_iter().filter_map(|(key, part)| Some((key.to_owned(), part?))).collect())
 }
 
@@ -158,6 +161,19 @@ pub(crate) fn path_match(path: &PathMatch) -> Flow {
         PathMatch::Prefix(text) => map([("prefix", scalar(text))]),
         PathMatch::Regex(pattern) => map([("regex", scalar(&pattern.text))]),
     }
+}
+
+/// Of a field that has credentials, only which test it is.
+pub(crate) fn header_match(name: &str, wanted: &ValueMatch) -> Flow {
+    let hidden = || HIDDEN.to_owned();
+    let test = match &wanted.test {
+        _ if !http_words::has_credentials(name) => return value_match(wanted),
+        ValueTest::Present => return value_match(wanted),
+        ValueTest::Prefix(_) => ValueTest::Prefix(hidden()),
+        ValueTest::Suffix(_) => ValueTest::Suffix(hidden()),
+        ValueTest::Exact(_) | ValueTest::Regex(_) => ValueTest::Exact(hidden()),
+    };
+    value_match(&ValueMatch { test, negated: wanted.negated })
 }
 
 pub(crate) fn value_match(ValueMatch { test, negated }: &ValueMatch) -> Flow {
@@ -172,8 +188,8 @@ pub(crate) fn value_match(ValueMatch { test, negated }: &ValueMatch) -> Flow {
 }
 
 fn headers_of(HeaderEdits { set, add, remove }: &HeaderEdits) -> Flow {
-    let fields = |fields: &[(String, String)]| {
-        let all = fields.iter().map(|(name, value)| (name.clone(), scalar(value)));
+    let fields = |fields: &[(String, Secret)]| {
+        let all = fields.iter().map(|(name, _)| (name.clone(), scalar(HIDDEN)));
         (!fields.is_empty()).then(|| Flow::Map(all.collect()))
     };
     let remove = (!remove.is_empty()).then(|| texts(remove));

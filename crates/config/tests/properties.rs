@@ -167,5 +167,14 @@ fn the_full_example_loads_as_itself() {
     assert!(headers.values().all(|value| !page.contains(&format!("x-probe: {}", value.reveal()))), "{page}");
     let shown = std::mem::replace(&mut second.services[0].health.headers, headers.clone());
     assert!(shown.keys().eq(headers.keys()) && shown != headers);
+    let edits = first.config.upstreams[0].traffic.routes[0].headers.clone();
+    let values = edits.set.iter().chain(&edits.add);
+    assert!(values.clone().count() > 0);
+    assert!(
+        values.clone().all(|(name, value)| !page.contains(&format!("{name}: {}", value.reveal()))),
+        "{page}"
+    );
+    let shown = std::mem::replace(&mut second.upstreams[0].traffic.routes[0].headers, edits.clone());
+    assert!(shown != edits && shown.remove == edits.remove);
     assert_eq!(first.config, second);
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use outrigger_filter::{FieldType, Filter, FilterError, FilterExpression, consul};
 
-use super::Policy;
+use super::{Policy, Secret};
 
 /// The rules of an upstream. The default has none: every request may go to every instance.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -343,10 +343,10 @@ impl PartialEq for Pattern {
 /// Changes of the fields of a request's head. Names are in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
-    /// Fields that replace those of the same name.
-    pub set: Vec<(String, String)>,
+    /// Fields that replace those of the same name. A value may be a credential, and is never printed.
+    pub set: Vec<(String, Secret)>,
     /// Fields beside those of the same name.
-    pub add: Vec<(String, String)>,
+    pub add: Vec<(String, Secret)>,
     /// Names of fields that are left out.
     pub remove: Vec<String>,
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config::{
-    Config, Glob, HeaderEdits, OnEmpty, PathMatch, Pattern, Policy, Route, RouteMatch, RouteTarget, Split,
-    SplitEntry, SplitTarget, Sticky, Subset, ValueMatch, ValueTest,
+    Config, Glob, HeaderEdits, OnEmpty, PathMatch, Pattern, Policy, Route, RouteMatch, RouteTarget, Secret,
+    Split, SplitEntry, SplitTarget, Sticky, Subset, ValueMatch, ValueTest,
 };
 
 use crate::path::{CAPACITY, Path};
@@ -207,8 +207,8 @@ async fn an_empty_subset_of_a_route_fails_or_goes_where_the_route_says() {
 #[tokio::test(start_paused = true)]
 async fn a_route_changes_target_and_fields_and_nothing_else() {
     let edits = HeaderEdits {
-        set: vec![("x-set".to_owned(), "new".to_owned())],
-        add: vec![("x-add".to_owned(), "2".to_owned())],
+        set: vec![("x-set".to_owned(), Secret::new("new"))],
+        add: vec![("x-add".to_owned(), Secret::new("2"))],
         remove: vec!["x-gone".to_owned(), "user-agent".to_owned()],
     };
     let prefix =

@@ -7,6 +7,7 @@ use crate::{
     check::{quote::quote, reader::Reader, section::Section},
     error::InvalidValue,
     http_words,
+    names::header_value,
 };
 
 /// `headers: {set, add, remove}`
@@ -15,7 +16,7 @@ pub(super) fn read_headers(r: &mut Reader<'_>, route: &Section<'_>) -> HeaderEdi
     let mut out = HeaderEdits::default();
     for (name, fields) in [("set", &mut out.set), ("add", &mut out.add)] {
         let mut read = BTreeMap::new();
-        r.set_map(&s, name, &mut read, http_words::edited_field, http_words::field_value);
+        r.set_secret_map(&s, name, &mut read, http_words::edited_field, header_value);
         for (field, value) in read {
             let field = field.to_ascii_lowercase();
             if fields.iter().any(|(known, _)| *known == field) {

@@ -46,12 +46,18 @@ fn read_values(
     let Some(node) = s.node(name) else { return Vec::new() };
     let path = s.key(name);
     r.origins.set(path.clone(), r.origin_at(node.at));
-    let mut out = Vec::new();
+    let mut out: Vec<(String, ValueMatch)> = Vec::new();
     for (key, section) in r.named_sections(&path, node, keys::VALUE_MATCH, Some("exact")) {
         let field = parse_name(&key.name).map_err(|wrong| {
             let what = format!("{} {}", quote(&key.name), wrong.what);
             r.report(&r.origin_at(key.at), &path, InvalidValue { what, hint: wrong.hint });
         });
+        if let Ok(field) = &field
+            && out.iter().any(|(known, _)| known == field)
+        {
+            let what = format!("{} is there twice, and names of fields have no case", quote(field));
+            r.report(&r.origin_at(key.at), &path, InvalidValue::new(what, "remove one of them"));
+        }
         let test = read_value(r, &section);
         if let (Ok(field), Some(test)) = (field, test) {
             out.push((field, test));

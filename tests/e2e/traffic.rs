@@ -8,7 +8,7 @@ use outrigger_registry::{Kv, consul::Consul};
 use outrigger_tests::{
     client::{self, Client, Response},
     consul,
-    instance::{Answer, Instance},
+    instance::{Answer, Instance, Kill},
     load::{Load, LoadPlan},
     registry::ConsulAgent,
     wait,
@@ -23,6 +23,8 @@ on_both_registries! {
     a_filter_for_the_registry: a_filter_that_only_the_registry_can_evaluate_has_a_watch_of_its_own;
     retries_keep_the_shares: the_shares_are_exact_while_instances_fail_and_others_come_and_go;
     changes_under_load: rules_that_change_under_load_cost_no_request_and_move_the_shares_at_once;
+    breakers_of_subsets: a_subset_that_fails_opens_its_own_breaker_alone;
+    killed_subsets: the_request_that_finds_a_subset_dead_goes_where_the_rules_say;
     copies_of_requests: a_mirror_gets_copies_and_no_request_waits_for_them;
 }
 
@@ -143,7 +145,87 @@ async fn requests_go_where_subsets_split_and_routes_say(registry: SocketAddr) {
     let line = "outrigger_subset_responses_total{class=\"2xx\",service=\"orders\",subset=\"v2\"} 31";
     assert!(page.contains(line), "{page}");
     let text = client::get(app.admin_addr().unwrap(), "localhost", "/services?format=text").await.text();
-    assert!(text.contains("  subset v2: 1 instance, 1 usable, 31 responses\n"), "{text}");
+    assert!(text.contains("  subset v2: 1 instance, 1 usable, breaker closed, 31 responses\n"), "{text}");
+    app.shutdown().await;
+}
+
+const CANARY: &str = r#"
+upstreams:
+  - service: orders
+    subsets: {v1: {tags: [v1]}, v2: {tags: [v2]}}
+    split: [{subset: v1, weight: 100}]
+    routes: [{match: {headers: {x-canary: "1"}}, to: {subset: v2}}]
+defaults: {outlier: off}
+"#;
+
+async fn a_subset_that_fails_opens_its_own_breaker_alone(registry: SocketAddr) {
+    let _v1 = version(registry, "one", "1", "v1").await;
+    let v2 = version(registry, "two", "2", "v2").await;
+    v2.set_script(|_| Answer::status(503, "no"));
+    let (app, outbound) = start_router(registry, CANARY).await;
+    wait_usable(&app, "orders", "v1", 1).await;
+    wait_usable(&app, "orders", "v2", 1).await;
+    let canary = format!("{GET}\r\nx-canary: 1");
+    let mut refused = send(outbound, &canary).await;
+    for _ in 0..40 {
+        refused = send(outbound, &canary).await;
+    }
+    assert_eq!(refused.reason(), "circuit_open", "{refused:?}");
+    assert!(refused.text().contains("breaker of the subset v2 is open"), "{refused:?}");
+    assert_eq!(shares(outbound, 50, GET).await, BTreeMap::from([("one".to_owned(), 50)]));
+    let subset = async |name| subset_of(&app, "orders", name).await.unwrap();
+    assert_eq!(subset("v2").await["breaker_trips"], 1);
+    assert_eq!(
+        (&subset("v1").await["breaker"], &subset("v1").await["breaker_trips"]),
+        (&json!("closed"), &json!(0))
+    );
+    let scrape = client::get(app.admin_addr().unwrap(), "localhost", "/metrics").await.text();
+    for (what, subset, value) in [("state", "", 0), ("state", "v1", 0), ("trips_total", "v2", 1)] {
+        let line = format!("outrigger_breaker_{what}{{service=\"orders\",subset=\"{subset}\"}} {value}");
+        assert!(scrape.lines().any(|one| one == line), "{line}\n{scrape}");
+    }
+    v2.set_script(|_| Answer::ok("two"));
+    wait::until("the canary is back", wait::TIMEOUT, async || {
+        send(outbound, &canary).await.status == 200 && subset("v2").await["breaker"] == "closed"
+    })
+    .await;
+    app.shutdown().await;
+}
+
+const ELSEWHERE: &str = r#"
+upstreams:
+  - service: orders
+    subsets: {v1: {tags: [v1]}, v2: {tags: [v2]}}
+    split: [{subset: v1, weight: 50}, {subset: v2, weight: 50}]
+    routes:
+      - {match: {headers: {x-any: "1"}}, to: {subset: v2}, on_empty: any}
+      - {match: {headers: {x-fail: "1"}}, to: {subset: v2}}
+"#;
+
+async fn the_request_that_finds_a_subset_dead_goes_where_the_rules_say(registry: SocketAddr) {
+    let _v1 = version(registry, "one", "1", "v1").await;
+    let v2 = version(registry, "two", "2", "v2").await;
+    let (app, outbound) = start_router(registry, ELSEWHERE).await;
+    for (head, goes_on) in
+        [(GET.to_owned(), true), (format!("{GET}\r\nx-any: 1"), true), (format!("{GET}\r\nx-fail: 1"), false)]
+    {
+        wait::until("both subsets are usable", wait::TIMEOUT, async || {
+            let (one, two) = (subset_of(&app, "orders", "v1").await, subset_of(&app, "orders", "v2").await);
+            one.is_some_and(|one| one["usable"] == 1) && two.is_some_and(|two| two["usable"] == 1)
+        })
+        .await;
+        v2.kill(Kill::Reset).await;
+        for at in 0..6 {
+            let response = send(outbound, &head).await;
+            if goes_on {
+                assert_eq!((response.status, response.instance()), (200, "one"), "{at}: {response:?}");
+            } else {
+                let expected = if at == 0 { (502, "connect_failed") } else { (503, "subset_empty") };
+                assert_eq!((response.status, response.reason()), expected, "{at}: {response:?}");
+            }
+        }
+        v2.listen_again().await;
+    }
     app.shutdown().await;
 }
 

@@ -2,7 +2,7 @@
 //! (upstreams.orders.timeout)`.
 //!
 //! The key of a service's limit is that of its upstream, also where the value is that of `defaults`: there it can be set for
-//! this service alone.
+//! this service alone. A request that a route with limits of its own takes has the key of the route.
 
 use std::fmt::Display;
 
@@ -15,6 +15,12 @@ pub(crate) const MIN_ANSWER_FIELDS: usize = 1000;
 /// A limit of a service. `key` is its place below the upstream: `retry.max_body`.
 pub(crate) fn service_limit(label: &str, key: &str, value: impl Display) -> String {
     limit(&format!("upstreams.{label}"), key, value)
+}
+
+/// Whether a route can set the key.
+pub(crate) fn is_key_of_routes(key: &str) -> bool {
+    let group = key.split('.').next().unwrap_or(key);
+    ["timeout", "per_try_timeout", "deadline", "body_idle", "retry", "hedge"].contains(&group)
 }
 
 /// A limit in a section of the settings: `discovery`, `outbound.limits`.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use outrigger_config::{count, format_coarse_duration};
-use outrigger_discovery::{Knowledge, Snapshot};
+use outrigger_discovery::Knowledge;
 use outrigger_policy::{
     circuit_breaker::BreakerState,
     outlier_detection::{EjectionDetails, EjectionReason, EjectionState},
@@ -149,6 +149,10 @@ pub struct SubsetStatus {
     pub instances: usize,
     /// Those that may be picked now.
     pub usable: usize,
+    /// The circuit breaker of the requests for it: `closed`, `open`, `half_open`.
+    pub breaker: &'static str,
+    /// How often it opened.
+    pub breaker_trips: u64,
     /// Responses to the app of requests that went to it, by class of the status: `2xx`, …, `other`.
     pub responses: Vec<(&'static str, u64)>,
 }
@@ -303,12 +307,14 @@ fn describe_sharing(instance: &Instance, shared: Option<&Arc<Endpoint>>, is_used
     }
 }
 
-fn subset_status(cluster: &Cluster, subset: &Subset, snapshot: &Snapshot) -> SubsetStatus {
+fn subset_status(cluster: &Cluster, subset: &Subset, view: &View, now: std::time::Instant) -> SubsetStatus {
     let is_in = |one: &&Instance| cluster.matches(one) && subset.matches(one);
     SubsetStatus {
         name: subset.name().to_string(),
-        instances: snapshot.instances.iter().filter(is_in).count(),
+        instances: view.snapshot.instances.iter().filter(is_in).count(),
         usable: subset.set().usable(),
+        breaker: breaker_label(subset.breaker.state(view.settings.policy.circuit_breaker.as_ref(), now)),
+        breaker_trips: subset.breaker.trips(),
         responses: subset.responses().collect(),
     }
 }
@@ -430,19 +436,14 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
         balance: policy.balance.as_str(),
         answered: view.snapshot.knowledge == Knowledge::Answered,
         version: view.snapshot.version,
-        breaker: breaker_label(cluster.breaker.state(policy.circuit_breaker.as_ref(), now)),
-        breaker_trips: cluster.breaker.trips(),
+        breaker: breaker_label(cluster.breaker(None).state(policy.circuit_breaker.as_ref(), now)),
+        breaker_trips: cluster.breaker(None).trips(),
         retry_budget: cluster.budget.available(&policy.retry.budget, now),
         requests,
         retries,
         beside_stalled: view.settings.series.beside_stalled(),
         failures,
-        subsets: view
-            .settings
-            .subsets()
-            .iter()
-            .map(|one| subset_status(cluster, one, &view.snapshot))
-            .collect(),
+        subsets: view.settings.subsets().iter().map(|one| subset_status(cluster, one, &view, now)).collect(),
         chain: cluster.chain.load().as_deref().map(chain_status),
         failover: failover_status(cluster, &view.settings),
         endpoints,

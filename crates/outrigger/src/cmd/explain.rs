@@ -15,6 +15,9 @@ use super::{
 /// Longest wait for the answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest path that is sent to the admin side, which takes 64 KiB.
+const MAX_PATH: usize = 60 * 1024;
+
 /// Show what a request would meet: rules, instances, limits, and where each comes from
 #[derive(Debug, Args)]
 #[command(
@@ -52,7 +55,13 @@ impl ExplainArguments {
 
 pub(super) async fn run(arguments: ExplainArguments) -> Result<(), CommandError> {
     let sidecar = &arguments.sidecar;
-    let answer = sidecar.request(&Method::GET, &arguments.path(), RESPONSE_TIMEOUT).await?;
+    let path = arguments.path();
+    if path.len() > MAX_PATH {
+        let what =
+            "the URL and the headers have more than 60 KiB, percent-encoded; explain a shorter request";
+        return Err(CommandError::with_code(2, what));
+    }
+    let answer = sidecar.request(&Method::GET, &path, RESPONSE_TIMEOUT).await?;
     let text = String::from_utf8_lossy(answer.body());
     match answer.status() {
         StatusCode::OK if arguments.json => print_line(sidecar.parse_json(&answer)?),

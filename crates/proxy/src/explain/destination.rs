@@ -116,7 +116,7 @@ fn describe_limits(
 
 /// What happens to the request while no instance is usable.
 fn describe_emptiness(inquiry: &Inquiry<'_>, way: &Way<'_>, policy: &config::Policy) -> Vec<String> {
-    let Way { share, service, on_empty, failover, target, .. } = way;
+    let Way { share, service, subset, on_empty, failover, target, .. } = way;
     let mut out = Vec::new();
     let targets: Vec<String> = match (failover, target) {
         (Some(linked), _) => linked.failover.targets.iter().map(|target| target.label.to_string()).collect(),
@@ -140,7 +140,9 @@ fn describe_emptiness(inquiry: &Inquiry<'_>, way: &Way<'_>, policy: &config::Pol
         return out;
     }
     if policy.outlier.is_some() {
-        out.push("it goes to an instance that is ejected (panic mode)".to_owned());
+        let condition =
+            if subset.is_some() { ", while no instance of the whole service is healthy" } else { "" };
+        out.push(format!("it goes to an instance that is ejected (panic mode){condition}"));
     }
     let status = |reason: Reason| format!("{} {}", reason.status(), reason.label());
     let unknown = status(Reason::UnknownService);
@@ -166,9 +168,10 @@ fn describe_cluster(
         ExplainedBulkhead { in_flight, max_in_flight: max, pending }
     });
     let breaker = policy.circuit_breaker.as_ref();
-    let refused_for = cluster.breaker.refusal(breaker, now.into_std());
+    let held = cluster.breaker(subset);
+    let refused_for = held.refusal(breaker, now.into_std());
     if breaker.is_some() {
-        let state = breaker_label(cluster.breaker.state(breaker, now.into_std()));
+        let state = breaker_label(held.state(breaker, now.into_std()));
         out.breaker = ExplainedBreaker { state, refuses_for_ms: refused_for.map(millis) };
     }
     let linked = &way.failover;
@@ -193,7 +196,10 @@ fn describe_cluster(
     }
     let is_late = now >= cluster.opened_at + inquiry.clusters.first_answer();
     out.refused = match (refused_for, &next) {
-        (Some(left), _) => Some(describe_refusal(&describe_open(&cluster.label, policy, left))),
+        (Some(left), _) => Some({
+            let name = subset.map(|subset| &**subset.name());
+            describe_refusal(&describe_open(&cluster.label, name, policy, left))
+        }),
         // Else the request waits for the first answer.
         (None, None) if view.snapshot.knowledge != Knowledge::Unasked || is_late => {
             Some(describe_refusal(&cluster.describe_no_pick(subset, inquiry.clusters.first_answer())))

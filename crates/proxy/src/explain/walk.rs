@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use outrigger_config::{self as config, Origins, describe_match, describe_path_match, describe_value_match};
-use outrigger_http1::{Head, HeadKind, HeadParser, Inbox, Name};
+use outrigger_config::{
+    self as config, Origins, describe_header_match, describe_match, describe_path_match, describe_value_match,
+};
+use outrigger_http1::{Framing, Head, HeadKind, HeadParser, Inbox, Name};
 use tokio::time::Instant;
 
 use super::{
@@ -24,11 +26,9 @@ use crate::{
         call::Call,
         fields::RequestFacts,
         handle::check_loop,
-        matching::{Asked, Mismatch, mismatch},
+        matching::{Asked, Mismatch, mismatch, sticky_value},
         route::{self, Destination},
-        rules::{
-            MAX_SERVICES, change_head, is_copy, is_service_usable, is_usable, refuse_long_way, sticky_value,
-        },
+        rules::{MAX_SERVICES, change_head, is_copy, is_service_usable, is_usable, refuse_long_way},
     },
     status::chain_status,
     upstream::{
@@ -111,7 +111,7 @@ fn follow(
         Destination::Cluster(cluster) => find_service(clusters, cluster.key.clone(), Some(cluster)),
         Destination::Service(name) => {
             let cluster = clusters.find(&name);
-            find_service(clusters, ClusterKey::from(&name), cluster)
+            find_service(clusters, key_of(&name, cluster.as_deref()), cluster)
         }
     };
     out.name = Some(ExplainedName {
@@ -141,6 +141,11 @@ fn follow(
         host: bytes(&facts.changes.host, head.first(Name::Host).unwrap_or_default()),
     });
     Ok(())
+}
+
+/// The key of the cluster of a name. One that the settings declare may be narrowed to tags that the name does not have.
+fn key_of(name: &ServiceName<'_>, cluster: Option<&Cluster>) -> ClusterKey {
+    cluster.map_or_else(|| ClusterKey::from(name), |cluster| cluster.key.clone())
 }
 
 fn find_service(clusters: &ClusterManager, key: ClusterKey, cluster: Option<Arc<Cluster>>) -> KnownService {
@@ -196,7 +201,8 @@ impl Walk<'_> {
             if let Some(policy) = &route.rule.policy {
                 let base = match &route.rule.to {
                     config::RouteTarget::Service(name) => {
-                        self.inquiry.clusters.placed_settings(&ClusterKey::new(name, None, &[]))
+                        let (name, clusters) = (ServiceName::plain(name), self.inquiry.clusters);
+                        clusters.placed_settings(&key_of(&name, clusters.find(&name).as_deref()))
                     }
                     _ => self.inquiry.clusters.placed_settings(&named.key),
                 };
@@ -204,9 +210,10 @@ impl Walk<'_> {
             }
             self.tuning = route.rule.tuning.as_ref().map(|tuning| (key.clone(), tuning.clone()));
         }
-        let mirror = traffic.mirror.as_ref();
-        self.out.mirror = mirror.map(|mirror| {
-            self.describe_mirror(mirror, &format!("{}.mirror", named.placed.own_rules_place), facts)
+        self.out.mirror = traffic.mirror.as_ref().map(|mirror| {
+            let policy = self.policy.as_ref().map_or(&named.placed.policy, |of_route| &of_route.policy);
+            let key = format!("{}.mirror", named.placed.own_rules_place);
+            self.describe_mirror(mirror, &key, facts, policy.retry.max_body)
         });
         let has_rules = !rules.passed.is_empty() || rules.route.is_some() || rules.split.is_some();
         if has_rules {
@@ -239,7 +246,7 @@ impl Walk<'_> {
                     format!("the method is none of {}", route.rule.matcher.methods.join(", "))
                 }
                 Mismatch::Header(name, wanted) => {
-                    format!("the header {name} does not match {}", describe_value_match(wanted))
+                    format!("the header {name} does not match {}", describe_header_match(name, wanted))
                 }
                 Mismatch::Query(name, wanted) => {
                     format!("the parameter {name} does not match {}", describe_value_match(wanted))
@@ -268,15 +275,23 @@ impl Walk<'_> {
         }
     }
 
-    fn describe_mirror(&self, mirror: &Mirror, key: &str, facts: &RequestFacts) -> ExplainedMirror {
+    fn describe_mirror(
+        &self,
+        mirror: &Mirror,
+        key: &str,
+        facts: &RequestFacts,
+        most: usize,
+    ) -> ExplainedMirror {
         let why_not = if !mirror.takes_method(self.head.method()) {
             Some("its method is none of mirror.methods")
         } else if facts.changes.upgrades {
             Some("it asks for another protocol")
         } else if is_copy(self.head) {
-            Some("it is a copy itself")
+            Some("it is a copy itself, or says so (x-outrigger-mirror)")
+        } else if matches!(facts.framing, Framing::Length(length) if length > most as u64) {
+            Some("its body is longer than retry.max_body")
         } else {
-            None
+            self.why_no_copy_arrives(&mirror.to)
         };
         ExplainedMirror {
             key: key.to_owned(),
@@ -284,6 +299,21 @@ impl Walk<'_> {
             to: describe_target(&mirror.to),
             share: mirror.rule.share,
             why_not,
+        }
+    }
+
+    /// Copies are sent once, so that an instance that is usable now is required.
+    fn why_no_copy_arrives(&self, to: &Target) -> Option<&'static str> {
+        match to {
+            Target::Any | Target::Exact(_) => None,
+            Target::Subset(subset) => {
+                (subset.set().usable() == 0).then_some("no instance of the subset is usable")
+            }
+            Target::Service(name) => {
+                let cluster = self.inquiry.clusters.find(&ServiceName::plain(name))?;
+                let is_empty = cluster.has_answer() && cluster.view.load().set.usable() == 0;
+                is_empty.then_some("no instance of the service is usable")
+            }
         }
     }
 
@@ -296,8 +326,8 @@ impl Walk<'_> {
             return;
         }
         let name = ServiceName::plain(name);
-        let next =
-            find_service(self.inquiry.clusters, ClusterKey::from(&name), self.inquiry.clusters.find(&name));
+        let cluster = self.inquiry.clusters.find(&name);
+        let next = find_service(self.inquiry.clusters, key_of(&name, cluster.as_deref()), cluster);
         self.note_chain(&next);
         let mut split = None;
         let targets = self.choose_own(&next, &format!("{}.split", next.placed.rules_place), &mut split);

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Weak, atomic::Ordering::Relaxed},
 };
 
+use outrigger_config as config;
 use outrigger_discovery::ChainProblemKind;
 use outrigger_policy::circuit_breaker::BreakerState;
 use prometheus::{
@@ -75,14 +76,17 @@ impl ClusterFamilies {
         // An id is unique on its node.
         let instance = &["service", "instance", "node"];
         Ok(Self {
-            state: gauge(
-                "outrigger_breaker_state",
-                "State of the circuit breaker: 0 closed, 1 half-open, 2 open.",
+            state: IntGaugeVec::new(
+                Opts::new(
+                    "outrigger_breaker_state",
+                    "State of the circuit breaker: 0 closed, 1 half-open, 2 open; with a subset: of requests for that subset.",
+                ),
+                &["service", "subset"],
             )?,
             trips: counter(
                 "outrigger_breaker_trips_total",
-                "How often the circuit breaker opened.",
-                service,
+                "How often the circuit breaker opened; with a subset: that of requests for that subset.",
+                &["service", "subset"],
             )?,
             budget: gauge("outrigger_retry_budget", "Retries that the retry budget allows now.")?,
             idle: gauge("outrigger_pool_idle_connections", "Idle connections to instances.")?,
@@ -165,13 +169,7 @@ impl ClusterFamilies {
         let view = cluster.view.load_full();
         let idle: usize = view.all_endpoints().map(|one| one.pool.idle()).sum();
         let policy = &view.settings.policy;
-        let breaker = cluster.breaker.state(policy.circuit_breaker.as_ref(), now);
-        self.state.with_label_values(service).set(match breaker {
-            BreakerState::Closed => 0,
-            BreakerState::HalfOpen => 1,
-            BreakerState::Open => 2,
-        });
-        add(&self.trips, service, cluster.breaker.trips());
+        self.record_breaker(cluster, None, policy, now);
         self.budget
             .with_label_values(service)
             .set(signed(cluster.budget.available(&policy.retry.budget, now)));
@@ -190,6 +188,7 @@ impl ClusterFamilies {
         }
         for subset in view.settings.subsets() {
             self.record_subset(cluster, subset);
+            self.record_breaker(cluster, Some(subset), policy, now);
         }
         let mirror = view.settings.traffic.as_ref().and_then(|traffic| traffic.mirror.as_ref());
         for (result, count) in mirror.into_iter().flat_map(|mirror| mirror.results()) {
@@ -220,6 +219,23 @@ impl ClusterFamilies {
             add(&self.picks, instance, endpoint.picks.load(Relaxed));
             add(&self.failures, instance, endpoint.failures.load(Relaxed));
         }
+    }
+
+    fn record_breaker(
+        &self,
+        cluster: &Cluster,
+        subset: Option<&Subset>,
+        policy: &config::Policy,
+        now: std::time::Instant,
+    ) {
+        let breaker = cluster.breaker(subset);
+        let labels = &[&*cluster.label, subset.map_or("", |subset| &**subset.name())];
+        self.state.with_label_values(labels).set(match breaker.state(policy.circuit_breaker.as_ref(), now) {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        });
+        add(&self.trips, labels, breaker.trips());
     }
 
     fn record_subset(&self, cluster: &Cluster, subset: &Subset) {

@@ -2,7 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::upstream::{over::LinkedFailover, subset::Subset, traffic::Mirror};
+use outrigger_http1::Head;
+
+use crate::{
+    request::matching::sticky_value,
+    upstream::{
+        over::LinkedFailover,
+        subset::Subset,
+        traffic::{Mirror, RouteDestination, Split, Target, Traffic},
+    },
+};
 
 /// What the rules of a service say of a request.
 #[derive(Debug, Default)]
@@ -13,4 +22,37 @@ pub(crate) struct AppliedRules {
     pub(crate) failover: Option<Arc<LinkedFailover>>,
     /// Where a copy of it goes. `None`: there is none.
     pub(crate) mirror: Option<Arc<Mirror>>,
+    /// What else the rules say, while no instance of `subset` is usable any more.
+    pub(crate) otherwise: Option<Otherwise>,
+}
+
+/// The rules by which a subset was chosen.
+#[derive(Debug)]
+pub(crate) struct Otherwise {
+    pub(crate) traffic: Arc<Traffic>,
+    /// The route that took the request, by its place. `None`: the split did.
+    pub(crate) route: Option<usize>,
+}
+
+impl Otherwise {
+    /// Where the rules let a request go, the subset that it was chosen for being empty: to another entry of the split, or where
+    /// `on_empty` says. Only within the service: another one would have settings of its own.
+    pub(crate) fn choose(&self, head: &Head) -> Option<Target> {
+        let route = self.route.and_then(|at| self.traffic.routes.get(at));
+        let is_usable = |to: &Target| match to {
+            Target::Any => true,
+            Target::Subset(subset) => subset.set().has_usable(),
+            Target::Service(_) | Target::Exact(_) => false,
+        };
+        let among = |split: &Split| {
+            let value = split.sticky.as_ref().and_then(|sticky| sticky_value(sticky, head));
+            split.choose(value, is_usable).cloned()
+        };
+        let other = match route.map(|route| &route.to) {
+            None | Some(RouteDestination::Own) => among(self.traffic.split.as_ref()?),
+            Some(RouteDestination::Split(split)) => among(split),
+            Some(RouteDestination::To(_)) => route?.on_empty.clone(),
+        };
+        other.filter(is_usable)
+    }
 }

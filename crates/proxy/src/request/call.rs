@@ -3,7 +3,7 @@
 //! A [`Call`] has the head and how it is written, the settings and the deadline. [`Bounds`] are those of an attempt;
 //! [`AttemptResult`] says how it can end.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use outrigger_config::{self as config, format_size};
 use outrigger_http1::{Edits, Framing, Head, HeadLimits, Name, NameSet, writer::write_head};
@@ -15,7 +15,7 @@ use outrigger_policy::{
 use tokio::time::Instant;
 
 use crate::{
-    limit::service_limit,
+    limit::{is_key_of_routes, limit, service_limit},
     metrics::cells::{Block, ServiceCells},
     metrics::labels::Tolerated,
     reason::Reason,
@@ -37,6 +37,7 @@ use crate::{
         over::{LinkedFailover, PickRequest},
         pick_set::Tried,
         subset::Subset,
+        traffic::Target,
     },
 };
 
@@ -82,12 +83,32 @@ impl<'r> Call<'r> {
         retryable: bool,
         now: Instant,
     ) -> Option<Arc<Endpoint>> {
+        if !tried.is_empty()
+            && let Some(subset) = self.next_subset()
+        {
+            return self.cluster.pick(subset.as_deref(), tried, passed, retryable);
+        }
         match self.failover() {
             None => self.cluster.pick(self.subset(), tried, passed, retryable),
             Some(failover) => {
                 let request = PickRequest { subset: self.subset(), tried, passed, retryable, now };
                 self.cluster.pick_over(&failover.failover, request)
             }
+        }
+    }
+
+    /// Where another attempt goes when the subset of the request became empty with the one before, by what the rules say then.
+    /// `None`: it stays. Failover comes first.
+    #[cold]
+    fn next_subset(&self) -> Option<Option<Arc<Subset>>> {
+        let rules = self.rules?;
+        if rules.failover.is_some() || rules.subset.as_ref()?.set().has_usable() {
+            return None;
+        }
+        match rules.otherwise.as_ref()?.choose(self.head)? {
+            Target::Any => Some(None),
+            Target::Subset(subset) => Some(Some(subset)),
+            Target::Service(_) | Target::Exact(_) => None,
         }
     }
 
@@ -100,6 +121,9 @@ impl<'r> Call<'r> {
         retryable: bool,
         now: Instant,
     ) -> Option<Arc<Endpoint>> {
+        if let Some(subset) = self.next_subset() {
+            return self.cluster.pick_other(subset.as_deref(), tried, current, retryable);
+        }
         match self.failover() {
             None => self.cluster.pick_other(self.subset(), tried, current, retryable),
             Some(failover) => {
@@ -120,6 +144,14 @@ impl<'r> Call<'r> {
     #[inline]
     fn target_of(&self, endpoint: &Endpoint) -> Option<(&'r FailoverTarget, &'r Arc<Cluster>)> {
         self.failover()?.target_of(endpoint)
+    }
+
+    /// A limit of the request: that of its route, where a route can set it, or that of the service. `key`: as of [`service_limit`].
+    pub(crate) fn limit(&self, key: &str, value: impl Display) -> String {
+        match &self.settings.route {
+            Some(route) if is_key_of_routes(key) => limit(route, key, value),
+            _ => service_limit(&self.cluster.label, key, value),
+        }
     }
 
     /// Gives `act` the cluster of a target with its settings, or those of the request.
@@ -419,7 +451,7 @@ impl Failed {
         let most = format_size(call.settings.policy.retry.max_body);
         let detail = format!(
             "the instance speaks HTTP/1.0, and the chunked body is longer than what is kept of it; {}",
-            service_limit(&call.cluster.label, "retry.max_body", most)
+            call.limit("retry.max_body", most)
         );
         Self { reason: Some(Reason::LengthUnknown), ..Self::unsent(Outcome::BadRequest, detail) }
     }

@@ -14,7 +14,7 @@ use crate::{
 /// The bound in time that ended an attempt or a request.
 pub(crate) fn time_limit(call: &Call<'_>, bound: Bound) -> String {
     let policy = &call.settings.policy;
-    let service = |key, value| service_limit(&call.cluster.label, key, format_duration(value));
+    let service = |key, value| call.limit(key, format_duration(value));
     match bound {
         Bound::Timeout => service("timeout", policy.timeout),
         Bound::PerTry => service("per_try_timeout", policy.per_try_timeout.unwrap_or(policy.timeout)),
@@ -36,17 +36,13 @@ pub(crate) fn own_deadline(timeout: Duration) -> String {
 
 /// `connect_timeout` of the service.
 pub(crate) fn connect_limit(call: &Call<'_>) -> String {
-    service_limit(
-        &call.cluster.label,
-        "connect_timeout",
-        format_duration(call.settings.policy.connect_timeout),
-    )
+    call.limit("connect_timeout", format_duration(call.settings.policy.connect_timeout))
 }
 
 /// The limits of the connections to an instance, and of the requests that wait for one.
 pub(crate) fn pool_limits(call: &Call<'_>) -> String {
     let pool = &call.settings.policy.pool;
-    let service = |key, value| service_limit(&call.cluster.label, key, value);
+    let service = |key, value| call.limit(key, value);
     format!(
         "{}, {}",
         service("pool.max_connections", pool.max_connections),
@@ -57,7 +53,7 @@ pub(crate) fn pool_limits(call: &Call<'_>) -> String {
 /// Why no other attempt was made after `attempts`; a part of a sentence.
 pub(crate) fn give_up(call: &Call<'_>, why: GiveUp, attempts: u32) -> String {
     let retry = &call.settings.policy.retry;
-    let service = |key: &str, value: String| service_limit(&call.cluster.label, key, value);
+    let service = |key: &str, value: String| call.limit(key, value);
     let max_retries = || service("retry.max_retries", retry.max_retries.to_string());
     match why {
         GiveUp::NotRetryable => "another attempt would not help".to_owned(),
@@ -87,10 +83,16 @@ pub(crate) fn give_up(call: &Call<'_>, why: GiveUp, attempts: u32) -> String {
     }
 }
 
-/// The refusal of a request that the circuit breaker does not admit.
-pub(crate) fn describe_open(label: &str, policy: &config::Policy, retry_after: Duration) -> Refusal {
+/// The refusal of a request, to all instances or to those of a subset, that the circuit breaker does not admit.
+pub(crate) fn describe_open(
+    label: &str,
+    subset: Option<&str>,
+    policy: &config::Policy,
+    retry_after: Duration,
+) -> Refusal {
+    let of_subset = subset.map(|name| format!(" of the subset {name}")).unwrap_or_default();
     let mut detail = format!(
-        "{label}: the circuit breaker is open, because too many requests failed, and lets the next one through in {}",
+        "{label}: the circuit breaker{of_subset} is open, because too many requests failed, and lets the next one through in {}",
         format_coarse_duration(retry_after)
     );
     if let Some(breaker) = &policy.circuit_breaker {

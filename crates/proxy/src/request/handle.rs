@@ -47,6 +47,7 @@ use crate::{
         bulkhead::{Bulkhead, Slot},
         cluster::Cluster,
         lease::Lease,
+        subset::Subset,
     },
 };
 
@@ -109,7 +110,7 @@ impl Downstream<'_> {
                 && let Some(chosen) = routed.choose(head, facts, self.info.clusters())
             {
                 if !chosen.is_elsewhere() {
-                    routed.apply(chosen, head, facts, self.info.clusters())?;
+                    routed.apply(None, chosen, head, facts, self.info.clusters())?;
                 // Boxed: most requests go nowhere else, and each would carry the room.
                 } else if !Box::pin(self.apply_elsewhere(routed, chosen, head, facts, account.started))
                     .await?
@@ -120,7 +121,8 @@ impl Downstream<'_> {
             let routed = &*routed;
             let RoutedService { cluster, settings, .. } = routed;
             account.set_service(settings.cells(self.info.worker.index), &cluster.label);
-            if let Some(subset) = routed.subset().filter(|subset| !subset.name().is_empty()) {
+            let subset = routed.subset();
+            if let Some(subset) = subset.filter(|subset| !subset.name().is_empty()) {
                 account.set_subset(subset);
             }
             if head.has_controls() {
@@ -128,8 +130,8 @@ impl Downstream<'_> {
             }
             let policy = &settings.policy;
             let permit = cluster
-                .admit(policy.circuit_breaker.as_ref(), self.now)
-                .map_err(|open| refuse_open(cluster, policy, open.retry_after))?;
+                .admit(subset, policy.circuit_breaker.as_ref(), self.now)
+                .map_err(|open| refuse_open(cluster, subset, policy, open.retry_after))?;
             let limit = policy.deadline.map(|limit| add_saturating(account.started.into_std(), limit));
             let cap = client_ends(&facts.deadline, account.started);
             let deadline =
@@ -174,13 +176,13 @@ impl Downstream<'_> {
                     }
                 }
                 AttemptsEnd::Gone { verdict } => {
-                    call.cluster.end_permit(permit, verdict, Instant::now());
+                    call.cluster.end_permit(subset, permit, verdict, Instant::now());
                     return Ok(AfterRequest::Close);
                 }
                 AttemptsEnd::Refused { refusal, verdict } => {
                     self.send_copy(routed, &call);
                     let now = *account.answered_at.get_or_insert_with(Instant::now);
-                    call.cluster.record_verdict(permit, verdict, now);
+                    call.cluster.record_verdict(subset, permit, verdict, now);
                     return Err(refusal);
                 }
             };
@@ -291,9 +293,14 @@ pub(crate) fn check_loop(
 }
 
 /// The refusal of a request that the circuit breaker does not admit.
-fn refuse_open(cluster: &Cluster, policy: &config::Policy, retry_after: Duration) -> Refusal {
+fn refuse_open(
+    cluster: &Cluster,
+    subset: Option<&Subset>,
+    policy: &config::Policy,
+    retry_after: Duration,
+) -> Refusal {
     cluster.request_refresh();
-    describe_open(&cluster.label, policy, retry_after)
+    describe_open(&cluster.label, subset.map(|subset| &**subset.name()), policy, retry_after)
 }
 
 /// When the app's own deadline passes.
@@ -360,7 +367,7 @@ impl Downstream<'_> {
         if (outcome.verdict() == Verdict::Failure || call.is_probe || !has_body)
             && let Some(permit) = permit.take()
         {
-            call.cluster.record_verdict(permit, verdict, now);
+            call.cluster.record_verdict(call.subset(), permit, verdict, now);
         }
         // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
         give_head(std::mem::take(call.head));
@@ -441,7 +448,7 @@ impl OpenResponse<'_> {
             })
         });
         if let Some(permit) = permit {
-            call.cluster.record_verdict(permit, cut.unwrap_or(verdict), now);
+            call.cluster.record_verdict(call.subset(), permit, cut.unwrap_or(verdict), now);
         }
         let is_unread = !app.upload.is_ended();
         if is_clean && framing == Framing::UntilClose {

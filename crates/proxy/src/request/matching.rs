@@ -1,8 +1,8 @@
-//! Whether a request is what a route asks for.
+//! What rules look at of a request: whether it is what a route asks for, and by what a sticky split chooses.
 
 use std::{borrow::Cow, cell::Cell};
 
-use outrigger_config::{PathMatch, ValueMatch, ValueTest};
+use outrigger_config::{PathMatch, Sticky, ValueMatch, ValueTest};
 use outrigger_http1::{Field, Head, Name};
 
 use crate::upstream::traffic::{Route, length_bit};
@@ -155,4 +155,23 @@ fn passes(wanted: &ValueMatch, value: Option<&[u8]>) -> bool {
         ValueTest::Regex(pattern) => pattern.regex.is_match(value),
     });
     passes != wanted.negated
+}
+
+/// The text by which the entry of a split is chosen. `None`: the request takes its turn.
+pub(crate) fn sticky_value<'h>(sticky: &Sticky, head: &'h Head) -> Option<&'h [u8]> {
+    match sticky {
+        Sticky::Header(name) => values(head, name).next(),
+        Sticky::Cookie(name) => {
+            let cookies = head.values(Name::Cookie).flat_map(|value| value.split(|byte| *byte == b';'));
+            let mut pairs = cookies.map(<[u8]>::trim_ascii);
+            pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        }
+    }
+    .filter(|value| !value.is_empty())
+}
+
+/// The values of the fields with this name, which is in lower case.
+pub(crate) fn values<'h>(head: &'h Head, name: &str) -> impl Iterator<Item = &'h [u8]> {
+    let is_named = move |field: &&Field| head.name(field).eq_ignore_ascii_case(name.as_bytes());
+    head.fields().iter().filter(is_named).map(|field| head.value(field))
 }

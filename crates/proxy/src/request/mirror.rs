@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_http1::{Edits, Framing, Name, Outbox, writer::write_head};
+use outrigger_http1::{
+    BodyDecoder, Edits, Framing, HeadKind, HeadLimits, HeadParser, Inbox, Name, Outbox, Piece,
+    framing::response_framing, writer::write_head,
+};
 use outrigger_net::Purpose;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
@@ -24,6 +27,8 @@ use crate::{
     },
 };
 
+/// Bytes that are read of a response at once.
+const BUFFER: usize = 8192;
 /// A field that says that a request is a copy. A request with it is not copied again.
 pub(crate) const MARK: &str = "x-outrigger-mirror";
 /// Fields that a copy to another service does not have by default.
@@ -42,7 +47,8 @@ pub(crate) fn send_copy(
     };
     let message = write_copy(mirror, call, upload, body);
     let connect_timeout = call.settings.policy.connect_timeout;
-    clusters.spawn_copy(send(mirror.clone(), clusters.clone(), message, connect_timeout, permit));
+    let response = (*call.response_limits, call.head.method() == b"HEAD");
+    clusters.spawn_copy(send(mirror.clone(), clusters.clone(), message, connect_timeout, response, permit));
 }
 
 /// The copy as the mirror gets it.
@@ -66,6 +72,7 @@ async fn send(
     clusters: Arc<ClusterManager>,
     message: Vec<u8>,
     connect_timeout: Duration,
+    (limits, is_head): (HeadLimits, bool),
     permit: OwnedSemaphorePermit,
 ) {
     let ends = Instant::now() + mirror.rule.timeout;
@@ -79,7 +86,7 @@ async fn send(
         if stream.write_all(&message).await.is_err() {
             return MirrorResult::Failed;
         }
-        read_status(&mut stream).await.map_or(MirrorResult::Failed, MirrorResult::of_status)
+        read_status(&mut stream, limits, is_head).await.map_or(MirrorResult::Failed, MirrorResult::of_status)
     };
     let result = timeout_at(ends, exchange).await;
     mirror.count(result.unwrap_or(MirrorResult::Late));
@@ -98,21 +105,46 @@ async fn find_endpoint(mirror: &Mirror, clusters: &ClusterManager) -> Option<Arc
     }
 }
 
-/// The status of the response, which is read to its end. `None`: there is none.
-async fn read_status(stream: &mut (impl AsyncRead + Unpin)) -> Option<u16> {
-    let mut start = Vec::with_capacity(8192);
-    while start.len() < 12 {
-        if stream.read_buf(&mut start).await.ok()? == 0 {
-            return None;
+/// The status of the response, which is read to the end of its body. `None`: there is none, or it is broken.
+async fn read_status(
+    stream: &mut (impl AsyncRead + Unpin),
+    limits: HeadLimits,
+    is_head: bool,
+) -> Option<u16> {
+    let mut inbox = Inbox::new();
+    inbox.give_buffer(vec![0; BUFFER]);
+    let mut parser = HeadParser::new(HeadKind::Response, limits, Vec::new());
+    let head = loop {
+        match parser.parse(&mut inbox, || vec![0; BUFFER]).ok()? {
+            Some(head) if head.status() >= 200 => break head,
+            // An interim response.
+            Some(_) => {}
+            None => {
+                read_more(stream, &mut inbox).await?;
+            }
         }
-    }
-    let status = start.strip_prefix(b"HTTP/1.")?.get(2..5)?;
-    let status = std::str::from_utf8(status).ok()?.parse().ok();
-    // Until it closes: an end with unread bytes would be a reset, which the instance may log as a failure.
+    };
+    let framing = response_framing(&head, is_head).ok()?.framing;
+    let mut body = BodyDecoder::behind(&head, framing);
+    // The end of the body, not of the connection: an instance may keep that open, whatever it was asked.
     loop {
-        start.clear();
-        if stream.read_buf(&mut start).await.unwrap_or(0) == 0 {
-            return status;
+        match body.decode(&mut inbox).ok()? {
+            Piece::Data(n) => body.consume(&mut inbox, n),
+            Piece::End => return Some(head.status()),
+            Piece::NeedMore if read_more(stream, &mut inbox).await.is_some() => {}
+            // It was cut, or the close is its end: the response came either way.
+            Piece::NeedMore => return Some(head.status()),
         }
     }
+}
+
+/// `None`: nothing more comes.
+async fn read_more(stream: &mut (impl AsyncRead + Unpin), inbox: &mut Inbox) -> Option<()> {
+    if inbox.space().is_empty() {
+        let larger = inbox.capacity().max(BUFFER / 2) * 2;
+        inbox.give_buffer(vec![0; larger]);
+    }
+    let n = stream.read(inbox.space()).await.ok().filter(|n| *n > 0)?;
+    inbox.advance(n);
+    Some(())
 }

@@ -5,8 +5,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use outrigger_config::{self as config, ExactTarget, PathMatch, Sticky};
-use outrigger_http1::{Head, Name};
+use outrigger_config::{self as config, ExactTarget, PathMatch};
+use outrigger_http1::Head;
 use tokio::time::Instant;
 
 use crate::{
@@ -14,9 +14,9 @@ use crate::{
     reason::{Reason, Refusal},
     request::{
         app::Downstream,
-        applied::AppliedRules,
+        applied::{AppliedRules, Otherwise},
         fields::RequestFacts,
-        matching::{Asked, mismatch},
+        matching::{Asked, mismatch, sticky_value, values},
         mirror,
     },
     upstream::{
@@ -99,15 +99,17 @@ impl RoutedService {
         Some(Chosen { traffic: traffic.clone(), route: at, to })
     }
 
-    /// Notes what was chosen here, and in `facts` what the instance gets otherwise than the app wrote it.
+    /// Notes what was chosen here, and in `facts` what the instance gets otherwise than the app wrote it. `chosen_by`: the service
+    /// that the route is of, where it is another one.
     pub(crate) fn apply(
         &mut self,
-        Chosen { traffic, route, to }: Chosen,
+        chosen_by: Option<&str>,
+        Chosen { traffic, route: route_at, to }: Chosen,
         head: &Head,
         facts: &mut RequestFacts,
         clusters: &ClusterManager,
     ) -> Result<(), Refusal> {
-        let route = route.and_then(|at| traffic.routes.get(at));
+        let route = route_at.and_then(|at| traffic.routes.get(at));
         let (mut subset, mut failover) = (None, clusters.failover_of(&self.cluster));
         match to {
             Target::Any => {}
@@ -125,14 +127,22 @@ impl RoutedService {
             .mirror
             .as_ref()
             .filter(|mirror| mirror.takes(head.method()) && !facts.changes.upgrades && !is_copy(head));
-        if subset.is_some() || failover.is_some() || mirror.is_some() {
-            self.applied = Some(Box::new(AppliedRules { subset, failover, mirror: mirror.cloned() }));
-        }
-        if let Some(route) = route {
+        let mirror = mirror.cloned();
+        if let Some((at, route)) = route_at.and_then(|at| Some((at, traffic.routes.get(at)?))) {
             if let Some(policy) = &route.rule.policy {
-                self.settings = self.settings.with_policy(policy);
+                let label = chosen_by.unwrap_or(&self.cluster.label);
+                let key = || format!("upstreams.{label}.routes[{at}]").into();
+                self.settings = self.settings.with_policy(policy, key);
             }
             change_head(route, head, facts);
+        }
+        if subset.is_some() || failover.is_some() || mirror.is_some() {
+            // Another service has applied its own split.
+            let otherwise = match chosen_by {
+                None => Some(Otherwise { traffic, route: route_at }),
+                Some(_) => self.settings.traffic.clone().map(|traffic| Otherwise { traffic, route: None }),
+            };
+            self.applied = Some(Box::new(AppliedRules { subset, failover, mirror, otherwise }));
         }
         Ok(())
     }
@@ -159,6 +169,7 @@ impl Downstream<'_> {
         accepted: Instant,
     ) -> Result<bool, Refusal> {
         let clusters = self.info.clusters().clone();
+        let chosen_by = service.cluster.label.clone();
         for _ in 0..MAX_SERVICES {
             let Target::Service(name) = &chosen.to else { break };
             let Some(next) = self.open_cluster(&ServiceName::plain(name), &facts.deadline, &accepted).await?
@@ -176,7 +187,7 @@ impl Downstream<'_> {
         {
             return Ok(false);
         }
-        service.apply(chosen, head, facts, &clusters)?;
+        service.apply(Some(&chosen_by), chosen, head, facts, &clusters)?;
         service.cluster.mark_used(self.now);
         Ok(true)
     }
@@ -242,26 +253,6 @@ pub(crate) fn is_usable(target: &Target, own: &Cluster, clusters: &ClusterManage
 pub(crate) fn is_service_usable(name: &str, clusters: &ClusterManager) -> bool {
     let cluster = clusters.find(&ServiceName::plain(name)).filter(|cluster| cluster.has_answer());
     cluster.is_none_or(|cluster| cluster.has_usable(None))
-}
-
-/// The text by which the entry of a split is chosen. `None`: the request takes its turn.
-pub(crate) fn sticky_value<'h>(sticky: &Sticky, head: &'h Head) -> Option<&'h [u8]> {
-    match sticky {
-        Sticky::Header(name) => values(head, name).next(),
-        Sticky::Cookie(name) => {
-            let cookies = head.values(Name::Cookie).flat_map(|value| value.split(|byte| *byte == b';'));
-            let mut pairs = cookies.map(<[u8]>::trim_ascii);
-            pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-        }
-    }
-    .filter(|value| !value.is_empty())
-}
-
-/// The values of the fields with this name, which is in lower case.
-fn values<'h>(head: &'h Head, name: &str) -> impl Iterator<Item = &'h [u8]> {
-    let is_named =
-        move |field: &&outrigger_http1::Field| head.name(field).eq_ignore_ascii_case(name.as_bytes());
-    head.fields().iter().filter(is_named).map(|field| head.value(field))
 }
 
 /// Whether a request is the copy of one, which is not copied again.

@@ -103,7 +103,7 @@ pub(crate) struct Cluster {
     /// The configuration names it.
     declared: AtomicBool,
     pub(crate) view: ArcSwap<View>,
-    pub(crate) breaker: Breaker,
+    breaker: Breaker,
     /// Where what the breaker does is recorded.
     events: Events,
     pub(crate) budget: RetryBudget,
@@ -238,16 +238,24 @@ impl Cluster {
         let version = view.snapshot.version;
         let view = Arc::new(view);
         let old = self.view.swap(view.clone());
-        // Compared only when it matters. A breaker that opens at this moment knows the old endpoints only,
-        // and stays open for its time.
-        if self.breaker_state(Instant::now()) != BreakerState::Closed
-            && view.has_new_endpoint(&old)
-            && self.breaker.half_open_for_new_endpoint()
-        {
-            self.record_event(EventKind::BreakerHalfOpen, "an instance has joined");
-        }
+        self.admit_to_joined(None, &view.set, &old.set);
         self.changed.send_replace(version);
         old
+    }
+
+    /// Lets requests pass an open breaker where an endpoint of `set` was not in `before`: that of the requests for all endpoints, or
+    /// for `subset`.
+    pub(crate) fn admit_to_joined(&self, subset: Option<&Subset>, set: &PickSet, before: &PickSet) {
+        let (breaker, view) = (self.breaker(subset), self.view.load());
+        let settings = view.settings.policy.circuit_breaker.as_ref();
+        // Compared only when it matters. A breaker that opens at this moment knows the old endpoints only,
+        // and stays open for its time.
+        if breaker.state(settings, Instant::now().into_std()) != BreakerState::Closed
+            && set.has_new_endpoint(before)
+            && breaker.half_open_for_new_endpoint()
+        {
+            self.record_breaker_event(subset, EventKind::BreakerHalfOpen, "an instance has joined");
+        }
     }
 
     /// Whether the View shows an answer of the registry, also one from before a restart.
@@ -343,10 +351,19 @@ impl Cluster {
         self.view.load().set.standing().iter().any(|one| !Arc::ptr_eq(one, endpoint) && serves(one))
     }
 
-    /// The breaker's state, by the settings of the current View.
-    pub(crate) fn breaker_state(&self, now: Instant) -> BreakerState {
-        let view = self.view.load();
-        self.breaker.state(view.settings.policy.circuit_breaker.as_ref(), now.into_std())
+    /// The breaker of the requests for `subset`, or of those for all endpoints: a subset that fails takes no requests from the
+    /// others.
+    #[inline]
+    pub(crate) fn breaker<'a>(&'a self, subset: Option<&'a Subset>) -> &'a Breaker {
+        subset.map_or(&self.breaker, |subset| &subset.breaker)
+    }
+
+    /// Whether all breakers are closed, by the settings of the current View.
+    pub(crate) fn are_breakers_closed(&self, now: Instant) -> bool {
+        let (view, now) = (self.view.load(), now.into_std());
+        let settings = view.settings.policy.circuit_breaker.as_ref();
+        let is_closed = |breaker: &Breaker| breaker.state(settings, now) == BreakerState::Closed;
+        is_closed(&self.breaker) && self.live_subsets.all().iter().all(|subset| is_closed(&subset.breaker))
     }
 
     /// Passes an attempt's report to the detector.
@@ -357,62 +374,99 @@ impl Cluster {
         self.ejector.report(view.settings.policy.outlier.as_ref(), endpoint, report, now);
     }
 
-    /// Lets a request pass the breaker.
+    /// Lets a request pass the breaker of `subset`, or of the requests for all endpoints.
     #[inline]
     pub(crate) fn admit<'a>(
         &'a self,
+        subset: Option<&'a Subset>,
         settings: Option<&'a config::CircuitBreaker>,
         now: Instant,
     ) -> Result<Permit<'a>, BreakerOpen> {
-        let admitted = self.breaker.admit(settings, now.into_std());
+        let admitted = self.breaker(subset).admit(settings, now.into_std());
         if admitted.as_ref().is_ok_and(Permit::ends_open_time) {
-            self.record_event(EventKind::BreakerHalfOpen, "its time is over, and a request is let through");
+            let reason = "its time is over, and a request is let through";
+            self.record_breaker_event(subset, EventKind::BreakerHalfOpen, reason);
         }
         admitted
     }
 
-    /// Records for the breaker what the app sees of a request, and acts on a failure.
-    pub(crate) fn record_verdict(&self, permit: Permit<'_>, verdict: Verdict, now: Instant) {
-        self.end_permit(permit, verdict, now);
+    /// Records for the breaker what the app sees of a request, and acts on a failure. `subset`: as it was admitted.
+    pub(crate) fn record_verdict(
+        &self,
+        subset: Option<&Subset>,
+        permit: Permit<'_>,
+        verdict: Verdict,
+        now: Instant,
+    ) {
+        self.end_permit(subset, permit, verdict, now);
         if verdict == Verdict::Failure {
             self.record_failure();
         }
     }
 
     /// Records for the breaker what the app would have seen of a request.
-    pub(crate) fn end_permit(&self, permit: Permit<'_>, verdict: Verdict, now: Instant) {
+    pub(crate) fn end_permit(
+        &self,
+        subset: Option<&Subset>,
+        permit: Permit<'_>,
+        verdict: Verdict,
+        now: Instant,
+    ) {
         if let Some(change) = permit.record(now.into_std(), verdict) {
-            self.record_breaker_change(change);
+            self.record_breaker_change(subset, change);
         }
     }
 
     #[cold]
-    fn record_breaker_change(&self, change: BreakerChange) {
+    fn record_breaker_change(&self, subset: Option<&Subset>, change: BreakerChange) {
         match change {
             BreakerChange::Opened { failed, ended } => {
                 let reason = format!("{failed} of the last {ended} requests failed");
-                self.record_event(EventKind::BreakerOpened, reason);
+                self.record_breaker_event(subset, EventKind::BreakerOpened, &reason);
             }
             BreakerChange::Reopened => {
-                self.record_event(EventKind::BreakerOpened, "a request that was let through failed");
+                let reason = "a request that was let through failed";
+                self.record_breaker_event(subset, EventKind::BreakerOpened, reason);
             }
             BreakerChange::Closed => {
-                self.record_event(EventKind::BreakerClosed, "the requests that were let through succeeded");
+                let reason = "the requests that were let through succeeded";
+                self.record_breaker_event(subset, EventKind::BreakerClosed, reason);
             }
         }
     }
 
-    /// Ends the breaker's open time, because a probe has connected to an instance.
-    pub(crate) fn half_open_breaker(&self) {
-        if self.breaker.half_open() {
-            self.record_event(EventKind::BreakerHalfOpen, "a probe has connected to an instance");
+    /// Ends the open time of the breakers of the requests that may go to an instance, because a probe has connected to it.
+    pub(crate) fn half_open_breakers(&self, endpoint: &Arc<Endpoint>) {
+        let half_open = |subset: Option<&Subset>| {
+            if self.breaker(subset).half_open() {
+                let reason = "a probe has connected to an instance";
+                self.record_breaker_event(subset, EventKind::BreakerHalfOpen, reason);
+            }
+        };
+        half_open(None);
+        for subset in self.live_subsets.all() {
+            if subset.set().standing().iter().any(|one| Arc::ptr_eq(one, endpoint)) {
+                half_open(Some(&subset));
+            }
         }
     }
 
-    /// Turns the breaker off, because the settings have none any more.
-    pub(crate) fn turn_breaker_off(&self) {
-        if self.breaker.turn_off() {
-            self.record_event(EventKind::BreakerClosed, "the settings turn it off");
+    /// Turns all breakers off, because the settings have none any more.
+    pub(crate) fn turn_breakers_off(&self) {
+        let turn_off = |subset: Option<&Subset>| {
+            if self.breaker(subset).turn_off() {
+                self.record_breaker_event(subset, EventKind::BreakerClosed, "the settings turn it off");
+            }
+        };
+        turn_off(None);
+        self.live_subsets.all().iter().for_each(|subset| turn_off(Some(subset)));
+    }
+
+    #[cold]
+    fn record_breaker_event(&self, subset: Option<&Subset>, kind: EventKind, reason: &str) {
+        match subset {
+            None => self.record_event(kind, reason),
+            Some(subset) => self.record_event(kind, format!("subset {}: {reason}", subset.name())),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The endpoints among which a request picks, and the pick: all endpoints of a cluster, or those of a subset.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use outrigger_config::{self as config, Balance};
 use outrigger_policy::{Cursor, LoadBalancer, outlier_detection::EjectionState};
@@ -241,6 +244,12 @@ impl PickSet {
         let is_usable =
             |one: &&LastResorts| one.endpoints.iter().any(|one| one.is_usable_as_last_resort(true));
         self.last_resorts.iter().find(is_usable).map(|one| one.kind)
+    }
+
+    /// Whether an endpoint stands for the service here that does not in `other`.
+    pub(crate) fn has_new_endpoint(&self, other: &Self) -> bool {
+        let before: HashSet<_> = other.standing().iter().map(Arc::as_ptr).collect();
+        self.standing().iter().any(|one| !before.contains(&Arc::as_ptr(one)))
     }
 
     /// The endpoints that stand for the service: those in service, or, where there is none, those of lost nodes.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_net::Purpose;
-use outrigger_policy::{Outcome, Sent, circuit_breaker::BreakerState, outlier_detection::FailureAttribution};
+use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
 use outrigger_task::essential;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -19,7 +19,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
         let now = Instant::now();
         cluster.check_failover(now);
         cluster.update_zones();
-        let open = cluster.breaker_state(now) != BreakerState::Closed;
+        let open = !cluster.are_breakers_closed(now);
         let due = cluster.ejector.advance(now, open);
         for endpoint in due.ejected {
             probes.spawn(essential(
@@ -35,7 +35,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
         }
         let next_check = Instant::now() + BREAKER_CHECK_INTERVAL;
         let next = due.next.map_or(next_check, |next| next.min(next_check));
-        // With no ejection and a closed breaker, only a notification changes anything.
+        // With no ejection and closed breakers, only a notification changes anything.
         let quiet = due.next.is_none() && !open;
         tokio::select! {
             () = cluster.ejector.wakeup.notified() => {}
@@ -91,6 +91,6 @@ async fn probe_ejected(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     };
     let settings = cluster.view.load().settings.clone();
     if cluster.ejector.report_probe(settings.policy.outlier.as_ref(), &endpoint, connected) {
-        cluster.half_open_breaker();
+        cluster.half_open_breakers(&endpoint);
     }
 }

@@ -165,7 +165,7 @@ impl Reconciler {
         let has_breaker = policy.circuit_breaker.is_some();
         self.rebuild_view(before.snapshot.clone(), Arc::new(before.settings.changed(policy, rules, series)));
         if !has_breaker {
-            self.cluster.turn_breaker_off();
+            self.cluster.turn_breakers_off();
         }
         info!(service = %self.cluster.label, "settings changed");
     }
@@ -262,7 +262,9 @@ impl Reconciler {
         let set = build(set);
         let usable = set.endpoints.len();
         for (subset, set) in subsets.iter().zip(subset_sets) {
-            self.retired_sets.push(subset.replace_set(build(set)), Instant::now());
+            let before = subset.replace_set(build(set));
+            self.cluster.admit_to_joined(Some(subset), &subset.set(), &before);
+            self.retired_sets.push(before, Instant::now());
         }
         let view =
             View { set, not_serving: not_serving.into(), aliases: aliases.into(), own, settings, snapshot };

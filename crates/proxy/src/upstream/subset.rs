@@ -10,10 +10,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config::{self as config, Balance};
-use outrigger_policy::Cursor;
+use outrigger_policy::{Cursor, circuit_breaker::Breaker};
 use outrigger_registry::{Instance, InstanceId, subset};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::upstream::{endpoint::Endpoint, failover_state::FailoverState, pick_set::PickSet};
 
@@ -24,6 +27,8 @@ const RESPONSE_CLASSES: [(u16, &str); 5] = [(2, "2xx"), (3, "3xx"), (4, "4xx"), 
 #[derive(Debug)]
 pub(crate) struct Subset {
     pub(crate) rule: config::Subset,
+    /// Of requests for this subset of their service.
+    pub(crate) breaker: Breaker,
     cursor: Cursor,
     set: ArcSwap<PickSet>,
     /// `None`: the sidecar evaluates the filter of the rule, or there is none.
@@ -45,6 +50,7 @@ struct Listed {
 impl Subset {
     pub(crate) fn new(rule: config::Subset, balance: Balance) -> Self {
         Self {
+            breaker: Breaker::new(Instant::now().into_std()),
             cursor: Cursor::new(fastrand::u64(..)),
             set: ArcSwap::from_pointee(PickSet::empty(balance)),
             listed: asked_filter(&rule).map(|_| Listed::default()),

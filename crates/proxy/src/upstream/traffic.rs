@@ -15,9 +15,6 @@ use tokio::sync::Semaphore;
 
 use crate::upstream::subset::{LiveSubsets, Subset};
 
-/// How many places the values of a sticky split have.
-const SLOTS: u64 = 10_000;
-
 /// The traffic rules of a cluster.
 #[derive(Debug)]
 pub(crate) struct Traffic {
@@ -92,6 +89,8 @@ fn find_subset(subsets: &[Arc<Subset>], name: &Arc<str>) -> Arc<Subset> {
 pub(crate) struct Split {
     entries: Box<[Target]>,
     weights: Box<[u32]>,
+    /// Of each entry, by its name.
+    seeds: Box<[u64]>,
     balancer: LoadBalancer,
     cursor: Arc<Cursor>,
     pub(crate) sticky: Option<config::Sticky>,
@@ -103,6 +102,7 @@ impl Split {
         Self {
             entries: split.entries.iter().map(|entry| Target::new(&entry.to, subsets)).collect(),
             balancer: LoadBalancer::new(Balance::Weighted, &weights),
+            seeds: (0..split.entries.len()).map(|at| seed(&split.entries, at)).collect(),
             weights,
             cursor: turns.unwrap_or_else(|| Arc::new(Cursor::new(fastrand::u64(..)))),
             sticky: split.sticky.clone(),
@@ -129,37 +129,40 @@ impl Split {
         self.entries.get(at)
     }
 
-    /// The entry of a value, by its place.
+    /// The entry of a value, by its place; where no entry is usable, the one of all entries.
+    ///
+    /// Weighted rendezvous hashing: each entry draws a number from the value and its own name, and the smallest one in proportion to
+    /// the weight wins. When one weight changes, values move only to its entry or only from it; the order of the entries says nothing.
     pub(crate) fn entry_of(&self, value: &[u8], usable: impl Fn(usize) -> bool) -> Option<usize> {
         let hash = stable_hash(value);
-        let first = self.entry_at(hash % SLOTS, SLOTS, |_| true)?;
-        if usable(first) {
-            return Some(first);
-        }
-        // Of another part of the hash, so that the values of one entry spread over all others.
-        self.entry_at((hash >> 32) % SLOTS, SLOTS, usable).or(Some(first))
+        let drawn = |(at, (weight, seed)): (usize, (&u32, &u64))| {
+            // In (0, 1], of the 53 bits that a float holds.
+            let number =
+                ((stable_hash(&(hash ^ seed).to_le_bytes()) >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+            (*weight > 0).then(|| (at, -number.ln() / f64::from(*weight)))
+        };
+        let drawn = || self.weights.iter().zip(&self.seeds).enumerate().filter_map(drawn);
+        let first = drawn().filter(|(at, _)| usable(*at)).min_by(|a, b| a.1.total_cmp(&b.1));
+        first.or_else(|| drawn().min_by(|a, b| a.1.total_cmp(&b.1))).map(|(at, _)| at)
     }
 
     /// Each entry with its weight, in hundredths.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&Target, u32)> {
         self.entries.iter().zip(self.weights.iter().copied())
     }
+}
 
-    /// The entry that has place `slot` of `slots`, which those that `counts` share by their weights, in their order.
-    fn entry_at(&self, slot: u64, slots: u64, counts: impl Fn(usize) -> bool) -> Option<usize> {
-        let weights = || self.weights.iter().enumerate().filter(|(at, weight)| **weight > 0 && counts(*at));
-        let total: u64 = weights().map(|(_, weight)| u64::from(*weight)).sum();
-        let mut end = 0;
-        let mut last = None;
-        for (at, weight) in weights() {
-            end += u64::from(*weight);
-            last = Some(at);
-            if slot * total < end * slots {
-                break;
-            }
-        }
-        last
-    }
+/// What tells an entry of a sticky split from the others, whatever their order.
+fn seed(entries: &[config::SplitEntry], at: usize) -> u64 {
+    let to = &entries[at].to;
+    let earlier = entries[..at].iter().filter(|one| one.to == *to).count();
+    let text = match to {
+        SplitTarget::Subset(name) => format!("subset {name} {earlier}"),
+        SplitTarget::Service(name) => format!("service {name} {earlier}"),
+        // A chain's splits are not sticky.
+        SplitTarget::Exact(_) => format!("chain {at}"),
+    };
+    stable_hash(text.as_bytes())
 }
 
 /// Where the requests of a route go.
@@ -197,7 +200,7 @@ pub(crate) struct Route {
 impl Route {
     fn new(rule: &config::Route, subsets: &[Arc<Subset>]) -> Self {
         let edits = &rule.headers;
-        let line = |(name, value): &(String, String)| format!("{name}: {value}\r\n");
+        let line = |(name, value): &(String, config::Secret)| format!("{name}: {}\r\n", value.reveal());
         let names = edits.remove.iter().chain(edits.set.iter().map(|(name, _)| name));
         let headers = rule.matcher.headers.iter();
         let known = |name: &str| Name::recognize(name.as_bytes());

@@ -51,6 +51,9 @@ struct SubsetEntry {
     instances: usize,
     /// Those that may be picked now.
     usable: usize,
+    /// Of the requests for it: `closed`, `half_open` or `open`.
+    breaker: &'static str,
+    breaker_trips: u64,
     /// Responses to the app, by class of the status.
     responses: BTreeMap<&'static str, u64>,
 }
@@ -302,11 +305,11 @@ impl ServiceEntry {
         if let Some(watch) = &self.registry {
             watch.text(out);
         }
-        for SubsetEntry { name, instances, usable, responses } in &self.subsets {
+        for SubsetEntry { name, instances, usable, breaker, responses, .. } in &self.subsets {
             let (instances, responses) = (count(*instances, "instance"), responses.values().sum::<u64>());
             let _ = writeln!(
                 out,
-                "  subset {name}: {instances}, {usable} usable, {}",
+                "  subset {name}: {instances}, {usable} usable, breaker {breaker}, {}",
                 count(responses, "response")
             );
         }
@@ -453,6 +456,8 @@ fn subset_entry(subset: &SubsetStatus) -> SubsetEntry {
         name: subset.name.clone(),
         instances: subset.instances,
         usable: subset.usable,
+        breaker: subset.breaker,
+        breaker_trips: subset.breaker_trips,
         responses: subset.responses.iter().copied().collect(),
     }
 }

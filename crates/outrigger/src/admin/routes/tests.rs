@@ -100,6 +100,8 @@ impl AdminBackend for TestBackend {
                 name: "v2".into(),
                 instances: 2,
                 usable: 1,
+                breaker: "closed",
+                breaker_trips: 0,
                 responses: vec![("2xx", 60), ("5xx", 7)],
             }],
             chain: None,
@@ -388,8 +390,7 @@ async fn services_merge_the_watches_and_the_clusters() {
     assert_eq!(orders["calls"]["balance"], "weighted");
     assert_eq!(orders["registry"]["heard_ago_ms"], 2000);
     assert_eq!(orders["instances"][1]["why_not"], "its check is critical");
-    let subset =
-        serde_json::json!({"name": "v2", "instances": 2, "usable": 1, "responses": {"2xx": 60, "5xx": 7}});
+    let subset = serde_json::json!({"name": "v2", "instances": 2, "usable": 1, "breaker": "closed", "breaker_trips": 0, "responses": {"2xx": 60, "5xx": 7}});
     assert_eq!(orders["subsets"], serde_json::json!([subset]));
     assert_eq!(body["services"][1].get("subsets"), None);
     assert_eq!(body["services"][1].get("calls"), None);
@@ -411,7 +412,7 @@ async fn services_have_a_text_form() {
     assert_eq!(by_query, by_header);
     for part in [
         "orders with v2: weighted",
-        "\n  subset v2: 2 instances, 1 usable, 67 responses\n",
+        "\n  subset v2: 2 instances, 1 usable, breaker closed, 67 responses\n",
         "dc1/n/orders-2",
         "  not used: its check is critical",
         "         1  ejected 3s ago, the next request decides; suspect",

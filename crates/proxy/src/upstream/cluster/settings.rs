@@ -29,6 +29,8 @@ pub(crate) struct ClusterSettings {
     pub(crate) bulkhead: Option<Arc<Bulkhead>>,
     /// `None`: every request may go to every instance.
     pub(crate) traffic: Option<Arc<Traffic>>,
+    /// The key of the route whose policy this is. `None`: it is that of the service.
+    pub(crate) route: Option<Box<str>>,
     /// The same with the policies of routes that have come by.
     derived: DerivedSettings,
     /// The subsets of the cluster that are in use.
@@ -96,6 +98,7 @@ impl ClusterSettings {
             policy,
             series,
             traffic,
+            route: None,
             derived: DerivedSettings::default(),
             live_subsets,
         }
@@ -111,12 +114,24 @@ impl ClusterSettings {
         let live_subsets = self.live_subsets.clone();
         let traffic = Traffic::new(rules, policy.balance, &live_subsets, self.traffic.as_ref());
         let bulkhead = self.bulkhead_for(&policy);
-        Self { bulkhead, policy, series, traffic, derived: DerivedSettings::default(), live_subsets }
+        Self {
+            bulkhead,
+            policy,
+            series,
+            traffic,
+            route: None,
+            derived: DerivedSettings::default(),
+            live_subsets,
+        }
     }
 
-    /// The same settings with the policy of a route.
-    pub(crate) fn with_policy(&self, policy: &Arc<config::Policy>) -> Arc<Self> {
-        self.derive(DerivedPolicy::Whole(policy.clone()))
+    /// The same settings with the policy of a route, which has this key.
+    pub(crate) fn with_policy(
+        &self,
+        policy: &Arc<config::Policy>,
+        key: impl FnOnce() -> Box<str>,
+    ) -> Arc<Self> {
+        self.derive(DerivedPolicy::Whole(policy.clone()), key)
     }
 
     /// The same settings with what a chain of the registry says of the policy.
@@ -125,11 +140,11 @@ impl ClusterSettings {
         tuning: Option<&Arc<config::PolicyTuning>>,
         connect_timeout: Option<Duration>,
     ) -> Arc<Self> {
-        self.derive(DerivedPolicy::Tuned(tuning.cloned(), connect_timeout))
+        self.derive(DerivedPolicy::Tuned(tuning.cloned(), connect_timeout), || config::CHAIN_KEY.into())
     }
 
-    /// Made at the first request that needs them.
-    fn derive(&self, policy: DerivedPolicy) -> Arc<Self> {
+    /// Made at the first request that needs them. `key`: where the policy is.
+    fn derive(&self, policy: DerivedPolicy, key: impl FnOnce() -> Box<str>) -> Arc<Self> {
         let known = self.derived.0.load();
         if let Some((_, derived)) = known.iter().find(|(one, _)| one.is(&policy)) {
             return derived.clone();
@@ -140,6 +155,7 @@ impl ClusterSettings {
             // The limit is that of the service, whichever way a request comes.
             bulkhead: self.bulkhead.clone(),
             traffic: self.traffic.clone(),
+            route: Some(key()),
             derived: DerivedSettings::default(),
             live_subsets: self.live_subsets.clone(),
         });
@@ -186,7 +202,7 @@ impl ClusterSettings {
         let (bulkhead, traffic) = (self.bulkhead.clone(), self.traffic.clone());
         let live_subsets = self.live_subsets.clone();
         let derived = DerivedSettings::default();
-        Self { policy: self.policy.clone(), series, bulkhead, traffic, derived, live_subsets }
+        Self { policy: self.policy.clone(), series, bulkhead, traffic, route: None, derived, live_subsets }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a request reads of a cluster.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use outrigger_discovery::Snapshot;
 use outrigger_registry::{InstanceId, LastResort};
@@ -41,12 +41,6 @@ impl View {
             let at = self.aliases.binary_search_by(|(alias, _)| alias.cmp(id)).ok()?;
             self.aliases.get(at).map(|(_, endpoint)| endpoint)
         })
-    }
-
-    /// Whether an endpoint stands for the service here that does not in `other`.
-    pub(super) fn has_new_endpoint(&self, other: &Self) -> bool {
-        let before: HashSet<_> = other.set.standing().iter().map(Arc::as_ptr).collect();
-        self.set.standing().iter().any(|one| !before.contains(&Arc::as_ptr(one)))
     }
 }
 

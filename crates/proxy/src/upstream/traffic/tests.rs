@@ -75,6 +75,33 @@ fn a_sticky_split_keeps_users_and_moves_only_the_difference_of_the_weights() {
 }
 
 #[test]
+fn of_several_entries_hardly_more_users_move_than_the_shares_say() {
+    let split_of = |entries: &[(&str, u32)]| {
+        let subsets: Vec<_> = entries
+            .iter()
+            .map(|(name, _)| Arc::new(Subset::new(subset(name), Balance::RoundRobin)))
+            .collect();
+        let entries = entries.iter().map(|(name, weight)| config::SplitEntry {
+            to: SplitTarget::Subset((*name).into()),
+            weight: *weight,
+        });
+        Split::new(&config::Split { entries: entries.collect(), sticky: None }, &subsets, None)
+    };
+    let before = users(&split_of(&[("s0", 80), ("s1", 10), ("s2", 10)]), |_| true);
+    let after = users(&split_of(&[("s2", 20), ("s1", 10), ("s0", 70)]), |_| true);
+    let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+    // 1 - (1/(1 + 1/7 + 2/7) + 1/(8 + 1 + 2) + 1/(8 + 1 + 1)): the probability that the same entry wins both draws is the sum of
+    // 1 / sum(max(wj/wi, vj/vi)) over the entries i, with the weights w before and v after.
+    assert!((moved as f64 / 20_000.0 - 0.109).abs() < 0.01, "{moved}");
+    let (grown, other) = (&[("s0", 80), ("s1", 10), ("s2", 20)], |_: &Target| true);
+    let moved = before.iter().zip(users(&split_of(grown), other)).filter(|(before, after)| *before != after);
+    assert!(moved.map(|(_, after)| after).all(|entry| entry == 2), "all of them to the entry that has grown");
+    for (entry, expected) in [(0, 0.7), (1, 0.1), (2, 0.2)] {
+        assert!((share(&after, entry) - expected).abs() < 0.01);
+    }
+}
+
+#[test]
 fn users_of_an_empty_entry_spread_over_the_others_and_the_others_stay() {
     let split = split(&[5000, 3000, 2000]);
     let before = users(&split, |_| true);

@@ -11,8 +11,9 @@ use std::{
 
 use crate::{
     Config, ConsulSettings, LoadedConfig, Origins, Registry, Route, Secret, Service, Token, Upstream,
-    settings::{HIDDEN, Setting, TUNED, list_every_setting, list_settings},
+    settings::{Setting, TUNED, list_every_setting, list_settings},
     tag_list,
+    text::HIDDEN,
 };
 
 /// Settings, or sections of them, that only a restart changes:

@@ -6,8 +6,8 @@
 
 use crate::{
     Config, Layer, Origin, Origins, expand,
-    settings::{DisplayValue, HIDDEN, Setting, effective_layers, list_settings},
-    text::quote,
+    settings::{DisplayValue, Setting, effective_layers, list_settings},
+    text::{HIDDEN, quote},
 };
 
 /// Every setting as YAML, each with its origin as a comment. Secrets read `(hidden)`.

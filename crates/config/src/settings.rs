@@ -12,11 +12,9 @@ use crate::{
     check::ServicePolicies,
     format_duration, format_size,
     keys::join,
+    text::HIDDEN,
     traffic_text::{self, Flow},
 };
-
-/// Replaces a secret.
-pub(crate) const HIDDEN: &str = "(hidden)";
 
 /// The list of [`Config::tuned`].
 pub(crate) const TUNED: &str = "x-services";

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+/// Replaces a secret.
+pub(crate) const HIDDEN: &str = "(hidden)";
+
 /// `1 instance`, `2 instances`: `noun` takes an `s` except after 1.
 ///
 /// ```

@@ -3,7 +3,8 @@
 use crate::{
     FailoverTarget, HeaderEdits, Mirror, OnEmpty, PathMatch, Route, RouteMatch, RouteTarget, Secret, Split,
     SplitEntry, SplitTarget, Sticky, Subset, ValueMatch, ValueTest, ZoneRouting, expand, format_duration,
-    http_words, settings::HIDDEN, text::quote,
+    http_words,
+    text::{HIDDEN, quote},
 };
 
 /// YAML in one line.

@@ -29,7 +29,7 @@ pub(crate) struct ClusterSettings {
     pub(crate) bulkhead: Option<Arc<Bulkhead>>,
     /// `None`: every request may go to every instance.
     pub(crate) traffic: Option<Arc<Traffic>>,
-    /// The key of the route whose policy this is. `None`: it is that of the service.
+    /// The key of the route that the policy is of. `None`: it is that of the service.
     pub(crate) route: Option<Box<str>>,
     /// The same with the policies of routes that have come by.
     derived: DerivedSettings,

@@ -48,6 +48,24 @@ impl NodeValue {
     }
 }
 
+impl Node {
+    /// The keys that have a value, of the mapping at the key `section`; empty: of this one.
+    pub(crate) fn keys_with_values<'n>(&'n self, section: &str) -> impl Iterator<Item = &'n str> {
+        let inside = |node: &'n Self, key: &str| match &node.value {
+            NodeValue::Map(entries) => {
+                entries.iter().find(|(name, _)| name.name == key).map(|(_, node)| node)
+            }
+            _ => None,
+        };
+        let node = if section.is_empty() { Some(self) } else { inside(self, section) };
+        let entries = match node.map(|node| &node.value) {
+            Some(NodeValue::Map(entries)) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().filter(|(_, value)| value.value != NodeValue::Null).map(|(key, _)| key.name.as_str())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyNode {
     pub(crate) at: Position,

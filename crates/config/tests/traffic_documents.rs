@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use outrigger_config::{
     AppliedDocuments, DocumentState, DocumentVersions, DynamicConfig, Environment, LoadedConfig, Overrides,
-    RouteTarget, SettingGroup, SettingsDocument, SplitTarget, TrafficRules, UnknownKeys, check_document,
-    load, render,
+    RouteTarget, SettingGroup, SettingsDocument, SplitTarget, Sticky, TrafficRules, UnknownKeys,
+    check_document, load, render,
 };
 
 const ORDERS: &str = "services/orders";
@@ -323,5 +323,27 @@ fn a_failover_of_documents_that_leads_back_is_refused() {
         problems.len() == 1
             && problems[0].contains("failover: requests would go around: orders → archive → orders"),
         "{problems:?}"
+    );
+}
+
+#[test]
+fn null_and_what_takes_its_place_may_be_in_one_document() {
+    let file = "[{service: orders, subsets: {v1: {tags: [v1]}, v2: {tags: [v2]}}, \
+                split: [{subset: v1, weight: 1}, {subset: v2, weight: 1}], sticky: {header: x-a}, \
+                routes: [{match: {methods: [PUT]}, to: {subset: v2}}], mirror: {to: {subset: v2}}}]";
+    let changed = rules(file, &[(ORDERS, "subsets: {v2: {tags: null, meta: {a: \"1\"}}}")]);
+    let v2 = changed.subsets.iter().find(|subset| &*subset.name == "v2").unwrap();
+    assert_eq!((v2.tags.len(), v2.meta.len()), (0, 1));
+    let changed = rules(file, &[(ORDERS, "sticky: {header: null, cookie: sid}")]);
+    assert_eq!(changed.split.unwrap().sticky, Some(Sticky::Cookie("sid".into())));
+    let text = "{subsets: {v2: null}, split: [{subset: v1, weight: 1}], routes: [], mirror: null}";
+    let changed = rules(file, &[(ORDERS, text)]);
+    assert_eq!(subset_names(&changed), ["v1"]);
+    assert!(changed.split.is_some_and(|split| split.entries.len() == 1) && changed.mirror.is_none());
+    // Without what takes their place, they are missed.
+    let applied = apply(&load_file(file), &[(ORDERS, "subsets: {v2: null}")]);
+    assert!(
+        problems(&applied).iter().any(|one| one.contains("contradicts upstreams[0].split")),
+        "{applied:?}"
     );
 }

@@ -167,13 +167,14 @@ impl<'a> PolicyReader<'a> {
         let mut policy = policy.clone();
         let mut traffic = traffic.cloned().map(TrafficReading::from).unwrap_or_default();
         let r = &mut self.reader;
-        for ((source, keys), layer) in sources.into_iter().zip(&layers) {
+        for (n, ((source, keys), layer)) in sources.into_iter().zip(&layers).enumerate() {
             r.source = source;
             let before = (r.problems.len(), r.warnings.len());
             let section = r.open_section(path.to_owned(), keys, Some(layer));
             policy = read_policy(r, &section, &policy);
             if let Some(service) = service {
-                traffic.read(r, &section, service);
+                let above = layers.get(n + 1..).unwrap_or_default();
+                traffic.read(r, &section, service, above);
             }
             shorten_keys(r, before, path);
         }

@@ -17,8 +17,13 @@ fn drop_overrides(lower: &mut Node, upper: &Node) {
     for (KeyNode { name, .. }, value) in upper {
         if value.value == NodeValue::Null {
             lower.retain(|(key, _)| key.name != *name);
-        } else if let Some((_, lower)) = lower.iter_mut().find(|(key, _)| key.name == *name) {
-            drop_overrides(lower, value);
+        } else if let Some(at) = lower.iter().position(|(key, _)| key.name == *name) {
+            drop_overrides(&mut lower[at].1, value);
+            // A section of which nothing is left says nothing; where it was written empty, it stays, and is reported.
+            let is_empty = |node: &Node| matches!(&node.value, NodeValue::Map(entries) if entries.is_empty());
+            if is_empty(&lower[at].1) && !is_empty(value) {
+                lower.remove(at);
+            }
         }
     }
 }
@@ -61,6 +66,8 @@ mod tests {
         check(&["a: null", "a: 1"], &["a=null", "a=1"]);
         check(&["r: {x: 1, y: 2}", "r: {x: ~, z: 3}"], &["r.y=2", "r.x=null r.z=3"]);
         check(&["r: {x: 1, y: 2}\nb: 2", "r: null"], &["b=2", "r=null"]);
+        check(&["s: {a: {x: 1}, b: {x: 2}}", "s: {a: {x: null, y: 3}}"], &["s.b.x=2", "s.a.x=null s.a.y=3"]);
+        check(&["r: {x: 1}\nb: 2", "r: {x: null, y: 3}"], &["b=2", "r.x=null r.y=3"]);
         check(&["r: off", "r: {x: null}"], &["r=off", "r.x=null"]);
         check(&["r: off", "r: null"], &["", "r=null"]);
         check(&["b: 1", "a: null"], &["b=1", "a=null"]);

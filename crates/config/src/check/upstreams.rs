@@ -18,7 +18,7 @@ pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, config: &mu
         let problems = r.problems.len();
         let upstream = read_upstream(r, s, &config.defaults);
         let mut reading = TrafficReading::default();
-        reading.read(r, s, &upstream.service);
+        reading.read(r, s, &upstream.service, &[]);
         readings.push(reading);
         // All upstreams with an invalid name would look the same.
         let read = r.problems.len() == problems;

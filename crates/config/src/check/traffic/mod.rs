@@ -111,8 +111,10 @@ impl From<TrafficRules> for TrafficReading {
 }
 
 impl TrafficReading {
-    /// Puts the rules of the section over those that were read before. `service` is the one that they are of.
-    pub(super) fn read(&mut self, r: &mut Reader<'_>, s: &Section<'_>, service: &str) {
+    /// Puts the rules of the section over those that were read before. `service` is the one that they are of. `above`: the layers
+    /// that are read later. A list that one of them replaces is passed over, because what it names may be gone there; and a
+    /// subset that one of them has may be named already.
+    pub(super) fn read(&mut self, r: &mut Reader<'_>, s: &Section<'_>, service: &str, above: &[Node]) {
         let is_given = |key: &&keys::KeySpec| s.node(key.name).is_some();
         if !keys::TRAFFIC.iter().any(|key| is_given(&key)) {
             return;
@@ -129,15 +131,22 @@ impl TrafficReading {
         }
         self.check_size(r, s);
         subsets::read(r, s, &mut self.rules.subsets);
-        let subsets = self.rules.subsets.iter().map(|subset| Arc::clone(&subset.name)).collect();
+        let is_replaced =
+            |key: &str| above.iter().any(|layer| layer.keys_with_values("").any(|one| one == key));
+        let later = above.iter().flat_map(|layer| layer.keys_with_values("subsets")).map(Arc::from);
+        let subsets = self.rules.subsets.iter().map(|subset| Arc::clone(&subset.name)).chain(later).collect();
         let names = RuleNames { service, subsets, is_open: r.is_alone };
-        if let Some(entries) = target::read_split(r, s, &names) {
+        if !is_replaced("split")
+            && let Some(entries) = target::read_split(r, s, &names)
+        {
             self.rules.split = Some(Split { entries, sticky: None });
         }
         if let Some(sticky) = target::read_sticky(r, s, keys::STICKY) {
             self.sticky = Some(sticky);
         }
-        self.read_routes(r, s, &names);
+        if !is_replaced("routes") {
+            self.read_routes(r, s, &names);
+        }
         mirror::read(r, s, &names, &mut self.rules.mirror);
         if let Some(targets) = failover::read_targets(r, s, &names) {
             let return_after = Failover::RETURN_AFTER;

@@ -160,7 +160,7 @@ impl ServiceWatch {
         let runtime = runtime::Handle::current();
         let discovery = Discovery::new(client, config::DiscoverySettings::default(), runtime, &metrics)
             .map_err(doing("set up discovery"))?;
-        let query = Query { service: SERVICE.into(), datacenter: None, filter: None };
+        let query = Query::new(SERVICE, None);
         let follower = discovery.follow(query, WatchReason::Declared).map_err(doing("follow the service"))?;
         Ok(Self { discovery, follower })
     }

@@ -18,7 +18,7 @@ const WAIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run_lifecycle(target: &Target) {
     let consul = client(target);
-    let query = Query { service: "orders".into(), datacenter: None, filter: None };
+    let query = Query::new("orders", None);
     let agent = plain::get(target.addr(), "/v1/agent/self").await.unwrap();
     assert!(agent.body().windows(17).any(|text| text == br#""Version":"1.8.7""#), "{agent:?}");
     let leader = plain::get(target.addr(), "/v1/status/leader").await.unwrap();
@@ -85,7 +85,7 @@ pub(crate) async fn run_lifecycle(target: &Target) {
 /// that another registrar left, do not put it back.
 pub(crate) async fn correct_in_maintenance(target: &Target) {
     let consul = client(target);
-    let query = Query { service: "orders".into(), datacenter: None, filter: None };
+    let query = Query::new("orders", None);
     let left = r#"{"Name":"orders","ID":"orders-1","Checks":[{"TTL":"1h","Status":"passing"},
         {"CheckID":"old","TTL":"1h","Status":"passing"}]}"#;
     let put = plain::put(target.addr(), "/v1/agent/service/register", left).await.unwrap();
@@ -189,7 +189,7 @@ pub(crate) async fn keep_announced(target: &Target) {
 /// last list is therefore no evidence of a removal.
 pub(crate) async fn a_removal_raises_the_index(target: &Target) {
     let consul = client(target);
-    let query = Query { service: "orders".into(), datacenter: None, filter: None };
+    let query = Query::new("orders", None);
     let register = "/v1/agent/service/register";
     let one = r#"{"Name":"orders","ID":"orders-1","Port":1}"#;
     let checked = r#"{"Name":"orders","ID":"orders-1","Port":1,"Check":{"TTL":"1h","Status":"passing"}}"#;

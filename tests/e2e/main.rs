@@ -4,6 +4,7 @@
 #[macro_use]
 mod registries;
 
+mod address;
 mod app;
 mod app_config;
 mod app_config_view;

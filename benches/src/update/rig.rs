@@ -53,7 +53,7 @@ impl UpdateRig {
             }
         };
         let follow = |service: &str| {
-            let query = Query { service: service.into(), datacenter: None, filter: None };
+            let query = Query::new(service, None);
             discovery.follow(query, WatchReason::Declared).map_err(doing("follow a service"))
         };
         let others = (1..plan.services).map(|n| follow(&other(n))).collect::<Result<_, _>>()?;

@@ -146,7 +146,7 @@ const HEDGE: &[KeySpec] = keys! { percentile min_delay };
 pub(crate) const UPSTREAM: &[KeySpec] = keys! {
     service listen hosts tags datacenter
     subsets split sticky routes mirror failover return_after zone
-    balance timeout per_try_timeout deadline connect_timeout body_idle
+    balance address timeout per_try_timeout deadline connect_timeout body_idle
     max_in_flight max_pending pending_timeout
     retry [RETRY]
     hedge [HEDGE]
@@ -233,7 +233,7 @@ mod tests {
             ("connectTimeout", "did you mean connect_timeout?"),
             (
                 "retries",
-                "valid here: balance, timeout, per_try_timeout, deadline, connect_timeout, body_idle, max_in_flight, max_pending, pending_timeout, retry, hedge, circuit_breaker, outlier, pool",
+                "valid here: balance, address, timeout, per_try_timeout, deadline, connect_timeout, body_idle, max_in_flight, max_pending, pending_timeout, retry, hedge, circuit_breaker, outlier, pool",
             ),
             ("blance", "did you mean balance?"),
             ("deregister_after", "it belongs at service.deregister_after"),

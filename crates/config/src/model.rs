@@ -30,7 +30,8 @@ pub use dns::{Dns, DnsAnswer, DnsBrowsers};
 pub use dynamic_config::{Bounds, DynamicConfig, SettingGroup, TunedService, UnknownKeys};
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
-    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
+    AddressKind, Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget,
+    RetryPolicy,
 };
 pub use process::{
     AppProcess, AwaitApp, Drain, InheritedToken, Log, LogFormat, OnAppExit, ProcessGroup, Propagation,

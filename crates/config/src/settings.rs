@@ -4,11 +4,11 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use crate::{
-    ApiListen, AppConfigSettings, AppSignal, AwaitApp, Balance, Bounds, CircuitBreaker, Config, ConfigFile,
-    ConfigFormat, ConsulSettings, DnsAnswer, DnsBrowsers, DynamicConfig, Health, HedgePolicy, InheritedToken,
-    KvLayout, Layer, LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection, Policy, Pool, Probe,
-    ProcessGroup, Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Route, Service,
-    SettingGroup, SpringSource, Token, TrafficRules, Upstream, WorkerThreads,
+    AddressKind, ApiListen, AppConfigSettings, AppSignal, AwaitApp, Balance, Bounds, CircuitBreaker, Config,
+    ConfigFile, ConfigFormat, ConsulSettings, DnsAnswer, DnsBrowsers, DynamicConfig, Health, HedgePolicy,
+    InheritedToken, KvLayout, Layer, LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection,
+    Policy, Pool, Probe, ProcessGroup, Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Route,
+    Service, SettingGroup, SpringSource, Token, TrafficRules, Upstream, WorkerThreads,
     check::ServicePolicies,
     format_duration, format_size,
     keys::join,
@@ -317,9 +317,10 @@ impl SettingList {
 
     /// The settings of a policy that `wanted` picks by their key.
     fn policy(&mut self, path: &str, policy: &Policy, wanted: impl Fn(&str) -> bool) {
-        let Policy { balance, timeout, per_try_timeout, connect_timeout, body_idle, .. } = policy;
+        let Policy { balance, address, timeout, per_try_timeout, connect_timeout, body_idle, .. } = policy;
         let mut all = Self(Vec::new());
         all.text(join(path, "balance"), Balance::as_str(*balance));
+        all.text(join(path, "address"), AddressKind::as_str(*address));
         all.text(join(path, "timeout"), format_duration(*timeout));
         all.text_or_off(join(path, "per_try_timeout"), per_try_timeout.map(format_duration));
         all.text_or_off(join(path, "deadline"), policy.deadline.map(format_duration));

@@ -7,8 +7,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use outrigger_config::{
-    AppliedDocuments, Bounds, DocumentState, DocumentVersions, DynamicConfig, Environment, LoadedConfig,
-    MAX_DOCUMENT_BYTES, Overrides, SettingGroup, SettingsDocument, UnknownKeys, check_document, keys, load,
+    AddressKind, AppliedDocuments, Bounds, DocumentState, DocumentVersions, DynamicConfig, Environment,
+    LoadedConfig, MAX_DOCUMENT_BYTES, Overrides, SettingGroup, SettingsDocument, UnknownKeys, check_document,
+    keys, load,
 };
 
 const FILE: &str = "service: {name: shop, port: 8080}\n";
@@ -122,7 +123,7 @@ fn every_other_setting_of_the_defaults_may_be_set_and_dropped() {
     let defaults: Vec<_> = defaults.iter().filter(|line| !line.contains("non_idempotent: ")).collect();
     let text: String = defaults.iter().map(|line| format!("{}\n", &line[2..])).collect();
     assert!(defaults.len() > 40, "{text}");
-    assert_eq!(problems_with("", &text), [""; 0]);
+    assert_eq!(problems_with(", allow: [tuning, routing]", &text), [""; 0]);
     let dropped: String = text
         .lines()
         .map(|line| match line.split_once(": ") {
@@ -130,7 +131,7 @@ fn every_other_setting_of_the_defaults_may_be_set_and_dropped() {
             None => format!("{line}\n"),
         })
         .collect();
-    assert_eq!(problems_with("", &dropped), [""; 0]);
+    assert_eq!(problems_with(", allow: [tuning, routing]", &dropped), [""; 0]);
 }
 
 #[test]
@@ -250,7 +251,7 @@ fn an_unknown_key_is_a_warning_in_a_sidecar_and_a_problem_for_its_writer() {
     let expected = [
         "kv:outrigger/settings/services/orders@7:2:1 time_out: unknown key, which is ignored; did you mean timeout?",
         "kv:outrigger/settings/services/orders@7:4:1 max_retries: unknown key, which is ignored; it belongs at retry.max_retries",
-        "kv:outrigger/settings/services/orders@7:5:1 tenants: unknown key, which is ignored; valid here: subsets, split, sticky, routes, mirror, failover, return_after, zone, balance, timeout, per_try_timeout, deadline, connect_timeout, body_idle, max_in_flight, max_pending, pending_timeout, retry, hedge, circuit_breaker, outlier, pool",
+        "kv:outrigger/settings/services/orders@7:5:1 tenants: unknown key, which is ignored; valid here: subsets, split, sticky, routes, mirror, failover, return_after, zone, balance, address, timeout, per_try_timeout, deadline, connect_timeout, body_idle, max_in_flight, max_pending, pending_timeout, retry, hedge, circuit_breaker, outlier, pool",
         "kv:outrigger/settings/services/orders@7:3:8 pool.new_key: unknown key, which is ignored; valid here: idle_timeout, non_idempotent_max_idle, max_idle, max_connections, max_waiting",
     ];
     let file = load_file(
@@ -328,6 +329,28 @@ fn a_bad_document_keeps_its_last_good_version_and_the_others_apply() {
         assert_eq!(result(&applied, "services/orders"), (DocumentState::Refused, None));
         assert_eq!(applied.loaded.config.upstreams[0].policy.timeout.as_secs(), 15);
     }
+}
+
+#[test]
+fn the_address_of_instances_is_a_setting_of_files_and_documents() {
+    let file = load_file(
+        "defaults: {address: lan}\ndynamic_config: {prefix: a, allow: [routing]}\nupstreams: [{service: orders}]",
+    );
+    assert_eq!(file.config.upstreams[0].policy.address, AddressKind::Lan);
+    let applied = file.with_documents(&[version(document("services/orders", 7, "address: wan"))], "shop-1");
+    let config = &applied.loaded.config;
+    assert_eq!(
+        (config.defaults.address, config.upstreams[0].policy.address),
+        (AddressKind::Lan, AddressKind::Wan)
+    );
+    let at = "kv:outrigger/settings/services/orders@7:1";
+    assert_eq!(
+        problems_with(", allow: [routing]", "address: nat"),
+        [format!("{at}:10 address: \"nat\" is not a value of this setting; allowed: auto, lan, wan")]
+    );
+    // The other addresses may be in a network that others read.
+    let hint = "is of the group routing, which dynamic_config.allow does not have; add the group in the settings file";
+    assert_eq!(problems_with("", "address: wan"), [format!("{at}:1 address: {hint}")]);
 }
 
 #[test]

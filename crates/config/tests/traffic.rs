@@ -531,6 +531,8 @@ fn rules_without_effect_are_warnings() {
         ]
     );
     assert_eq!(warnings("return_after: 1s"), ["return_after: is not used: there is no failover; remove it"]);
+    let own = "failover: names dc2, which is the upstream's own datacenter; remove it: no other instances are there";
+    assert_eq!(warnings("datacenter: DC2, failover: [{datacenter: dc2}, {datacenter: dc3}]"), [own]);
     assert_eq!(warnings("sticky: {header: x-user}"), ["sticky: is not used: there is no split; remove it"]);
     assert_eq!(
         warnings("routes: [{to: {service: b}, on_empty: any}]"),

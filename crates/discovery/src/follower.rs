@@ -2,6 +2,7 @@
 
 use std::{future::pending, sync::Arc};
 
+use outrigger_registry::Query;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -33,6 +34,11 @@ impl Follower {
         let mut now = self.reason.lock();
         let before = std::mem::replace(&mut *now, reason);
         self.services.change_reason(&self.service, before, reason);
+    }
+
+    /// What is followed.
+    pub fn query(&self) -> &Query {
+        &self.service.query
     }
 
     /// The current snapshot. One atomic load; never waits.

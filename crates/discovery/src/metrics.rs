@@ -96,7 +96,10 @@ impl Collector for ServicesCollector {
         let Ok(families) = Families::new() else {
             return Vec::new(); // unreachable: the same call succeeded at registration
         };
-        self.services.rows().iter().for_each(|row| families.add(row));
+        // The best known one of several watches at other addresses is the last one, and counts.
+        let mut rows = self.services.rows();
+        rows.sort_by_key(|row| row.service.snapshot().knowledge);
+        rows.iter().for_each(|row| families.add(row));
         families.collect()
     }
 }

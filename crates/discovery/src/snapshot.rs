@@ -23,7 +23,7 @@ pub struct Snapshot {
 }
 
 /// Whether the registry has answered about a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Knowledge {
     /// No answer yet.
     #[default]

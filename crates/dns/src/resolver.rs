@@ -7,7 +7,7 @@ use hickory_proto::{op::ResponseCode, rr::RecordType};
 use outrigger_discovery::Discovery;
 use outrigger_registry::{
     Query,
-    name::{DnsForm, ServiceName, parse_dns_name},
+    name::{DnsForm, parse_dns_name},
 };
 
 use crate::{
@@ -162,7 +162,7 @@ impl Resolver {
         };
         match form {
             DnsForm::Service { name, is_srv } => {
-                let query = query_of(&name);
+                let query = settings.query_of(&name);
                 match self.names.find(&query, &settings.discovery) {
                     Found::Known(snapshot) => {
                         Answer::Now(zone::service_reply(settings, question, &name, is_srv, &snapshot))
@@ -190,14 +190,6 @@ fn own_form<'a>(settings: &DnsSettings, question: &'a Question) -> Option<DnsFor
         "" => DnsForm::Parent,
         inner => parse_dns_name(inner, |name| settings.is_declared(name)),
     })
-}
-
-fn query_of(name: &ServiceName<'_>) -> Query {
-    Query {
-        service: name.service.as_ref().into(),
-        datacenter: name.datacenter.as_deref().map(Into::into),
-        filter: None,
-    }
 }
 
 /// Most bytes of an answer.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use hickory_proto::rr::Name;
-use outrigger_config::{Config, DiscoverySettings, DnsAnswer};
+use outrigger_config::{AddressKind, Config, DiscoverySettings, DnsAnswer};
+use outrigger_registry::{Query, name::ServiceName};
 
 /// What a question is answered by.
 #[derive(Debug)]
@@ -24,6 +25,57 @@ pub(crate) struct DnsSettings {
     /// `dns.consul`
     pub(crate) consul: Option<SocketAddr>,
     pub(crate) discovery: DiscoverySettings,
+    addresses: ServiceAddresses,
+}
+
+/// At which of their addresses services are called.
+#[derive(Debug, Default)]
+struct ServiceAddresses {
+    defaults: AddressKind,
+    /// The declared forms of services, and then services of documents alone; empty where all are called as the defaults say.
+    services: Vec<ServiceAddress>,
+}
+
+#[derive(Debug)]
+struct ServiceAddress {
+    /// Lower case, as the tags.
+    service: String,
+    datacenter: Option<String>,
+    tags: Vec<String>,
+    kind: AddressKind,
+}
+
+impl ServiceAddresses {
+    fn new(config: &Config) -> Self {
+        let defaults = config.defaults.address;
+        let declared = config.upstreams.iter().map(|upstream| ServiceAddress {
+            service: upstream.service.to_ascii_lowercase(),
+            datacenter: upstream.datacenter.as_deref().map(str::to_ascii_lowercase),
+            tags: upstream.tags.iter().map(|tag| tag.to_ascii_lowercase()).collect(),
+            kind: upstream.policy.address,
+        });
+        let tuned = config.tuned.iter().map(|tuned| ServiceAddress {
+            service: tuned.service.to_ascii_lowercase(),
+            datacenter: None,
+            tags: Vec::new(),
+            kind: tuned.policy.address,
+        });
+        let mut services: Vec<_> = declared.chain(tuned).collect();
+        if services.iter().all(|one| one.kind == defaults) {
+            services.clear();
+        }
+        Self { defaults, services }
+    }
+
+    /// As requests to the name: what declares this form of the service, else what declares the service.
+    fn of(&self, name: &ServiceName<'_>) -> AddressKind {
+        let same = || self.services.iter().filter(|one| one.service == *name.service);
+        let is_form = |one: &&ServiceAddress| {
+            one.datacenter.as_deref() == name.datacenter.as_deref()
+                && one.tags.iter().map(String::as_str).eq(name.tag.as_deref())
+        };
+        same().find(is_form).or_else(|| same().next()).map_or(self.defaults, |one| one.kind)
+    }
 }
 
 /// Where an app on this machine reaches the outbound listener.
@@ -70,7 +122,14 @@ impl DnsSettings {
             forward: config.dns.forward.as_slice().into(),
             consul: config.dns.consul,
             discovery: config.discovery,
+            addresses: ServiceAddresses::new(config),
         }
+    }
+
+    /// What the registry is asked for a name.
+    pub(crate) fn query_of(&self, name: &ServiceName<'_>) -> Query {
+        let query = Query::new(name.service.as_ref(), name.datacenter.as_deref().map(Into::into));
+        Query { address: self.addresses.of(name), ..query }
     }
 
     /// Whether a declared service with dots has this name.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::{count, format_coarse_duration};
+use outrigger_config::{AddressKind, count, format_coarse_duration};
 use outrigger_discovery::Knowledge;
 use outrigger_policy::{
     circuit_breaker::BreakerState,
@@ -37,6 +37,8 @@ pub struct ClusterStatus {
     pub declared: bool,
     /// The load balancer: `round_robin`, `random`, `weighted`.
     pub balance: &'static str,
+    /// At which addresses its instances are called.
+    pub address: AddressKind,
     /// Whether the registry has answered.
     pub answered: bool,
     /// The snapshot's version.
@@ -177,6 +179,8 @@ pub struct FailoverTargetStatus {
     pub usable: usize,
     /// Attempts that went there.
     pub attempts: u64,
+    /// Whether it is the service's own datacenter, with no other instances.
+    pub is_own_datacenter: bool,
 }
 
 /// The state of one instance.
@@ -326,6 +330,7 @@ fn failover_status(cluster: &Cluster, settings: &ClusterSettings) -> Option<Fail
         service: target.label.to_string(),
         usable: target.all.set().healthy(),
         attempts: target.attempts.load(Relaxed),
+        is_own_datacenter: cluster.datacenter().is_some_and(|own| target.is_in(&own)),
     };
     Some(FailoverStatus {
         active: cluster.over.is_over(),
@@ -341,7 +346,7 @@ pub(crate) fn endpoint_statuses(
     now: std::time::Instant,
 ) -> Vec<EndpointStatus> {
     let live: HashMap<_, &Arc<Endpoint>> = view.set.endpoints.iter().map(|one| (&one.id, one)).collect();
-    let suspects = cluster.follower.status().suspects;
+    let suspects = cluster.follower.load().status().suspects;
     let in_use = view.set.last_resort_in_use();
     let aliases: HashMap<_, &Arc<Endpoint>> = view.aliases.iter().map(|(id, one)| (id, one)).collect();
     let not_serving: HashMap<_, &Arc<Endpoint>> = view.not_serving.iter().map(|one| (&one.id, one)).collect();
@@ -434,6 +439,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
         tags: cluster.key.tags.iter().map(ToString::to_string).collect(),
         declared: cluster.is_declared(),
         balance: policy.balance.as_str(),
+        address: cluster.follower.load().query().address,
         answered: view.snapshot.knowledge == Knowledge::Answered,
         version: view.snapshot.version,
         breaker: breaker_label(cluster.breaker(None).state(policy.circuit_breaker.as_ref(), now)),

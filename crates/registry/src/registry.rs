@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use outrigger_config::AddressKind;
+
 use crate::{Error, Instance, chain::Chain};
 
 /// A boxed answer, because the registry is chosen at run time. Not used on the path of a request.
@@ -20,6 +22,15 @@ pub struct Query {
     /// An expression in the language of Consul's filters, which the registry evaluates: only instances that it keeps are listed.
     /// Absent: all are. A file of instances has no such expressions, and lists all.
     pub filter: Option<Arc<str>>,
+    /// Which address of each instance is listed. A registry that has one address of each lists that.
+    pub address: AddressKind,
+}
+
+impl Query {
+    /// All instances of a service, at the addresses that are usual for this sidecar.
+    pub fn new(service: impl Into<Arc<str>>, datacenter: Option<Arc<str>>) -> Self {
+        Self { service: service.into(), datacenter, filter: None, address: AddressKind::Auto }
+    }
 }
 
 impl fmt::Display for Query {
@@ -27,6 +38,9 @@ impl fmt::Display for Query {
         self.service.fmt(f)?;
         if let Some(datacenter) = &self.datacenter {
             write!(f, "@{datacenter}")?;
+        }
+        if self.address != AddressKind::Auto {
+            write!(f, " ({})", self.address.as_str())?;
         }
         match &self.filter {
             None => Ok(()),

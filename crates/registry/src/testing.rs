@@ -4,7 +4,7 @@
 //! ```
 //! # use outrigger_registry::{Consistency, Cursor, Query, Registry, testing::{ScriptedRegistry, list}};
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-//! # let query = Query { service: "orders".into(), datacenter: None, filter: None };
+//! # let query = Query::new("orders", None);
 //! # let ask = |registry: std::sync::Arc<ScriptedRegistry>, query: Query| tokio::spawn(async move {
 //! #     registry.watch(&query, Cursor::START, Consistency::Default, registry.longest_wait()).await
 //! # });

@@ -21,12 +21,20 @@ impl ConsulDatacenters {
     /// # Errors
     /// No binary, no leader, or no way from one to the other within 60 s.
     pub async fn start() -> Result<Self, Error> {
+        Self::start_with("").await
+    }
+
+    /// As [`ConsulDatacenters::start`], with `extra` configuration (HCL) of both servers.
+    ///
+    /// # Errors
+    /// As [`ConsulDatacenters::start`].
+    pub async fn start_with(extra: &str) -> Result<Self, Error> {
         let prepare = |last: u8| {
             let mut spec = AgentSpec::new(&format!("dc{last}-server"));
             spec.ip = IpAddr::V4(Ipv4Addr::new(127, 0, 7, last));
             spec.datacenter = Some(format!("dc{last}"));
             // Only then are chains compiled.
-            spec.extra = "connect { enabled = true }".to_owned();
+            spec.extra = format!("connect {{ enabled = true }}\n{extra}");
             Consul::prepare(spec)
         };
         let (mut dc1, mut dc2) = (prepare(1)?, prepare(2)?);

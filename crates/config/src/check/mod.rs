@@ -104,6 +104,7 @@ pub(crate) fn check(
     registry::check_service(&mut r, &config);
     api::check_registry(&mut r, &config);
     traffic::check_registry(&mut r, &config);
+    traffic::check_failovers(&mut r, &config);
     environment::check(&mut r, tree);
     let Reader { origins, mut problems, warnings, renamed, .. } = r;
     problems.iter_mut().for_each(|problem| renamed.restore_key(problem));

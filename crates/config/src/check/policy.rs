@@ -8,7 +8,8 @@ use super::{
     service::check_not_above,
 };
 use crate::{
-    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, keys,
+    AddressKind, Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget,
+    RetryPolicy, keys,
     raw::{KeyNode, Node, NodeValue, Position},
     units::{
         DAY, HOUR, MIB, MINUTE, MS, SECOND, duration_in, integer, on_or_off, one_of, percent, ratio_in,
@@ -63,6 +64,7 @@ pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) ->
     let mut out = base.clone();
     r.begin_policy(&s.path);
     r.set(s, "balance", &mut out.balance, one_of(&Balance::ALL, Balance::as_str));
+    r.set(s, "address", &mut out.address, one_of(&AddressKind::ALL, AddressKind::as_str));
     r.tune(s, "timeout", &mut out.timeout, duration_in(MS..=HOUR));
     r.tune_or_off(s, "per_try_timeout", &mut out.per_try_timeout, duration_in(MS..=HOUR));
     if let Some(per_try) = out.per_try_timeout {

@@ -18,6 +18,8 @@ const NEVER_AT_TOP: [&str; 5] = ["tls", "protocol", "allow_origins", "api", "dns
 fn group_of(name: &str) -> Option<SettingGroup> {
     let is_key_of = |keys: &[keys::KeySpec]| keys.iter().any(|key| key.name == name);
     match (is_key_of(keys::TRAFFIC), is_key_of(keys::POLICY)) {
+        // Other addresses may be in a network that others read.
+        (_, true) if name == "address" => Some(SettingGroup::Routing),
         (true, _) => Some(SettingGroup::Routing),
         (_, true) => Some(SettingGroup::Tuning),
         _ => None,

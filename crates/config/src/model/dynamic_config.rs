@@ -32,9 +32,9 @@ impl Default for DynamicConfig {
 /// A group of settings of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettingGroup {
-    /// How a service is called: the keys of `defaults`, except `retry.non_idempotent`.
+    /// How a service is called: the keys of `defaults`, except `retry.non_idempotent` and `address`.
     Tuning,
-    /// Which instances of a service are called: `subsets`, `split`, `sticky`, `routes` and `mirror`. Only documents about one
+    /// Which instances of a service are called, and at which `address`: `subsets`, `split`, `sticky`, `routes` and `mirror`. Only documents about one
     /// service have them; what they send to another service needs [`DynamicConfig::allow_services`].
     Routing,
 }

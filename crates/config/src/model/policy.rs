@@ -7,6 +7,8 @@ use std::{fmt, time::Duration};
 pub struct Policy {
     /// How an instance is chosen. Default `round_robin`.
     pub balance: Balance,
+    /// At which of its addresses an instance is called. Default `auto`.
+    pub address: AddressKind,
     /// From the later of head accepted and last byte of the request body to the response head, over all
     /// attempts. Default 15s, range 1ms–1h.
     pub timeout: Duration,
@@ -45,6 +47,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             balance: Balance::RoundRobin,
+            address: AddressKind::Auto,
             timeout: Duration::from_secs(15),
             per_try_timeout: None,
             deadline: None,
@@ -83,6 +86,32 @@ impl Balance {
             Self::RoundRobin => "round_robin",
             Self::Random => "random",
             Self::Weighted => "weighted",
+        }
+    }
+}
+
+/// At which of its addresses an instance is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum AddressKind {
+    /// One of the own datacenter as with `lan`, one of another as with `wan`.
+    #[default]
+    Auto,
+    /// The address that the registry lists.
+    Lan,
+    /// The address for other networks; where there is none, as with `lan`.
+    Wan,
+}
+
+impl AddressKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Lan, Self::Wan];
+
+    /// Its name in a settings file and on a page.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Lan => "lan",
+            Self::Wan => "wan",
         }
     }
 }

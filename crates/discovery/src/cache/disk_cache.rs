@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outrigger_config::error_chain;
+use outrigger_config::{AddressKind, error_chain};
 use outrigger_registry::{Instance, Query, chain::Chain};
 use parking_lot::Mutex;
 use tokio::{
@@ -172,8 +172,14 @@ impl DiskCache {
         Self { file, entries, chains, changed, served: AtomicBool::new(false) }
     }
 
-    /// The answer for `query` that was last confirmed before this watch.
+    /// The answer for `query` that was last confirmed before this watch; where there is none, one at other addresses of the same
+    /// instances.
     pub(crate) fn load_cached(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
+        let others = AddressKind::ALL.map(|address| Query { address, ..query.clone() });
+        [query].into_iter().chain(&others).find_map(|query| self.load_exact(query, now))
+    }
+
+    fn load_exact(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
         let unix_now = unix_time();
         let record = self.entries.lock().get_mut(query)?.current_record(unix_now, now)?;
         // The process may have run for a week since it read the file.

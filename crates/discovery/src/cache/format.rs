@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_config::Weights;
+use outrigger_config::{AddressKind, Weights};
 use outrigger_registry::{
     CheckFacts, FactPool, HealthStatus, Instance, InstanceFacts, InstanceId, NodeFacts, Query, chain::Chain,
 };
@@ -65,6 +65,9 @@ struct StoredService {
     datacenter: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     filter: Option<Arc<str>>,
+    /// Absent in files of older versions.
+    #[serde(with = "StoredAddress", skip_serializing_if = "is_auto", default)]
+    address: AddressKind,
     index: u64,
     heard_unix_ms: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
@@ -140,6 +143,18 @@ enum StoredStatus {
     Maintenance,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "AddressKind", rename_all = "snake_case")]
+enum StoredAddress {
+    Auto,
+    Lan,
+    Wan,
+}
+
+fn is_auto(address: &AddressKind) -> bool {
+    *address == AddressKind::Auto
+}
+
 /// The whole file.
 pub(super) fn encode(registry: &str, records: &[ServiceRecord]) -> serde_json::Result<Vec<u8>> {
     let services = records.iter().map(StoredService::of).collect();
@@ -204,6 +219,7 @@ impl StoredService {
             service: record.query.service.clone(),
             datacenter: record.query.datacenter.clone(),
             filter: record.query.filter.clone(),
+            address: record.query.address,
             index: record.index,
             heard_unix_ms: millis(record.confirmed),
             heard_is_estimate: record.is_estimate,
@@ -224,7 +240,11 @@ impl StoredService {
     fn into_record(self) -> ServiceRecord {
         let service = self.service.clone();
         ServiceRecord {
-            query: Query { service: self.service, datacenter: self.datacenter, filter: self.filter },
+            query: Query {
+                filter: self.filter,
+                address: self.address,
+                ..Query::new(self.service, self.datacenter)
+            },
             instances: from_stored(&service, self.instances),
             index: self.index,
             confirmed: Duration::from_millis(self.heard_unix_ms),

@@ -53,7 +53,7 @@ impl ServiceRecord {
     /// A record of a service of which no instance is known.
     pub(super) fn of_chain(service: Arc<str>, chain: ChainRecord) -> Self {
         Self {
-            query: Query { service, datacenter: None, filter: None },
+            query: Query::new(service, None),
             instances: Arc::default(),
             index: 0,
             confirmed: chain.confirmed,

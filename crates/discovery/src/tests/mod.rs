@@ -181,7 +181,7 @@ impl Rig {
 }
 
 fn query(service: &str) -> Query {
-    Query { service: service.into(), datacenter: None, filter: None }
+    Query::new(service, None)
 }
 
 /// Each id has an address of its own.

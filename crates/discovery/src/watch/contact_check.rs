@@ -28,7 +28,7 @@ const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Durati
 
 /// Asks the registry while no service is watched. Never returns: the caller drops it.
 pub(crate) async fn check_contact_forever(context: Arc<WatchContext>) {
-    let query = Query { service: SERVICE.into(), datacenter: None, filter: None };
+    let query = Query::new(SERVICE, None);
     let (mut cursor, mut failures) = (Cursor::START, 0_u32);
     loop {
         while context.services.is_any_watched() {

@@ -39,7 +39,7 @@ impl Rig {
 }
 
 fn query(name: &str) -> Query {
-    Query { service: name.into(), datacenter: None, filter: None }
+    Query::new(name, None)
 }
 
 fn is_full(found: &Found) -> bool {

@@ -66,6 +66,26 @@ async fn every_kind_of_name_has_its_code() {
     }
 }
 
+#[test]
+fn a_name_is_asked_for_as_requests_to_the_service_are() {
+    let text = "defaults: {address: lan}\n\
+                upstreams: [{service: Orders, address: wan}, {service: orders, datacenter: dc2, address: auto}, {service: stock}]";
+    let none = (outrigger_config::Environment::default(), outrigger_config::Overrides::default());
+    let config = outrigger_config::load(Some(("o.yaml", text)), &none.0, &none.1).unwrap().config;
+    let settings = DnsSettings::new(&config, &[]);
+    for (name, expected) in [
+        ("orders.service", "orders (wan)"),
+        ("v2.orders.service", "orders (wan)"),
+        ("orders.service.dc2", "orders@dc2"),
+        ("orders.service.dc3", "orders@dc3 (wan)"),
+        ("stock.service", "stock (lan)"),
+        ("other.service", "other (lan)"),
+    ] {
+        let DnsForm::Service { name: asked, .. } = parse_dns_name(name, |_| false) else { panic!("{name}") };
+        assert_eq!(settings.query_of(&asked).to_string(), expected, "{name}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_has_the_case_of_its_question() {
     let (resolver, listed) = resolver(&Config::default());

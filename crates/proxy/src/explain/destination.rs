@@ -159,7 +159,7 @@ fn describe_cluster(
     out: &mut ExplainedDestination,
 ) {
     let (subset, now) = (way.subset, inquiry.now);
-    let (view, status) = (cluster.view.load_full(), cluster.follower.status());
+    let (view, status) = (cluster.view.load_full(), cluster.follower.load().status());
     out.registry.state = view.snapshot.knowledge.label();
     out.registry.heard_ago_ms = status.confirmed_ago.map(millis);
     out.registry.error = status.error;

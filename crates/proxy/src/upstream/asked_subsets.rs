@@ -21,6 +21,7 @@ pub(crate) struct AskedSubsets(Vec<AskedSubset>);
 #[derive(Debug)]
 struct AskedSubset {
     subset: Weak<Subset>,
+    query: Query,
     task: AbortHandle,
 }
 
@@ -31,7 +32,8 @@ impl Drop for AskedSubset {
 }
 
 impl AskedSubsets {
-    /// Watches for those of `subsets` that need it, and ends the watches of those that are gone. `of`: the service.
+    /// Watches for those of `subsets` that need it, and ends the watches of those that are gone. `of`: the service. With another
+    /// `of` the watches begin anew; until their first answers the last lists stay.
     pub(crate) fn follow(
         &mut self,
         discovery: &Arc<Discovery>,
@@ -39,7 +41,8 @@ impl AskedSubsets {
         live: &Arc<LiveSubsets>,
         subsets: &[Arc<Subset>],
     ) {
-        self.0.retain(|known| known.subset.strong_count() > 0);
+        let is_same = |query: &Query| Query { filter: None, ..query.clone() } == *of;
+        self.0.retain(|known| known.subset.strong_count() > 0 && is_same(&known.query));
         for subset in subsets {
             let Some(filter) = subset.asked_filter() else { continue };
             if self.0.iter().any(|known| std::ptr::eq(known.subset.as_ptr(), &**subset)) {
@@ -48,11 +51,11 @@ impl AskedSubsets {
             let query = Query { filter: Some(filter.into()), ..of.clone() };
             let name = format!("the subset {} of {of}", subset.name());
             // The settings bound their number, as that of declared services.
-            match discovery.follow(query, WatchReason::Declared) {
+            match discovery.follow(query.clone(), WatchReason::Declared) {
                 Ok(follower) => {
                     let run = run(follower, Arc::downgrade(subset), live.clone());
                     let task = tokio::spawn(essential(name, run)).abort_handle();
-                    self.0.push(AskedSubset { subset: Arc::downgrade(subset), task });
+                    self.0.push(AskedSubset { subset: Arc::downgrade(subset), query, task });
                 }
                 Err(error) => error!(subset = name, %error, "its filter is not watched"),
             }

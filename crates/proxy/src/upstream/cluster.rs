@@ -67,8 +67,8 @@ impl ClusterKey {
     }
 
     /// What the registry is asked for: the service, with instances of all tags.
-    pub(crate) fn query(&self) -> Query {
-        Query { service: self.service.clone(), datacenter: self.datacenter.clone(), filter: None }
+    pub(crate) fn query(&self, address: config::AddressKind) -> Query {
+        Query { address, ..Query::new(self.service.clone(), self.datacenter.clone()) }
     }
 }
 
@@ -126,7 +126,8 @@ pub(crate) struct Cluster {
     pub(crate) over: FailoverState,
     /// The zones of the calling service, as they were last looked at. `None`: it is not known.
     pub(crate) callers: ArcSwapOption<CallerZones>,
-    pub(crate) follower: Follower,
+    /// Another one, of another question, once the settings have another `address`.
+    pub(crate) follower: ArcSwap<Follower>,
     /// The version of the View.
     changed: watch::Sender<u64>,
     pub(crate) opened_at: Instant,
@@ -175,7 +176,7 @@ impl Cluster {
                 settings: Arc::new(settings),
                 snapshot: Arc::default(),
             }),
-            follower,
+            follower: ArcSwap::from_pointee(follower),
             changed: watch::Sender::new(0),
             opened_at,
             last_used: AtomicU64::new(0),
@@ -191,7 +192,18 @@ impl Cluster {
     /// Records whether the configuration names it.
     pub(crate) fn set_declared(&self, declared: bool) {
         self.declared.store(declared, Relaxed);
-        self.follower.set_reason(watch_reason(declared));
+        self.follower.load().set_reason(watch_reason(declared));
+    }
+
+    /// What the registry is asked for.
+    pub(crate) fn query(&self) -> Query {
+        self.follower.load().query().clone()
+    }
+
+    /// The datacenter of its instances. `None`: it never had one.
+    pub(crate) fn datacenter(&self) -> Option<Arc<str>> {
+        let view = self.view.load();
+        view.snapshot.instances.first().map(|one| one.id.datacenter.clone())
     }
 
     /// Notes a request.
@@ -250,11 +262,11 @@ impl Cluster {
 
     /// Resolves at the first answer; a refusal is one. Call it with a time-out, because there may be none.
     pub(crate) async fn wait_for_first_answer(&self) {
-        let mut changed = self.changed.subscribe();
+        let (mut changed, follower) = (self.changed.subscribe(), self.follower.load_full());
         tokio::select! {
             // The sender lives as long as self.
             _ = changed.wait_for(|version| *version > 0) => {}
-            () = self.follower.refused() => {}
+            () = follower.refused() => {}
         }
     }
 
@@ -407,13 +419,13 @@ impl Cluster {
 
     /// Asks the registry for instances soon, because a request has failed or found no endpoint.
     pub(crate) fn request_refresh(&self) {
-        self.follower.request_refresh();
+        self.follower.load().request_refresh();
     }
 
     /// Notes that an endpoint takes no connections: the name that the registry lists for it may have another address now.
     pub(crate) fn note_connect_failure(&self, endpoint: &Endpoint) {
         if endpoint.named.is_some() {
-            self.follower.request_lookup();
+            self.follower.load().request_lookup();
         }
     }
 
@@ -427,7 +439,7 @@ impl Cluster {
     /// As [`Cluster::refuse_pick`], and asks the registry for nothing.
     pub(crate) fn describe_no_pick(&self, subset: Option<&Subset>, first_answer: Duration) -> Refusal {
         let view = self.view.load_full();
-        let status = self.follower.status();
+        let status = self.follower.load().status();
         let mut heard = match status.confirmed_ago {
             Some(ago) => format!("registry last heard {} ago", format_coarse_duration(ago)),
             None => "the registry has not answered for it yet".to_owned(),

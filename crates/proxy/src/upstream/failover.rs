@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -27,6 +27,10 @@ pub(crate) struct Failover {
 pub(crate) struct FailoverTarget {
     /// The label of its cluster.
     pub(crate) label: Arc<str>,
+    /// The datacenter, where it is the same service there.
+    pub(crate) datacenter: Option<Arc<str>>,
+    /// Whether a warning says that this is the service's own datacenter.
+    pub(crate) is_reported: Arc<AtomicBool>,
     /// All its endpoints.
     pub(crate) all: Arc<Subset>,
     /// What takes the place of each subset. A subset that is not here has all endpoints.
@@ -47,6 +51,11 @@ impl FailoverTarget {
     pub(crate) fn of(&self, subset: Option<&Subset>) -> &Arc<Subset> {
         let pair = subset.and_then(|own| self.subsets.iter().find(|pair| std::ptr::eq(&*pair.own, own)));
         pair.map_or(&self.all, |pair| &pair.target)
+    }
+
+    /// Whether it has the instances of the service itself, which is in the datacenter `own`.
+    pub(crate) fn is_in(&self, own: &str) -> bool {
+        self.datacenter.as_ref().is_some_and(|datacenter| datacenter.eq_ignore_ascii_case(own))
     }
 
     /// Counts an attempt.

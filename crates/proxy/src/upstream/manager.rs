@@ -339,7 +339,10 @@ impl ClusterManager {
                 Err(refused) => refused,
             };
             // An answer that came since has changed the count, or another part of the sidecar follows a service.
-            let evicted = Quota::of(refused).is_some_and(|quota| self.evict_oldest(&mut table, quota, &key));
+            let evicted = Quota::of(refused).is_some_and(|quota| {
+                let query = self.settings.load().query_of(&key);
+                self.evict_oldest(&mut table, quota, &query)
+            });
             if !evicted {
                 if table.clusters.len() < before {
                     // A cluster that has ended is found by no request: nothing updates its View any more.
@@ -360,11 +363,12 @@ impl ClusterManager {
             return Err(FollowError::ShuttingDown);
         }
         let kind = watch_reason(declared);
-        let cluster_follower = self.discovery.follow(key.query(), kind)?;
-        let task_follower = self.discovery.follow(key.query(), kind)?;
+        let all = self.settings.load();
+        let query = all.query_of(&key);
+        let cluster_follower = self.discovery.follow(query.clone(), kind)?;
+        let task_follower = self.discovery.follow(query, kind)?;
         let label = key.to_string();
         let series = self.metrics.service_series(declared.then_some(&*label));
-        let all = self.settings.load();
         let settings = ClusterSettings::new(all.policy_for(&key).clone(), all.rules_for(&key), series);
         let events = self.discovery.events().clone();
         let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower, events));
@@ -387,26 +391,26 @@ impl ClusterManager {
 
     /// Ends clusters on demand until the quotas allow one more, for `key`.
     fn make_room(&self, table: &mut ClusterTable, key: &ClusterKey) {
-        let settings = self.settings.load().discovery;
-        while let Some(quota) = table.reached_quota(key, &settings) {
-            if !self.evict_oldest(table, quota, key) {
+        let settings = self.settings.load();
+        let query = settings.query_of(key);
+        while let Some(quota) = table.reached_quota(&query, &settings.discovery) {
+            if !self.evict_oldest(table, quota, &query) {
                 return;
             }
         }
     }
 
-    /// Ends the cluster on demand that goes first where `quota` is used up. False: none can make room for `key`.
-    fn evict_oldest(&self, table: &mut ClusterTable, quota: Quota, key: &ClusterKey) -> bool {
-        if quota == Quota::Services && self.is_full_without_evictions(&key.query()) {
+    /// Ends the cluster on demand that goes first where `quota` is used up. False: none can make room for `query`.
+    fn evict_oldest(&self, table: &mut ClusterTable, quota: Quota, query: &Query) -> bool {
+        if quota == Quota::Services && self.is_full_without_evictions(query) {
             return false;
         }
         let Some(oldest) = table.oldest_on_demand(quota) else { return false };
-        if let Some(ManagedCluster { task, .. }) = table.clusters.remove(&oldest) {
-            task.abort();
-        }
+        let Some(ManagedCluster { cluster, task, .. }) = table.clusters.remove(&oldest) else { return false };
+        task.abort();
         debug!(service = %oldest, "no longer watched: another service takes its place in the quota");
-        let query = oldest.query();
-        if !table.clusters.keys().any(|other| other.query() == query) {
+        let query = cluster.query();
+        if !table.clusters.values().any(|other| other.cluster.query() == query) {
             self.discovery.forget(&query);
         }
         true
@@ -479,6 +483,7 @@ impl ClusterManager {
             for cluster in self.clusters() {
                 cluster.peak_latency.decay();
                 cluster.check_failover(now);
+                links::report_own_datacenter(&cluster);
                 let view = cluster.view.load_full();
                 for endpoint in view.all_endpoints() {
                     endpoint.pool.sweep(view.settings.policy.pool.idle_timeout, now);

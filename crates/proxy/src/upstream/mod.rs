@@ -12,6 +12,7 @@ pub(crate) mod failover;
 pub(crate) mod failover_state;
 pub(crate) mod lease;
 pub(crate) mod manager;
+pub(crate) mod next_watch;
 pub(crate) mod over;
 pub(crate) mod pick_set;
 pub(crate) mod probe;

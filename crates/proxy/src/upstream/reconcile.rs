@@ -25,6 +25,7 @@ use crate::{
         asked_subsets::AskedSubsets,
         cluster::{Cluster, ClusterSettings, View, watch_reason},
         endpoint::Endpoint,
+        next_watch::NextWatch,
         pick_set::{PickSet, PickSetBuilder},
         retired_views::RetiredViews,
         zones::zone_of,
@@ -52,6 +53,8 @@ pub(crate) struct Reconciler {
     known: Vec<Arc<Endpoint>>,
     discovery: Arc<Discovery>,
     asked: AskedSubsets,
+    /// The settings ask for other addresses.
+    next: Option<NextWatch>,
     retired_views: RetiredViews<View>,
     retired_sets: RetiredViews<PickSet>,
 }
@@ -72,6 +75,7 @@ impl Reconciler {
             known: Vec::new(),
             discovery,
             asked: AskedSubsets::default(),
+            next: None,
             retired_views: RetiredViews::default(),
             retired_sets: RetiredViews::default(),
         }
@@ -98,6 +102,10 @@ impl Reconciler {
                     self.retired_views.drop_unused(Instant::now());
                     self.retired_sets.drop_unused(Instant::now());
                 }
+                () = NextWatch::changed(&mut self.next) => {}
+            }
+            if let Some(next) = self.next.take_if(|next| next.is_ready(&follower)) {
+                follower = self.change_over(next);
             }
         }
     }
@@ -124,7 +132,7 @@ impl Reconciler {
             self.apply_update(follower, update);
         }
         let subsets = cluster.live_subsets.all();
-        self.asked.follow(&self.discovery, &cluster.key.query(), &cluster.live_subsets, &subsets);
+        self.asked.follow(&self.discovery, &cluster.query(), &cluster.live_subsets, &subsets);
         let listed = async {
             for subset in &subsets {
                 subset.wait_until_listed().await;
@@ -136,13 +144,24 @@ impl Reconciler {
     fn apply_update(&mut self, follower: &mut Follower, SettingsUpdate { change, applied }: SettingsUpdate) {
         match change {
             Some((policy, rules)) => {
-                follower.set_reason(watch_reason(self.cluster.is_declared()));
+                let is_declared = self.cluster.is_declared();
+                follower.set_reason(watch_reason(is_declared));
+                let query = self.cluster.key.query(policy.address);
+                self.next = NextWatch::of(query, follower, self.next.take(), &self.discovery, is_declared);
                 self.apply_settings(policy, &rules);
             }
             None => self.rebuild_same(),
         }
         // The receiver may have been dropped.
         let _ = applied.send(());
+    }
+
+    /// Goes on with another watch, which has an answer.
+    fn change_over(&mut self, next: NextWatch) -> Follower {
+        let follower = next.take_over(&self.cluster);
+        info!(watch = %follower.query(), "its instances are called at other addresses");
+        self.apply_snapshot(follower.snapshot());
+        follower
     }
 
     /// Publishes a View of the same snapshot and settings.
@@ -185,7 +204,7 @@ impl Reconciler {
         let (mut left, mut replaced) = (Vec::new(), Vec::new());
         let mut set = PickSetBuilder::default();
         let subsets = self.cluster.live_subsets.all();
-        self.asked.follow(&self.discovery, &self.cluster.key.query(), &self.cluster.live_subsets, &subsets);
+        self.asked.follow(&self.discovery, &self.cluster.query(), &self.cluster.live_subsets, &subsets);
         let mut subset_sets: Vec<_> = subsets.iter().map(|_| PickSetBuilder::default()).collect();
         let mut not_serving = Vec::new();
         let own_listeners = self.own_listeners.borrow_and_update().clone();

@@ -49,8 +49,7 @@ impl PropagationMonitor {
     /// Starts the watch; returns at once.
     pub(super) fn start_watch(&mut self, registration: &Registration) {
         let Some(discovery) = self.discovery.as_ref().filter(|_| self.is_measured()) else { return };
-        let query =
-            Query { service: registration.name.to_ascii_lowercase().into(), datacenter: None, filter: None };
+        let query = Query::new(registration.name.to_ascii_lowercase(), None);
         match discovery.follow(query, WatchReason::Declared) {
             Ok(follower) => {
                 self.own_watch = Some(OwnServiceWatch { follower, lookup: SelfLookup::new(registration) });

@@ -11,6 +11,7 @@
 //! more fields. The module remembers no answers except resolved host names and, in [`Seen`](crate::Seen), what `drift`
 //! needs. It logs only what it corrects itself, and a token file that becomes unusable or usable.
 
+mod address;
 mod agent;
 mod agent_api;
 mod agent_calls;
@@ -42,7 +43,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use ::http::{Method, StatusCode};
 use bytes::Bytes;
@@ -81,6 +82,8 @@ pub struct Consul {
     api: ApiClient,
     resolver: Resolver,
     datacenter: Option<String>,
+    // The agent's own datacenter, once it is known. Locked for a copy or a replacement.
+    own_datacenter: Mutex<Option<Arc<str>>>,
     // Locked for a copy or a replacement.
     wait: Mutex<Duration>,
     agent_connections: ConnectionLimit,
@@ -127,6 +130,7 @@ impl Consul {
             api: ApiClient::new(config, watches, observer)?,
             resolver: Resolver::new(),
             datacenter: config.datacenter.clone(),
+            own_datacenter: Mutex::default(),
             wait: Mutex::new(config.wait),
             agent_connections: ConnectionLimit::new(AGENT_CONNECTIONS),
             registration_connections: ConnectionLimit::new(REGISTRATION_CONNECTIONS),

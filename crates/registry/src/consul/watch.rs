@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     AnswerFuture, ChainAnswer, Consistency, Cursor, Error, Instance, LookupFuture, Query, Registration,
-    Registry, WatchAnswer, resolve::UnresolvedInstance,
+    Registry, WatchAnswer,
 };
 
 /// Reads stall for seven seconds while the cluster has no leader, before they fail.
@@ -45,6 +45,7 @@ impl Registry for Consul {
                     parse_watch_answer(reply, cursor, consistency, request)
                 })
                 .await?;
+            let listed = self.choose_addresses(query, listed, wait).await?;
             Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
         })
     }
@@ -156,7 +157,7 @@ impl Consul {
         let judge = |reply: ApiResponse| parse_watch_answer(&reply, cursor, Consistency::Default, &request);
         let (listed, watched) = self.send_to_agent(ask, judge).await?;
         // A resolver must not hold up what keeps the registration.
-        let instances = listed.into_iter().map(UnresolvedInstance::without_look_up).collect();
+        let instances = listed.into_iter().map(|one| one.lan.without_look_up()).collect();
         Ok(WatchAnswer { instances, ..watched })
     }
 
@@ -211,13 +212,13 @@ fn id_filter(id: &str) -> Option<String> {
     plain.then(|| format!("filter={}", percent_encode(&format!("Service.ID == \"{id}\""))))
 }
 
-/// An answer, with instances that are not resolved yet.
+/// An answer, with instances of which no address is chosen yet.
 fn parse_watch_answer(
     reply: &ApiResponse,
     sent: Cursor,
     consistency: Consistency,
     request: &str,
-) -> Result<(Vec<UnresolvedInstance>, WatchAnswer), Error> {
+) -> Result<(Vec<wire::ListedInstance>, WatchAnswer), Error> {
     expect_ok(reply, request)?;
     let listed = wire::parse_health_service(&reply.body).map_err(|error| malformed(request, &error))?;
     let Freshness { cursor, index_went_back, age, known_leader } =

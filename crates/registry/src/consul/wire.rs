@@ -25,12 +25,31 @@ const SERF_HEALTH: &str = "serfHealth";
 /// How the output of a check begins that Consul has set to critical because its TTL passed.
 const TTL_EXPIRED: &str = "TTL expired";
 
+/// An instance of an answer, at each of its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ListedInstance {
+    /// At the address that is listed.
+    pub(super) lan: UnresolvedInstance,
+    /// Host and port for other networks, where they are others.
+    pub(super) wan: Option<(Arc<str>, i64)>,
+}
+
+impl ListedInstance {
+    /// At the address for other networks, if `wan`.
+    pub(super) fn at(self, wan: bool) -> UnresolvedInstance {
+        match self.wan.filter(|_| wan) {
+            Some((host, port)) => UnresolvedInstance { host, port, ..self.lan },
+            None => self.lan,
+        }
+    }
+}
+
 /// Parses the body of `/v1/health/service/:name`. For a service without instances Consul answers `[]`:
 /// `null` comes from something else and must not be read as the loss of all instances.
-pub(super) fn parse_health_service(body: &[u8]) -> serde_json::Result<Vec<UnresolvedInstance>> {
+pub(super) fn parse_health_service(body: &[u8]) -> serde_json::Result<Vec<ListedInstance>> {
     let entries: Vec<RawHealthEntry> = serde_json::from_slice(body)?;
     let mut pool = FactPool::default();
-    Ok(entries.into_iter().map(|entry| entry.into_unresolved(&mut pool)).collect())
+    Ok(entries.into_iter().map(|entry| entry.into_listed(&mut pool)).collect())
 }
 
 /// Parses the body of `/v1/agent/service/:id`.
@@ -79,7 +98,31 @@ struct RawNode {
     #[serde(default, deserialize_with = "or_default")]
     datacenter: Arc<str>,
     #[serde(default, deserialize_with = "or_default")]
+    tagged_addresses: RawNodeAddresses,
+    #[serde(default, deserialize_with = "or_default")]
     meta: BTreeMap<String, String>,
+}
+
+/// Of the tagged addresses of a node.
+#[derive(Deserialize, Default)]
+struct RawNodeAddresses {
+    #[serde(default, deserialize_with = "or_default")]
+    wan: Arc<str>,
+}
+
+/// Of the tagged addresses of a service.
+#[derive(Deserialize, Default)]
+struct RawServiceAddresses {
+    wan: Option<RawServiceAddress>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawServiceAddress {
+    #[serde(default, deserialize_with = "or_default")]
+    address: Arc<str>,
+    #[serde(default, deserialize_with = "or_default")]
+    port: i64,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +140,8 @@ struct RawService {
     port: i64,
     #[serde(default, deserialize_with = "or_default")]
     address: Arc<str>,
+    #[serde(default, deserialize_with = "or_default")]
+    tagged_addresses: RawServiceAddresses,
     #[serde(default, deserialize_with = "or_default")]
     weights: RawWeights,
     #[serde(default, deserialize_with = "or_default")]
@@ -170,7 +215,8 @@ fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D
 }
 
 impl RawHealthEntry {
-    fn into_unresolved(self, pool: &mut FactPool) -> UnresolvedInstance {
+    fn into_listed(self, pool: &mut FactPool) -> ListedInstance {
+        let wan = self.wan();
         let status = worst_status(&self.checks);
         let service = self.service;
         let weights = service.weights.clamp_weights();
@@ -199,7 +245,23 @@ impl RawHealthEntry {
             draining,
             create_index: service.create_index,
         };
-        UnresolvedInstance { host, port: service.port, instance }
+        let lan = UnresolvedInstance { host, port: service.port, instance };
+        let wan = wan.filter(|(host, port)| (host, *port) != (&lan.host, lan.port));
+        ListedInstance { lan, wan }
+    }
+
+    /// Host and port for other networks, as Consul's own proxies choose them: the `wan` address of the service, its address, the
+    /// `wan` address of the node. `None`: there is none of these.
+    fn wan(&self) -> Option<(Arc<str>, i64)> {
+        let service = &self.service;
+        let (host, port) = match &service.tagged_addresses.wan {
+            Some(wan) if wan.port != 0 => (&wan.address, wan.port),
+            Some(wan) => (&wan.address, service.port),
+            None => (&service.address, service.port),
+        };
+        let node = &self.node.tagged_addresses.wan;
+        let host = [host, node, &self.node.address].into_iter().find(|host| !host.is_empty())?;
+        Some((host.clone(), port))
     }
 }
 

@@ -25,7 +25,7 @@ fn fixture(services: &str) -> Fixture {
 
 impl Fixture {
     async fn watch(&self, service: &str, cursor: Cursor, wait: Duration) -> WatchAnswer {
-        let query = Query { service: service.into(), datacenter: None, filter: None };
+        let query = Query::new(service, None);
         self.file.watch(&query, cursor, Consistency::Default, wait).await.unwrap()
     }
 

@@ -60,6 +60,27 @@ pub(crate) fn check_registry(r: &mut Reader<'_>, config: &Config) {
     }
 }
 
+/// A failover to the own datacenter goes to the same instances. Which one is the agent's own is known in the running sidecar only.
+pub(crate) fn check_failovers(r: &mut Reader<'_>, config: &Config) {
+    let default = match &config.registry {
+        Registry::Consul(consul) => consul.datacenter.as_deref(),
+        Registry::File(_) => None,
+    };
+    for (n, upstream) in config.upstreams.iter().enumerate() {
+        let Some(own) = upstream.datacenter.as_deref().or(default) else { continue };
+        for target in upstream.traffic.failover.iter().flat_map(|failover| &failover.targets) {
+            if let Some(datacenter) = target.datacenter.as_deref()
+                && target.service.is_none()
+                && datacenter.eq_ignore_ascii_case(own)
+            {
+                let key = format!("upstreams[{n}].failover");
+                let what = format!("names {datacenter}, which is the upstream's own datacenter");
+                r.warn(r.origins.get(&key).clone(), &key, what, "remove it: no other instances are there");
+            }
+        }
+    }
+}
+
 /// Traffic rules of which the routes have no policies yet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TrafficReading {

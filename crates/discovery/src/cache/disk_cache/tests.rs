@@ -53,7 +53,7 @@ fn instance(id: &str) -> Instance {
 }
 
 fn record(service: &str, ids: &[&str], confirmed: Duration) -> ServiceRecord {
-    let query = Query { service: service.into(), datacenter: Some("dc1".into()), filter: None };
+    let query = Query::new(service, Some("dc1".into()));
     ServiceRecord {
         query,
         instances: ids.iter().map(|id| instance(id)).collect(),
@@ -168,6 +168,25 @@ fn an_answer_from_the_future_is_used_and_its_age_is_unknown() {
     assert!(cache.load_cached(&payments, now()).unwrap().confirmed_at.is_some());
     let part = Query { filter: Some("Service.Kind == x".into()), ..payments };
     assert!(cache.load_cached(&part, now()).is_none(), "a part of it is another list");
+}
+
+#[test]
+fn an_answer_at_other_addresses_is_used_where_there_is_none_at_those_that_are_asked_for() {
+    let at = |address, ids: &[&str]| {
+        let record = record("orders", ids, unix_time());
+        ServiceRecord { query: Query { address, ..record.query.clone() }, ..record }
+    };
+    let [auto, wan] = [at(AddressKind::Auto, &["a"]), at(AddressKind::Wan, &["a", "b"])];
+    let ids = |records: Vec<ServiceRecord>, address| {
+        let place = TestFolder::with(records);
+        let cache = DiskCache::open(place.folder.path(), "table", HERE);
+        cache.load_cached(&Query { address, ..auto.query.clone() }, now()).map(|one| one.instances.len())
+    };
+    let both = vec![auto.clone(), wan.clone()];
+    assert_eq!(ids(both.clone(), AddressKind::Auto), Some(1));
+    assert_eq!(ids(both, AddressKind::Wan), Some(2));
+    assert_eq!(ids(vec![auto.clone()], AddressKind::Wan), Some(1));
+    assert_eq!(ids(vec![wan], AddressKind::Lan), Some(2));
 }
 
 /// Opens the cache, lets it write what it has to, and closes it.
@@ -385,8 +404,7 @@ struct RunningCache {
 impl RunningCache {
     async fn start(place: &TestFolder) -> Self {
         let cache = Arc::new(DiskCache::open(place.folder.path(), "table", HERE));
-        let service =
-            Arc::new(Service::new(Query { service: "orders".into(), datacenter: None, filter: None }));
+        let service = Arc::new(Service::new(Query::new("orders", None)));
         service.update_watch_health(|health| health.confirmed_at = Some(now()));
         service.publish(Arc::from([instance("a")]), now());
         cache.record_change(&service);
@@ -491,7 +509,8 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
     });
     let service =
         (vec(one, 0..5), ".*", any::<(u64, u32, bool)>()).prop_map(|(all, name, (index, ms, dc))| {
-            let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()), filter: None };
+            let address = AddressKind::ALL[usize::try_from(index % 3).unwrap()];
+            let query = Query { address, ..Query::new(name, dc.then(|| "dc2".into())) };
             let instances: Arc<[_]> = sort_and_dedup(all).into();
             let lost = dc.then(|| PresumedGoneRecord { instances: instances.clone(), index: 3, at: DAY });
             ServiceRecord {

@@ -87,8 +87,7 @@ fn a_failure_is_about_the_registry_only_when_it_says_so_or_no_service_is_answere
         (Error::TooLarge { request: request(), limit: 1 }, false, Some(Answer)),
     ];
     for (error, is_elsewhere, expected) in cases {
-        let query =
-            Query { service: "orders".into(), datacenter: is_elsewhere.then(|| "dc2".into()), filter: None };
+        let query = Query::new("orders", is_elsewhere.then(|| "dc2".into()));
         let scope = |failures, others| FailureScope::of(&error, &query, failures, others);
         assert_eq!(scope(2, OtherWatches::Answered), expected, "{error}");
         let is_certain = expected != Some(Service);

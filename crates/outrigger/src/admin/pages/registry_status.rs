@@ -150,7 +150,7 @@ mod tests {
 
     fn service(name: &str, knowledge: Knowledge, confirmed_ago: u64, failures: u32) -> ServiceStatus {
         ServiceStatus {
-            query: Query { service: name.into(), datacenter: None, filter: None },
+            query: Query::new(name, None),
             reason: WatchReason::Declared,
             followers: 1,
             knowledge,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use outrigger_config::{count, escape_control, format_coarse_duration, tag_list};
+use outrigger_config::{AddressKind, count, escape_control, format_coarse_duration, tag_list};
 use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
 use outrigger_proxy::{
     ChainProblemStatus, ChainStatus, ChainTargetStatus, ClusterStatus, EndpointStatus, FailoverStatus,
@@ -24,6 +24,9 @@ struct ServiceEntry {
     /// Present: a watch that only says which instances are in the subset with this filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     filter: Option<String>,
+    /// At which addresses its instances are called; absent: `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'static str>,
     declared: bool,
     /// Absent where the service is watched and not yet called.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +76,12 @@ struct FailoverTargetEntry {
     /// Instances that can take requests now.
     usable: usize,
     attempts: u64,
+    /// Why it helps in no failure; absent: it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
 }
+
+const OWN_DATACENTER: &str = "it is the service's own datacenter: no other instances are there";
 
 #[derive(Debug, Serialize)]
 struct CallStats {
@@ -167,6 +175,7 @@ impl ServicesPage {
                 watch.query.filter.is_none()
                     && *watch.query.service == *cluster.service
                     && watch.query.datacenter.as_deref() == cluster.datacenter.as_deref()
+                    && watch.query.address == cluster.address
             })
         };
         let unused = watches.iter().filter(|watch| {
@@ -178,6 +187,7 @@ impl ServicesPage {
             datacenter: cluster.datacenter.clone(),
             tags: cluster.tags.clone(),
             filter: None,
+            address: named_address(cluster.address),
             declared: cluster.declared,
             calls: Some(CallStats {
                 balance: cluster.balance,
@@ -252,6 +262,7 @@ fn failover_entry(failover: &FailoverStatus) -> FailoverEntry {
         service: one.service.clone(),
         usable: one.usable,
         attempts: one.attempts,
+        warning: one.is_own_datacenter.then_some(OWN_DATACENTER),
     };
     FailoverEntry {
         active: failover.active,
@@ -265,7 +276,8 @@ impl FailoverEntry {
     fn text(&self, out: &mut String) {
         let target = |one: &FailoverTargetEntry| {
             let attempts = count(one.attempts, "attempt");
-            format!("{} ({} usable, {attempts})", escape_control(&one.service), one.usable)
+            let warning = one.warning.map(|warning| format!("; {warning}")).unwrap_or_default();
+            format!("{} ({} usable, {attempts}{warning})", escape_control(&one.service), one.usable)
         };
         let targets: Vec<_> = self.targets.iter().map(target).collect();
         let _ = write!(out, "  failover to {}", targets.join(", then "));
@@ -291,6 +303,9 @@ impl ServiceEntry {
         }
         if let Some(filter) = &self.filter {
             let _ = write!(out, " where {}: a watch of its own, for a subset", escape_control(filter));
+        }
+        if let Some(address) = self.address {
+            let _ = write!(out, " at its {address} addresses");
         }
         if let Some(calls) = &self.calls {
             let CallStats { balance, breaker, requests, retries, beside_stalled, failures, .. } = calls;
@@ -412,12 +427,18 @@ fn format_ms(ms: u128) -> String {
     format_coarse_duration(Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX)))
 }
 
+/// The address where it is not the usual one.
+fn named_address(address: AddressKind) -> Option<&'static str> {
+    (address != AddressKind::Auto).then(|| address.as_str())
+}
+
 fn entry_without_cluster(status: &ServiceStatus) -> ServiceEntry {
     ServiceEntry {
         service: status.query.service.to_string(),
         datacenter: status.query.datacenter.as_ref().map(ToString::to_string),
         tags: Vec::new(),
         filter: status.query.filter.as_ref().map(ToString::to_string),
+        address: named_address(status.query.address),
         declared: status.reason == WatchReason::Declared,
         calls: None,
         failover: None,

@@ -87,6 +87,7 @@ impl AdminBackend for TestBackend {
             tags: vec!["v2".into()],
             declared: true,
             balance: "weighted",
+            address: outrigger_config::AddressKind::Auto,
             answered: true,
             version: 4,
             breaker: "closed",
@@ -112,6 +113,7 @@ impl AdminBackend for TestBackend {
                     service: "orders@dc2".into(),
                     usable: 2,
                     attempts: 7,
+                    is_own_datacenter: false,
                 }],
             }),
             endpoints: vec![
@@ -135,7 +137,7 @@ impl AdminBackend for TestBackend {
     fn services(&self) -> Vec<ServiceStatus> {
         ["payments", "orders", "search"]
             .map(|service| ServiceStatus {
-                query: Query { service: service.into(), datacenter: None, filter: None },
+                query: Query::new(service, None),
                 reason: WatchReason::OnDemand,
                 followers: 1,
                 knowledge: if service == "search" { Knowledge::Remembered } else { Knowledge::Answered },
@@ -435,7 +437,7 @@ async fn one_id_on_two_nodes_is_two_instances_of_the_text_form() {
     cluster.endpoints = vec![on("n1", "orders"), on("n1", "other"), on("n2", "orders")];
     let same = |node: &str| InstanceId { node: node.into(), ..suspects()[0].clone() };
     let watch = ServiceStatus {
-        query: Query { service: "orders".into(), datacenter: None, filter: None },
+        query: Query::new("orders", None),
         suspects: Arc::from([same("n1"), same("n2")]),
         ..backend.services()[0].clone()
     };
@@ -461,7 +463,7 @@ async fn text_of_the_registry_forges_no_line_of_the_text_form() {
         ..TestBackend(Err(ReloadError::NoFile)).clusters()[0].clone()
     };
     let watch = ServiceStatus {
-        query: Query { service: "orders".into(), datacenter: Some(hostile.into()), filter: None },
+        query: Query::new("orders", Some(hostile.into())),
         error: Some(hostile.into()),
         suspects: Arc::from([InstanceId { id: hostile.into(), ..suspects()[0].clone() }]),
         presumed_gone: Some((1, Duration::from_millis(2_600))),

@@ -33,7 +33,7 @@ fn cluster_that_drains() -> (Cluster, [Arc<Endpoint>; 4]) {
         Discovery::new(registry, config::DiscoverySettings::default(), Handle::current(), &metrics).unwrap();
     let policy = config::Policy::default();
     let key = ClusterKey::new("orders", None, &[]);
-    let follower = discovery.follow(key.query(), WatchReason::OnDemand).unwrap();
+    let follower = discovery.follow(key.query(config::AddressKind::Auto), WatchReason::OnDemand).unwrap();
     let settings = ClusterSettings::new(
         policy.clone(),
         &config::TrafficRules::default(),

@@ -274,6 +274,8 @@ fn link_target(
     let (clusters, sets): (Vec<_>, Vec<_>) = rule.failover.iter().filter_map(find).unzip();
     let failover = (!clusters.is_empty()).then(|| {
         let targets = clusters.iter().zip(sets).map(|(cluster, all)| FailoverTarget {
+            datacenter: None,
+            is_reported: Arc::default(),
             label: cluster.label.clone(),
             all,
             subsets: Box::default(),

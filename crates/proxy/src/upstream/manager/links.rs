@@ -1,8 +1,9 @@
 //! Ties a cluster to the targets of its failover.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use outrigger_config as config;
+use tracing::warn;
 
 use crate::upstream::{
     cluster::Cluster,
@@ -31,6 +32,12 @@ pub(super) fn link(
         let known = known.clone().find(|known| known.label == target.label);
         FailoverTarget {
             label: target.label.clone(),
+            datacenter: target
+                .key
+                .datacenter
+                .clone()
+                .filter(|_| is_same && target.key.tags == cluster.key.tags),
+            is_reported: known.map(|known| known.is_reported.clone()).unwrap_or_default(),
             all: target.live_subsets.join(&everything(), balance),
             subsets: pairs.collect(),
             attempts: known.map(|known| known.attempts.clone()).unwrap_or_default(),
@@ -38,6 +45,21 @@ pub(super) fn link(
     });
     let failover = Failover { return_after: rule.return_after, targets: links.collect() };
     Some(Arc::new(LinkedFailover { failover: Arc::new(failover), clusters: targets.into() }))
+}
+
+/// Says once of each target that it is the cluster's own datacenter, which is known once an instance is.
+pub(super) fn report_own_datacenter(cluster: &Cluster) {
+    let failover = cluster.failover.load();
+    let Some(failover) = &*failover else { return };
+    let Some(own) = cluster.datacenter() else { return };
+    for target in failover.targets.iter().filter(|target| target.is_in(&own)) {
+        if !target.is_reported.swap(true, Relaxed) {
+            warn!(
+                service = %cluster.label, target = %target.label,
+                "this failover target is the service's own datacenter: no other instances are there"
+            );
+        }
+    }
 }
 
 /// The subset that has every endpoint.

@@ -38,7 +38,7 @@ pub(super) enum EvictionRank {
 impl EvictionRank {
     pub(super) fn of(cluster: &Cluster) -> Self {
         // Not from the View, which comes a moment later.
-        let snapshot = cluster.follower.snapshot();
+        let snapshot = cluster.follower.load().snapshot();
         let is_listed = || snapshot.instances.iter().any(|one| cluster.matches(one));
         match snapshot.knowledge {
             _ if cluster.ever_had_instances() || is_listed() => Self::Listed,

@@ -4,6 +4,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use outrigger_config as config;
 use outrigger_discovery::ChainRules;
+use outrigger_registry::Query;
 
 use crate::{host::HostNames, upstream::cluster::ClusterKey};
 
@@ -217,6 +218,11 @@ impl ManagerSettings {
             SettingsPlace::Defaults | SettingsPlace::Chain => None,
         };
         found.unwrap_or(&self.defaults)
+    }
+
+    /// What the registry is asked for a cluster.
+    pub(super) fn query_of(&self, key: &ClusterKey) -> Query {
+        key.query(self.policy_for(key).address)
     }
 
     /// Where the policy of a cluster is.

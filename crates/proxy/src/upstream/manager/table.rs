@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use outrigger_config as config;
+use outrigger_registry::Query;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -60,16 +61,12 @@ impl ManagedCluster {
 }
 
 impl ClusterTable {
-    /// The quota that leaves no room for `key`. Discovery counts watched services, declared ones included; here every cluster on
+    /// The quota that leaves no room for `query`. Discovery counts watched services, declared ones included; here every cluster on
     /// demand counts too, because each costs a task and an endpoint per instance, and tags can be invented as easily as names.
-    pub(super) fn reached_quota(
-        &self,
-        key: &ClusterKey,
-        settings: &config::DiscoverySettings,
-    ) -> Option<Quota> {
+    pub(super) fn reached_quota(&self, query: &Query, settings: &config::DiscoverySettings) -> Option<Quota> {
         let on_demand = || self.clusters.values().map(|one| &one.cluster).filter(|one| !one.is_declared());
-        let watched: HashSet<_> = self.clusters.keys().map(ClusterKey::query).collect();
-        let is_watched = watched.contains(&key.query());
+        let watched: HashSet<_> = self.clusters.values().map(|one| one.cluster.query()).collect();
+        let is_watched = watched.contains(query);
         if on_demand().count() >= settings.max_services
             || !is_watched && watched.len() >= settings.max_services
         {

@@ -233,7 +233,7 @@ async fn a_name_for_which_no_room_can_be_made_ends_no_other_cluster() {
     // Another part of the sidecar follows a service of its own, and it is no cluster.
     let rig = Rig::new(2, 2, &["real-1"]);
     assert_eq!(rig.request("real-2").await, None);
-    let own = Query { service: "own".into(), datacenter: None, filter: None };
+    let own = Query::new("own", None);
     let _follower = rig.discovery.follow(own, WatchReason::Declared).unwrap();
     assert_eq!(rig.request("real-3").await, Some(Reason::TooManyServices));
     assert!(rig.manager.find(&plain("real-2")).is_some());

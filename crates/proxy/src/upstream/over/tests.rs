@@ -51,7 +51,7 @@ impl FailoverRig {
         let discovery = discovery.unwrap();
         let policy = config::Policy::default();
         let key = ClusterKey::new("orders", datacenter, &[]);
-        let follower = discovery.follow(key.query(), WatchReason::OnDemand).unwrap();
+        let follower = discovery.follow(key.query(config::AddressKind::Auto), WatchReason::OnDemand).unwrap();
         let series = Metrics::new(1).unwrap().service_series(None);
         let settings = ClusterSettings::new(policy.clone(), &config::TrafficRules::default(), series);
         let cluster = Arc::new(Cluster::new(key, false, settings, follower, discovery.events().clone()));
@@ -125,6 +125,8 @@ impl FailoverRig {
         let all = target.cluster.live_subsets.join(&everything, config::Balance::RoundRobin);
         target.set(&vec![Own::Healthy; target.endpoints.len()]);
         let target = FailoverTarget {
+            datacenter: None,
+            is_reported: Arc::default(),
             label: target.cluster.label.clone(),
             all,
             subsets: Box::default(),

@@ -40,7 +40,7 @@ impl WriterRig {
         let discovery =
             Discovery::new(registry, settings, Handle::current(), &prometheus::Registry::new()).unwrap();
         let follow = || {
-            let query = Query { service: "orders".into(), datacenter: None, filter: None };
+            let query = Query::new("orders", None);
             discovery.follow(query, WatchReason::OnDemand).unwrap()
         };
         let metrics = Metrics::new(1).unwrap();

@@ -16,7 +16,12 @@ const EXTERNAL_NODE: &str = include_str!("../testdata/external_node.json");
 const ALL_FIELDS: &str = include_str!("../testdata/all_fields.json");
 
 async fn parse_instances(body: &str) -> Vec<Instance> {
-    Resolver::new().resolve(wire::parse_health_service(body.as_bytes()).unwrap()).await
+    instances_at(body, false).await
+}
+
+async fn instances_at(body: &str, wan: bool) -> Vec<Instance> {
+    let listed = wire::parse_health_service(body.as_bytes()).unwrap();
+    Resolver::new().resolve(listed.into_iter().map(|one| one.at(wan)).collect()).await
 }
 
 async fn parse_instance(body: &str) -> Instance {
@@ -118,6 +123,47 @@ async fn what_filters_select_is_read() {
         check("service:full-1", "Service 'full' check", "ttl", true),
     ];
     assert_eq!(checks, expected);
+}
+
+/// As `CheckServiceNode.BestAddress` of Consul, by which its own proxies choose.
+#[tokio::test]
+async fn the_address_for_other_networks_is_that_of_the_service_or_of_its_node() {
+    for (node, service, lan, wan) in [
+        ("", "", "10.0.0.1:80", "10.0.0.1:80"),
+        (r#""wan":"1.0.0.1""#, "", "10.0.0.1:80", "1.0.0.1:80"),
+        (r#""wan":"1.0.0.1""#, r#""Address":"10.0.0.2""#, "10.0.0.2:80", "10.0.0.2:80"),
+        (
+            r#""wan":"1.0.0.1""#,
+            r#""Address":"10.0.0.2","TaggedAddresses":{"lan":{"Address":"10.0.0.3","Port":81},"wan":{"Address":"1.0.0.2","Port":8080}}"#,
+            "10.0.0.2:80",
+            "1.0.0.2:8080",
+        ),
+        ("", r#""TaggedAddresses":{"wan":{"Address":"1.0.0.2","Port":0}}"#, "10.0.0.1:80", "1.0.0.2:80"),
+        ("", r#""TaggedAddresses":{"wan":{"Address":"1.0.0.2"}}"#, "10.0.0.1:80", "1.0.0.2:80"),
+        (
+            r#""wan":"1.0.0.1""#,
+            r#""TaggedAddresses":{"wan":{"Address":"","Port":8080}}"#,
+            "10.0.0.1:80",
+            "1.0.0.1:8080",
+        ),
+        (r#""wan":null,"lan":null"#, r#""TaggedAddresses":null"#, "10.0.0.1:80", "10.0.0.1:80"),
+    ] {
+        let comma = if service.is_empty() { "" } else { "," };
+        let body = format!(
+            r#"[{{"Node":{{"Node":"n","Address":"10.0.0.1","Datacenter":"dc1","TaggedAddresses":{{{node}}}}},
+                "Service":{{"ID":"a","Port":80{comma}{service}}},"Checks":[]}}]"#
+        );
+        for (is_wan, expected) in [(false, lan), (true, wan)] {
+            let listed = instances_at(&body, is_wan).await;
+            assert_eq!(listed[0].addr.as_ref().unwrap().to_string(), expected, "{is_wan}: {body}");
+        }
+        let has_two = wire::parse_health_service(body.as_bytes()).unwrap()[0].wan.is_some();
+        assert_eq!(has_two, lan != wan, "{body}");
+    }
+    let [lan, wan] = [instances_at(ALL_FIELDS, false).await, instances_at(ALL_FIELDS, true).await];
+    let text = |listed: &[Instance]| listed[0].addr.as_ref().unwrap().to_string();
+    assert_eq!((text(&lan), text(&wan)), ("127.0.0.9:8000".to_owned(), "127.0.0.11:2000".to_owned()));
+    assert_eq!(lan[0].facts, wan[0].facts, "filters select by what is listed");
 }
 
 #[tokio::test]

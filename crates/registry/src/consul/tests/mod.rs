@@ -1,5 +1,6 @@
 //! The client against an agent that sends given bytes.
 
+mod address;
 mod connections;
 mod errors;
 mod golden;
@@ -29,7 +30,7 @@ fn client(agent: &ScriptedAgent) -> Consul {
 }
 
 fn query(service: &str) -> Query {
-    Query { service: service.into(), datacenter: None, filter: None }
+    Query::new(service, None)
 }
 
 /// One watch of `orders` from `index`.

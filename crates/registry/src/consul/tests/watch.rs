@@ -47,7 +47,7 @@ async fn a_registration_is_read_by_its_id_in_the_datacenter_of_the_agent() {
 async fn the_query_has_datacenter_consistency_and_escaped_names() {
     let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let consul = client(&agent);
-    let odd = Query { service: "a b/ü?".into(), datacenter: Some("dc&2".into()), filter: None };
+    let odd = Query::new("a b/ü?", Some("dc&2".into()));
     let part = Query { filter: Some("Service.Kind == \"\" and x in Service.Tags".into()), ..odd.clone() };
     for consistency in [Consistency::Stale, Consistency::Consistent] {
         consul.watch(&odd, Cursor::at(7), consistency, Duration::from_millis(1500)).await.unwrap();

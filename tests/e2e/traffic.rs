@@ -25,6 +25,8 @@ on_both_registries! {
     changes_under_load: rules_that_change_under_load_cost_no_request_and_move_the_shares_at_once;
     breakers_of_subsets: a_subset_that_fails_opens_its_own_breaker_alone;
     killed_subsets: the_request_that_finds_a_subset_dead_goes_where_the_rules_say;
+    sticky_users: the_users_of_a_sticky_split_have_its_shares_and_stay;
+    copies_in_a_split: copies_for_another_service_go_where_its_split_says;
     copies_of_requests: a_mirror_gets_copies_and_no_request_waits_for_them;
 }
 
@@ -75,6 +77,8 @@ async fn subset_of(app: &App, service: &str, subset: &str) -> Option<Value> {
     found["subsets"].as_array()?.iter().find(|one| one["name"] == subset).cloned()
 }
 
+/// Users of a sticky split.
+const USERS: usize = 1000;
 const GET: &str = "GET / HTTP/1.1\r\nHost: orders";
 
 const GREY: &str = r#"
@@ -189,6 +193,65 @@ async fn a_subset_that_fails_opens_its_own_breaker_alone(registry: SocketAddr) {
         send(outbound, &canary).await.status == 200 && subset("v2").await["breaker"] == "closed"
     })
     .await;
+    app.shutdown().await;
+}
+
+const STICKY: &str = r#"
+upstreams:
+  - service: orders
+    subsets: {v1: {tags: [v1]}, v2: {tags: [v2]}, v3: {tags: [v3]}}
+    split: [{subset: v1, weight: 70}, {subset: v2, weight: 20}, {subset: v3, weight: 10}]
+    sticky: {header: x-user}
+"#;
+
+async fn the_users_of_a_sticky_split_have_its_shares_and_stay(registry: SocketAddr) {
+    let _v1 = version(registry, "one", "1", "v1").await;
+    let _v2 = version(registry, "two", "2", "v2").await;
+    let _v3 = version(registry, "three", "3", "v3").await;
+    let (app, outbound) = start_router(registry, STICKY).await;
+    for subset in ["v1", "v2", "v3"] {
+        wait_usable(&app, "orders", subset, 1).await;
+    }
+    let mut client = Client::connect(outbound).await;
+    let mut users = Vec::new();
+    for at in 0..2 * USERS {
+        let user = at % USERS;
+        let response = client.exchange(format!("{GET}\r\nx-user: user-{user}\r\n\r\n")).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        match users.get(user) {
+            None => users.push(response.instance().to_owned()),
+            Some(before) => assert_eq!(before, response.instance(), "user {user}"),
+        }
+    }
+    let squares = [("one", 0.7), ("two", 0.2), ("three", 0.1)].map(|(name, share)| {
+        let (count, expected) =
+            (users.iter().filter(|one| *one == name).count() as f64, share * USERS as f64);
+        (count - expected).powi(2) / expected
+    });
+    // Chi-square with two degrees of freedom: above in one of a million sets of names. These names are always the same.
+    assert!(squares.iter().sum::<f64>() < 27.6, "{squares:?}");
+    app.shutdown().await;
+}
+
+const SPLIT_MIRROR: &str = r#"
+upstreams:
+  - service: orders
+    mirror: {to: {service: shadow}}
+  - service: shadow
+    subsets: {new: {tags: [new]}, old: {tags: [old]}}
+    split: [{subset: new, weight: 1}, {subset: old, weight: 0}]
+"#;
+
+async fn copies_for_another_service_go_where_its_split_says(registry: SocketAddr) {
+    let _orders = version(registry, "one", "1", "v1").await;
+    let (new, old) = (Instance::start("new").await, Instance::start("old").await);
+    register(registry, "shadow", &new, json!({"Tags": ["new"]})).await;
+    register(registry, "shadow", &old, json!({"Tags": ["old"]})).await;
+    let (app, outbound) = start_router(registry, SPLIT_MIRROR).await;
+    wait_usable(&app, "shadow", "new", 1).await;
+    assert_eq!(shares(outbound, 12, GET).await, BTreeMap::from([("one".to_owned(), 12)]));
+    new.wait_requests(12).await;
+    assert_eq!((new.count(), old.count()), (12, 0));
     app.shutdown().await;
 }
 
@@ -341,7 +404,8 @@ async fn rules_that_change_under_load_cost_no_request_and_move_the_shares_at_onc
         let text = format!("split: [{{subset: {split}, weight: 1}}]\n");
         assert!(kv.put_kv("team/settings/services/orders", text.as_bytes(), 0, None).await.unwrap());
         moved.push(until_all_go(outbound, all_to_two).await);
-        load.wait_successes(30).await;
+        // Longer than changes are gathered for.
+        load.wait_successes(90).await;
     }
     moved.sort_unstable();
     assert!(moved[moved.len() / 2] < Duration::from_millis(100), "{moved:?}");

@@ -164,3 +164,18 @@ fn off_and_null_and_on_do_not_lead_out_of_the_bounds() {
         assert_eq!(with(bounds, upstream, text), expected, "{bounds}; {upstream}; {text}");
     }
 }
+
+#[test]
+fn a_route_of_a_document_keeps_to_the_bounds() {
+    let bounds = ", allow: [tuning, routing], bounds: {timeout: 1s..60s, retry.max_retries: 1..3, hedge.percentile: 90%..99%}";
+    let with = |route: &str| problems_with(bounds, &format!("routes: [{{{route}}}]"));
+    assert_eq!(with("timeout: 2s, retry: {max_retries: 2}"), [""; 0]);
+    assert_eq!(with("body_idle: 5s"), [""; 0], "what it does not set is not its own");
+    let place = "kv:outrigger/settings/services/orders@7:1";
+    let expected = "is outside of dynamic_config.bounds; allowed: 1 to 3";
+    assert_eq!(
+        with("retry: {max_retries: 5}"),
+        [format!("{place}:32 routes[0].retry.max_retries: \"5\" {expected}")]
+    );
+    assert_eq!(with("retry: off"), [format!("{place}:11 routes[0]: retry.max_retries {expected}")]);
+}

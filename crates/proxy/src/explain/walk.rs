@@ -26,9 +26,9 @@ use crate::{
         call::Call,
         fields::RequestFacts,
         handle::check_loop,
-        matching::{Asked, Mismatch, mismatch, sticky_value},
+        matching::{Asked, Mismatch, is_copy, mismatch, sticky_value},
         route::{self, Destination},
-        rules::{MAX_SERVICES, change_head, is_copy, is_service_usable, is_usable, refuse_long_way},
+        rules::{MAX_SERVICES, change_head, is_service_usable, is_usable, refuse_long_way},
     },
     status::chain_status,
     upstream::{

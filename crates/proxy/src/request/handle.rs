@@ -131,7 +131,7 @@ impl Downstream<'_> {
             let policy = &settings.policy;
             let permit = cluster
                 .admit(subset, policy.circuit_breaker.as_ref(), self.now)
-                .map_err(|open| refuse_open(cluster, subset, policy, open.retry_after))?;
+                .map_err(move |open| refuse_open(cluster, subset, policy, open.retry_after))?;
             let limit = policy.deadline.map(|limit| add_saturating(account.started.into_std(), limit));
             let cap = client_ends(&facts.deadline, account.started);
             let deadline =
@@ -176,13 +176,13 @@ impl Downstream<'_> {
                     }
                 }
                 AttemptsEnd::Gone { verdict } => {
-                    call.cluster.end_permit(subset, permit, verdict, Instant::now());
+                    call.cluster.end_permit(call.subset(), permit, verdict, Instant::now());
                     return Ok(AfterRequest::Close);
                 }
                 AttemptsEnd::Refused { refusal, verdict } => {
                     self.send_copy(routed, &call);
                     let now = *account.answered_at.get_or_insert_with(Instant::now);
-                    call.cluster.record_verdict(subset, permit, verdict, now);
+                    call.cluster.record_verdict(call.subset(), permit, verdict, now);
                     return Err(refusal);
                 }
             };

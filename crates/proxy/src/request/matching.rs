@@ -7,6 +7,9 @@ use outrigger_http1::{Field, Head, Name};
 
 use crate::upstream::traffic::{Route, length_bit};
 
+/// A field that says that a request is the copy of one, for a mirror.
+pub(crate) const MIRROR_MARK: &str = "x-outrigger-mirror";
+
 /// What routes look at of a request. What each of many routes would work out anew is kept.
 pub(crate) struct Asked<'h> {
     head: &'h Head,
@@ -170,8 +173,13 @@ pub(crate) fn sticky_value<'h>(sticky: &Sticky, head: &'h Head) -> Option<&'h [u
     .filter(|value| !value.is_empty())
 }
 
+/// Whether a request is the copy of one, which is not copied again.
+pub(crate) fn is_copy(head: &Head) -> bool {
+    values(head, MIRROR_MARK).next().is_some()
+}
+
 /// The values of the fields with this name, which is in lower case.
-pub(crate) fn values<'h>(head: &'h Head, name: &str) -> impl Iterator<Item = &'h [u8]> {
+fn values<'h>(head: &'h Head, name: &str) -> impl Iterator<Item = &'h [u8]> {
     let is_named = move |field: &&Field| head.name(field).eq_ignore_ascii_case(name.as_bytes());
     head.fields().iter().filter(is_named).map(|field| head.value(field))
 }

@@ -18,9 +18,14 @@ use tokio::{
 
 use crate::{
     host::ServiceName,
-    request::call::Call,
+    request::{
+        call::Call,
+        matching::MIRROR_MARK,
+        rules::{MAX_SERVICES, is_usable},
+    },
     transport::upload::Upload,
     upstream::{
+        cluster::Cluster,
         endpoint::Endpoint,
         manager::ClusterManager,
         traffic::{Mirror, MirrorResult, Target},
@@ -29,8 +34,6 @@ use crate::{
 
 /// Bytes that are read of a response at once.
 const BUFFER: usize = 8192;
-/// A field that says that a request is a copy. A request with it is not copied again.
-pub(crate) const MARK: &str = "x-outrigger-mirror";
 /// Fields that a copy to another service does not have by default.
 const CREDENTIALS: [Name; 3] = [Name::Authorization, Name::Cookie, Name::ProxyAuthorization];
 
@@ -58,7 +61,7 @@ fn write_copy(mirror: &Mirror, call: &Call<'_>, upload: &Upload, body: &[u8]) ->
         drop = CREDENTIALS.into_iter().fold(drop, outrigger_http1::NameSet::with);
     }
     let mut add = call.changes.add.clone();
-    add.extend_from_slice(format!("{MARK}: 1\r\nConnection: close\r\n").as_bytes());
+    add.extend_from_slice(format!("{MIRROR_MARK}: 1\r\nConnection: close\r\n").as_bytes());
     let edits = Edits { drop, add: &add, ..call.edits() };
     let framing = if upload.exists() { Framing::Length(body.len() as u64) } else { Framing::None };
     let mut outbox = Outbox::new();
@@ -93,16 +96,32 @@ async fn send(
     drop(permit);
 }
 
+/// An instance of the target; of another service by its split, as of a request that a route sends there.
 async fn find_endpoint(mirror: &Mirror, clusters: &ClusterManager) -> Option<Arc<Endpoint>> {
-    match &mirror.to {
-        // No mirror is to a target of a chain.
-        Target::Any | Target::Exact(_) => None,
-        Target::Subset(subset) => subset.pick(&[], &[], false),
-        Target::Service(name) => {
-            let cluster = clusters.find_or_open(&ServiceName::plain(name)).await.ok()?;
-            cluster.pick(None, &[], &[], false)
-        }
+    let mut to = mirror.to.clone();
+    let mut of: Option<Arc<Cluster>> = None;
+    for _ in 0..MAX_SERVICES {
+        let name = match &to {
+            Target::Service(name) => name,
+            Target::Subset(subset) => return subset.pick(&[], &[], false),
+            Target::Any => return of?.pick(None, &[], &[], false),
+            Target::Exact(target) => {
+                let found = clusters.exact_target(&of?.key, target)?;
+                return found.cluster.pick(found.subset().map(|subset| &**subset), &[], &[], false);
+            }
+        };
+        let cluster = clusters.find_or_open(&ServiceName::plain(name)).await.ok()?;
+        let traffic = cluster.view.load().settings.traffic.clone();
+        // At random: the turns are those of requests.
+        let value = fastrand::u64(..).to_le_bytes();
+        to = traffic
+            .as_ref()
+            .and_then(|traffic| traffic.split.as_ref())
+            .and_then(|split| split.choose(Some(&value), |to| is_usable(to, &cluster, clusters)).cloned())
+            .unwrap_or(Target::Any);
+        of = Some(cluster);
     }
+    None
 }
 
 /// The status of the response, which is read to the end of its body. `None`: there is none, or it is broken.

@@ -16,8 +16,7 @@ use crate::{
         app::Downstream,
         applied::{AppliedRules, Otherwise},
         fields::RequestFacts,
-        matching::{Asked, mismatch, sticky_value, values},
-        mirror,
+        matching::{Asked, is_copy, mismatch, sticky_value},
     },
     upstream::{
         cluster::{Cluster, ClusterSettings},
@@ -253,11 +252,6 @@ pub(crate) fn is_usable(target: &Target, own: &Cluster, clusters: &ClusterManage
 pub(crate) fn is_service_usable(name: &str, clusters: &ClusterManager) -> bool {
     let cluster = clusters.find(&ServiceName::plain(name)).filter(|cluster| cluster.has_answer());
     cluster.is_none_or(|cluster| cluster.has_usable(None))
-}
-
-/// Whether a request is the copy of one, which is not copied again.
-pub(crate) fn is_copy(head: &Head) -> bool {
-    values(head, mirror::MARK).next().is_some()
 }
 
 /// Notes what the route changes in the head that the instance gets.

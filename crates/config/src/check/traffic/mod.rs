@@ -22,7 +22,7 @@ use rule_names::RuleNames;
 pub(crate) use cycle::{NamedServices, ServiceCycle, ServiceLinks};
 
 use super::{
-    policy::read_policy,
+    policy::{bounded_values, read_policy},
     reader::{Reader, Source},
     section::Section,
 };
@@ -263,10 +263,26 @@ impl TrafficReading {
             r.source = source;
             let s = r.open_section(format!("{path}.routes[{route}]"), keys::ROUTE_POLICY, Some(&section));
             let policy = read_policy(r, &s, base);
+            check_bounds(r, &s, base, &policy);
             target.policy = (policy != *base).then(|| Arc::new(policy));
         }
         r.source = source;
         rules
+    }
+}
+
+/// Reports what a route of a document takes out of the bounds of documents without a value that says so: by `off` of a section.
+fn check_bounds(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy, policy: &Policy) {
+    let is_document = matches!(r.source, Source::Document { .. });
+    if !is_document || r.bounds.is_empty() || r.has_problem_below(&s.path) {
+        return;
+    }
+    let before = bounded_values(r, base);
+    for (key, after) in bounded_values(r, policy) {
+        let is_same = before.get(&key) == Some(&after);
+        let Some(wrong) = after.within.err().filter(|_| !is_same) else { continue };
+        let (origin, path) = (r.origin_of(s), s.path.clone());
+        r.report(&origin, &path, InvalidValue { what: format!("{key} {}", wrong.what), ..wrong });
     }
 }
 

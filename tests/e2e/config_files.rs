@@ -309,12 +309,12 @@ async fn without_an_app_of_its_own_the_sidecar_is_ready_when_the_files_are_writt
     let file = format!("{{prefix: config/orders, path: {path:?}, format: value, wait: 1m}}");
     let process = Process::run(&settings(registry, "orders-1", app.addr(), &[&file], "")).await;
     ConsulAgent(registry).wait_health("orders", &[("orders-1", "passing")]).await;
-    let page = process.admin_json("/readyz").await;
-    assert_eq!(page["ready"], false, "{page}");
-    assert!(
-        page["missing"].to_string().contains("config.txt is not written yet: the registry has no key"),
-        "{page}"
-    );
+    wait::until("the key is missed", LONG, async || {
+        let page = process.admin_json("/readyz").await;
+        assert_eq!(page["ready"], false, "{page}");
+        page["missing"].to_string().contains("config.txt is not written yet: the registry has no key")
+    })
+    .await;
     put(registry, "config/orders", "one").await;
     // A prefix without keys is asked about every 30 s.
     wait::until("it is ready", LONG, async || process.admin_get("/readyz").await.status == 200).await;

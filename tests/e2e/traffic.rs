@@ -315,6 +315,15 @@ upstreams:
     register(registry, "orders", &one, Value::Null).await;
     wait_usable(&app, "orders", "open", 1).await;
     assert_eq!(shares(outbound, 10, GET).await, BTreeMap::from([("two".to_owned(), 10)]));
+    // Each reload brings a filter, and a name, that nothing is known of yet.
+    let load = Load::start(outbound, LoadPlan::get("orders"));
+    for round in 0..5 {
+        let next = settings.replace("== true'", &format!("== true and Node.ID != \"{round}\"'"));
+        let next = next.replace("open", &format!("open-{round}"));
+        app.apply(router_settings(&format!("address: \"http://{registry}\""), &next)).await.unwrap();
+        load.wait_successes(20).await;
+    }
+    load.stop().await.assert_clean(100);
     app.shutdown().await;
 }
 

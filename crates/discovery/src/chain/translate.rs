@@ -323,6 +323,11 @@ impl<'c> Walk<'c> {
         let mut headers = Vec::new();
         for (name, value) in values(&http.header, "Header")? {
             let name = name.to_ascii_lowercase();
+            if name.starts_with(':') {
+                return Err(format!(
+                    "Match.HTTP.Header {name} is no field of a request: use the path, QueryParam or Methods"
+                ));
+            }
             // As in Envoy: of an absent field only `Present` holds inverted.
             if value.negated && value.test != ValueTest::Present {
                 headers.push((name.clone(), ValueMatch { test: ValueTest::Present, negated: false }));

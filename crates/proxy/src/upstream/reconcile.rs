@@ -14,7 +14,7 @@ use outrigger_policy::outlier_detection::Eligibility;
 use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -55,6 +55,8 @@ pub(crate) struct Reconciler {
     asked: AskedSubsets,
     /// The settings ask for other addresses.
     next: Option<NextWatch>,
+    /// How long the registry's answer for new subsets is waited for, before requests go by rules that have them.
+    first_answer: Duration,
     retired_views: RetiredViews<View>,
     retired_sets: RetiredViews<PickSet>,
 }
@@ -76,6 +78,7 @@ impl Reconciler {
             discovery,
             asked: AskedSubsets::default(),
             next: None,
+            first_answer: Duration::ZERO,
             retired_views: RetiredViews::default(),
             retired_sets: RetiredViews::default(),
         }
@@ -89,13 +92,14 @@ impl Reconciler {
         first_answer: Duration,
     ) {
         let cluster = self.cluster.clone();
+        self.first_answer = first_answer;
         self.wait_for_chain(&mut follower, &mut updates, first_answer).await;
         loop {
             // A fixed time, and not a sleep that each change would begin anew.
             let due = self.retired_views.next_check().into_iter().chain(self.retired_sets.next_check()).min();
             tokio::select! {
                 snapshot = follower.changed() => self.apply_snapshot(snapshot),
-                Some(update) = updates.recv() => self.apply_update(&mut follower, update),
+                Some(update) = updates.recv() => self.apply_update(&mut follower, update).await,
                 Ok(()) = self.own_listeners.changed() => self.rebuild_same(),
                 () = cluster.live_subsets.added.notified() => self.rebuild_same(),
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
@@ -122,14 +126,16 @@ impl Reconciler {
         let mut is_routed = cluster.is_routed.subscribe();
         let end = cluster.opened_at + longest;
         loop {
-            tokio::select! {
-                _ = is_routed.wait_for(|is_routed| *is_routed) => break,
-                () = sleep_until(end) => break,
-                Some(update) = updates.recv() => self.apply_update(follower, update),
-            }
+            let update = tokio::select! {
+                _ = is_routed.wait_for(|is_routed| *is_routed) => None,
+                () = sleep_until(end) => None,
+                Some(update) = updates.recv() => Some(update),
+            };
+            let Some(update) = update else { break };
+            self.apply_update(follower, update).await;
         }
         while let Ok(update) = updates.try_recv() {
-            self.apply_update(follower, update);
+            self.apply_update(follower, update).await;
         }
         let subsets = cluster.live_subsets.all();
         self.asked.follow(&self.discovery, &cluster.query(), &cluster.live_subsets, &subsets);
@@ -141,14 +147,18 @@ impl Reconciler {
         let _ = timeout_at(end, listed).await;
     }
 
-    fn apply_update(&mut self, follower: &mut Follower, SettingsUpdate { change, applied }: SettingsUpdate) {
+    async fn apply_update(
+        &mut self,
+        follower: &mut Follower,
+        SettingsUpdate { change, applied }: SettingsUpdate,
+    ) {
         match change {
             Some((policy, rules)) => {
                 let is_declared = self.cluster.is_declared();
                 follower.set_reason(watch_reason(is_declared));
                 let query = self.cluster.key.query(policy.address);
                 self.next = NextWatch::of(query, follower, self.next.take(), &self.discovery, is_declared);
-                self.apply_settings(policy, &rules);
+                self.apply_settings(policy, &rules).await;
             }
             None => self.rebuild_same(),
         }
@@ -171,7 +181,7 @@ impl Reconciler {
     }
 
     /// Publishes a View with `policy`: same endpoints, same connections, same states.
-    fn apply_settings(&mut self, policy: config::Policy, rules: &config::TrafficRules) {
+    async fn apply_settings(&mut self, policy: config::Policy, rules: &config::TrafficRules) {
         let before = self.cluster.view.load_full();
         for endpoint in &self.known {
             endpoint.set_max_permits(&policy);
@@ -182,11 +192,38 @@ impl Reconciler {
             before.settings.series.clone()
         };
         let has_breaker = policy.circuit_breaker.is_some();
-        self.rebuild_view(before.snapshot.clone(), Arc::new(before.settings.changed(policy, rules, series)));
+        let settings = Arc::new(before.settings.changed(policy, rules, series));
+        self.wait_for_lists(&before, &settings).await;
+        self.rebuild_view(before.snapshot.clone(), settings);
         if !has_breaker {
             self.cluster.turn_breakers_off();
         }
         info!(service = %self.cluster.label, "settings changed");
+    }
+
+    /// Waits until the registry has said which instances are in new subsets of which it evaluates the filter. When its answer is late, such
+    /// a subset has what the subset of that name had before.
+    async fn wait_for_lists(&mut self, before: &View, settings: &ClusterSettings) {
+        let new: Vec<_> = settings.subsets().iter().filter(|subset| subset.awaits_list()).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        let all = self.cluster.live_subsets.all();
+        self.asked.follow(&self.discovery, &self.cluster.query(), &self.cluster.live_subsets, &all);
+        let listed = async {
+            for subset in &new {
+                subset.wait_until_listed().await;
+            }
+        };
+        if timeout(self.first_answer, listed).await.is_ok() {
+            return;
+        }
+        for subset in new {
+            let old = before.settings.subsets().iter().find(|old| old.name() == subset.name());
+            let known =
+                before.snapshot.instances.iter().filter(|one| old.is_some_and(|old| old.matches(one)));
+            subset.assume_listed(known.map(|one| one.id.clone()).collect());
+        }
     }
 
     /// Publishes a View of `snapshot`.

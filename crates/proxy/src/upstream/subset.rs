@@ -91,6 +91,11 @@ impl Subset {
         }
     }
 
+    /// Whether the registry evaluates its filter, and has not listed anything for it yet.
+    pub(crate) fn awaits_list(&self) -> bool {
+        self.listed.as_ref().is_some_and(|listed| !*listed.has_answer.borrow())
+    }
+
     /// Resolves when the registry has listed something for its filter; at once where it need not. Call it with a time-out.
     pub(crate) async fn wait_until_listed(&self) {
         if let Some(listed) = &self.listed {

@@ -20,10 +20,10 @@ impl Consul {
         wait: Duration,
     ) -> Result<ChainAnswer, Error> {
         let target = |from: Option<(Cursor, Duration)>| {
-            let mut options = Vec::new();
-            if let Some((cursor, wait)) = from {
-                options.extend(blocking_params(cursor, wait));
-            }
+            let mut options = match from {
+                Some((cursor, wait)) => blocking_params(cursor, wait).to_vec(),
+                None => vec!["consistent".to_owned()],
+            };
             options.extend(self.datacenter.as_deref().map(|name| format!("dc={}", percent_encode(name))));
             let path = format!("/v1/discovery-chain/{}", percent_encode(service));
             if options.is_empty() { path } else { format!("{path}?{}", options.join("&")) }
@@ -34,6 +34,12 @@ impl Consul {
             let cursor = Freshness::read(&reply.headers, cursor, Consistency::Default).cursor;
             Ok(ChainAnswer { chain, cursor })
         };
-        self.read_or_watch(cursor, wait, target, parse).await
+        if cursor != Cursor::START {
+            let answer = self.read_or_watch(cursor, wait, target, parse).await?;
+            if answer.cursor != Cursor::START {
+                return Ok(answer);
+            }
+        }
+        self.read_or_watch(Cursor::START, wait, target, parse).await
     }
 }

@@ -217,6 +217,16 @@ fn an_inverted_value_has_to_be_there_as_in_envoy() {
 }
 
 #[test]
+fn a_pseudo_header_of_http2_is_a_part_of_match_that_is_not_known() {
+    let read = edited(|chain| {
+        chain["Nodes"]["router:web.default"]["Routes"][0]["Definition"]["Match"]["HTTP"]["Header"] =
+            json!([{"Name": ":Authority", "Exact": "web"}]);
+    });
+    let kinds: Vec<_> = read.problems.iter().map(|problem| problem.kind).collect();
+    assert_eq!(kinds, [ChainProblemKind::Route], "{:?}", read.problems);
+}
+
+#[test]
 fn other_unknown_fields_have_no_effect_and_unset_ones_say_nothing() {
     let all = rules(&recorded!("router"));
     let read = edited(|chain| {

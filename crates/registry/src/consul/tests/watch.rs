@@ -1,7 +1,7 @@
 //! Blocking queries: the request, and the meaning of an answer.
 
 use super::{
-    scripted_agent::{health_response, response},
+    scripted_agent::{AgentAction, health_response, response},
     *,
 };
 
@@ -197,4 +197,28 @@ async fn an_answer_in_chunks_is_read_whole() {
     let text = "HTTP/1.1 200 OK\r\nX-Consul-Index: 9\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n1\r\n]\r\n0\r\n\r\n";
     let agent = ScriptedAgent::answering(text.as_bytes().to_vec()).await;
     assert_eq!(watch(&client(&agent), 0).await.unwrap().cursor, Cursor::at(9));
+}
+
+/// A server that was restarted answers with the chains of earlier entries while it reads its log.
+#[tokio::test]
+async fn a_chain_is_read_at_the_leader_unless_the_question_waits_for_a_newer_one() {
+    const CHAIN: &str = r#"{"Chain": {"ServiceName": "orders", "Protocol": "tcp", "StartNode": "", "Nodes": {}, "Targets": {}}}"#;
+    // The second question waits, and its answer is older than what it waits for.
+    let agent = ScriptedAgent::start(|n, _| {
+        let index = if n == 1 { "12" } else { "33" };
+        AgentAction::Send(response(200, &[("X-Consul-Index", index)], CHAIN))
+    })
+    .await;
+    let (consul, wait) = (client(&agent), Duration::from_secs(1));
+    let first = consul.read_chain("orders", Cursor::START, wait).await.unwrap();
+    assert_eq!(first.cursor, Cursor::at(33));
+    let second = consul.read_chain("orders", first.cursor, wait).await.unwrap();
+    assert_eq!(second.cursor, Cursor::at(33));
+    let path = "GET /v1/discovery-chain/orders";
+    let expected = [
+        format!("{path}?consistent HTTP/1.1"),
+        format!("{path}?index=33&wait=1s HTTP/1.1"),
+        format!("{path}?consistent HTTP/1.1"),
+    ];
+    assert_eq!(agent.request_lines(), expected);
 }

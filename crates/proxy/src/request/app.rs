@@ -272,6 +272,15 @@ struct AccessLogEntry {
     failover: Option<Arc<str>>,
 }
 
+impl AccessLogEntry {
+    /// Not part of its callers, which most often have no entry.
+    #[inline(never)]
+    fn set_instance(&mut self, id: &InstanceId, failover: Option<Arc<str>>) {
+        self.instance = Some(id.clone());
+        self.failover = failover;
+    }
+}
+
 impl<'r> RequestAccount<'r> {
     /// Begins an account. `is_logged`: the access log gets an entry of the request.
     pub(crate) fn new(
@@ -338,8 +347,7 @@ impl<'r> RequestAccount<'r> {
     #[inline]
     pub(crate) fn set_instance(&mut self, id: &InstanceId, failover: impl FnOnce() -> Option<Arc<str>>) {
         if let Some(entry) = &mut self.log_entry {
-            entry.instance = Some(id.clone());
-            entry.failover = failover();
+            entry.set_instance(id, failover());
         }
     }
 

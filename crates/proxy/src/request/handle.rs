@@ -176,13 +176,13 @@ impl Downstream<'_> {
                     }
                 }
                 AttemptsEnd::Gone { verdict } => {
-                    call.cluster.end_permit(call.subset(), permit, verdict, Instant::now());
+                    call.cluster.end_permit(|| call.subset(), permit, verdict, Instant::now());
                     return Ok(AfterRequest::Close);
                 }
                 AttemptsEnd::Refused { refusal, verdict } => {
                     self.send_copy(routed, &call);
                     let now = *account.answered_at.get_or_insert_with(Instant::now);
-                    call.cluster.record_verdict(call.subset(), permit, verdict, now);
+                    call.cluster.record_verdict(|| call.subset(), permit, verdict, now);
                     return Err(refusal);
                 }
             };
@@ -367,7 +367,7 @@ impl Downstream<'_> {
         if (outcome.verdict() == Verdict::Failure || call.is_probe || !has_body)
             && let Some(permit) = permit.take()
         {
-            call.cluster.record_verdict(call.subset(), permit, verdict, now);
+            call.cluster.record_verdict(|| call.subset(), permit, verdict, now);
         }
         // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
         give_head(std::mem::take(call.head));
@@ -448,7 +448,7 @@ impl OpenResponse<'_> {
             })
         });
         if let Some(permit) = permit {
-            call.cluster.record_verdict(call.subset(), permit, cut.unwrap_or(verdict), now);
+            call.cluster.record_verdict(|| call.subset(), permit, cut.unwrap_or(verdict), now);
         }
         let is_unread = !app.upload.is_ended();
         if is_clean && framing == Framing::UntilClose {

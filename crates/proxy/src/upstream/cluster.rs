@@ -380,9 +380,10 @@ impl Cluster {
     }
 
     /// Records for the breaker what the app sees of a request, and acts on a failure. `subset`: as it was admitted.
-    pub(crate) fn record_verdict(
+    #[inline]
+    pub(crate) fn record_verdict<'s>(
         &self,
-        subset: Option<&Subset>,
+        subset: impl FnOnce() -> Option<&'s Subset>,
         permit: Permit<'_>,
         verdict: Verdict,
         now: Instant,
@@ -394,15 +395,16 @@ impl Cluster {
     }
 
     /// Records for the breaker what the app would have seen of a request.
-    pub(crate) fn end_permit(
+    #[inline]
+    pub(crate) fn end_permit<'s>(
         &self,
-        subset: Option<&Subset>,
+        subset: impl FnOnce() -> Option<&'s Subset>,
         permit: Permit<'_>,
         verdict: Verdict,
         now: Instant,
     ) {
         if let Some(change) = permit.record(now.into_std(), verdict) {
-            self.record_breaker_change(subset, change);
+            self.record_breaker_change(subset(), change);
         }
     }
 

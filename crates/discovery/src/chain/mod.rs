@@ -99,7 +99,10 @@ impl ChainFollower {
             };
             match answer {
                 Ok(answer) => {
-                    self.remembered = None;
+                    if let Some(chain) = self.remembered.take() {
+                        // Its filters are the last good ones.
+                        translate::rules_of(&chain, &mut self.good);
+                    }
                     if self.failures > 0 {
                         info!(service = %self.service, "the chain can be read again");
                     }

@@ -190,6 +190,9 @@ async fn a_restart_knows_the_last_good_filter_and_forgets_names_without_entries(
     let mut silent = restart(folder.path(), []);
     assert_eq!(filter_of(&silent.next().await), good);
     stop(silent).await;
+    let mut quick = restart(folder.path(), [filtered(bad, 7)]);
+    assert_eq!(filter_of(&quick.next().await), good, "also where the first answer comes at once");
+    stop(quick).await;
     let mut wrong = restart(folder.path(), [refused(500), filtered(bad, 7)]);
     assert_eq!(filter_of(&wrong.next().await), good);
     assert_eq!(filter_of(&wrong.next().await), good);

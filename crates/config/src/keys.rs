@@ -160,6 +160,12 @@ pub(crate) const UPSTREAM: &[KeySpec] = keys! {
     pool { idle_timeout non_idempotent_max_idle max_idle max_connections max_waiting }
 };
 
+/// Whether a route can set the key of a policy: `timeout`, `retry.max_retries`.
+pub fn is_key_of_routes(key: &str) -> bool {
+    let group = key.split('.').next().unwrap_or(key);
+    ROUTE_POLICY.iter().any(|known| known.name == group)
+}
+
 /// Every key that holds a value, dotted, in the order of a settings file; the items of a list are
 /// numbered 0 (`upstreams[0].timeout`). Without those of `services`, which are those of `service`.
 pub fn keys() -> Vec<String> {

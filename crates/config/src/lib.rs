@@ -67,7 +67,7 @@ pub use explained::{
     CHAIN_KEY, PolicySetting, describe_header_match, describe_match, describe_origin, describe_path_match,
     describe_value_match, list_policy_settings,
 };
-pub use keys::keys;
+pub use keys::{is_key_of_routes, keys};
 pub use layers::{ADMIN_LISTEN_VARIABLE, CONFIG_VARIABLE, Environment, Overrides, VARIABLES};
 pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
@@ -81,4 +81,4 @@ pub use state_folder::{
 };
 pub use summary::summarize;
 pub use text::{breaks_line, count, escape_control, tag_list};
-pub use units::{format_coarse_duration, format_duration, format_size, parse_duration};
+pub use units::{format_coarse_duration, format_duration, format_size, parse_duration, parse_go_duration};

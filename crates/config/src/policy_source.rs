@@ -47,17 +47,13 @@ impl PolicySource {
         env: &Environment,
         overrides: &Overrides,
     ) -> Self {
-        let find = |name: &str| match &tree.value {
-            NodeValue::Map(entries) => entries.iter().find(|(key, _)| key.name == name).map(|(_, node)| node),
-            _ => None,
-        };
-        let upstreams = match find("upstreams").map(|node| &node.value) {
+        let upstreams = match tree.get("upstreams").map(|node| &node.value) {
             Some(NodeValue::Seq(items)) => items.clone(),
             _ => Vec::new(),
         };
         Self(Some(Arc::new(FilePolicies {
             file: Arc::clone(file),
-            defaults: find("defaults").cloned(),
+            defaults: tree.get("defaults").cloned(),
             upstreams,
             renamed: renamed.without_problems(),
             env: env.clone(),

@@ -49,20 +49,20 @@ impl NodeValue {
 }
 
 impl Node {
-    /// The keys that have a value, of the mapping at the key `section`; empty: of this one.
-    pub(crate) fn keys_with_values<'n>(&'n self, section: &str) -> impl Iterator<Item = &'n str> {
-        let inside = |node: &'n Self, key: &str| match &node.value {
-            NodeValue::Map(entries) => {
-                entries.iter().find(|(name, _)| name.name == key).map(|(_, node)| node)
-            }
-            _ => None,
-        };
-        let node = if section.is_empty() { Some(self) } else { inside(self, section) };
-        let entries = match node.map(|node| &node.value) {
-            Some(NodeValue::Map(entries)) => entries.as_slice(),
-            _ => &[],
-        };
-        entries.iter().filter(|(_, value)| value.value != NodeValue::Null).map(|(key, _)| key.name.as_str())
+    /// The entries of a mapping; none of anything else.
+    fn entries(&self) -> &[(KeyNode, Self)] {
+        if let NodeValue::Map(entries) = &self.value { entries } else { &[] }
+    }
+
+    /// What a mapping has at this key. Of a key that is there twice, the first.
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
+        self.entries().iter().find(|(name, _)| name.name == key).map(|(_, node)| node)
+    }
+
+    /// The keys of a mapping that have a value.
+    pub(crate) fn keys_with_values(&self) -> impl Iterator<Item = &str> {
+        let entries = self.entries().iter().filter(|(_, node)| node.value != NodeValue::Null);
+        entries.map(|(key, _)| key.name.as_str())
     }
 }
 

@@ -56,6 +56,50 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     duration(text).map_err(|InvalidValue { what, hint }| format!("{text:?} {what}; {hint}"))
 }
 
+/// A duration of Go's `time.ParseDuration`: `1m30s`, `1.5h`, `100us`. `Some(None)`: it is negative. `None`: it is none.
+pub fn parse_go_duration(text: &str) -> Option<Option<Duration>> {
+    let (is_negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(Some(Duration::ZERO));
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut nanos = 0.0_f64;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(end);
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        if !number.bytes().any(|byte| byte.is_ascii_digit()) || number.matches('.').count() > 1 {
+            return None;
+        }
+        let scale = match unit {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        let number: f64 = format!("0{number}0").parse().ok()?;
+        // `5.` and `.5` are numbers of Go; a zero at the end would change a whole number.
+        let number =
+            if rest[..rest.len() - after.len() - unit.len()].contains('.') { number } else { number / 10.0 };
+        nanos += number * scale;
+        rest = after;
+    }
+    // An int64 of nanoseconds.
+    if nanos > 9.2e18 {
+        return None;
+    }
+    Some((!is_negative).then(|| Duration::from_secs_f64(nanos / 1e9)))
+}
+
 fn split_at_first(text: &str, stop: impl Fn(u8) -> bool) -> (&str, &str) {
     // Both predicates change at an ASCII digit, so the text is cut between characters.
     text.split_at(text.bytes().position(stop).unwrap_or(text.len()))
@@ -223,6 +267,36 @@ mod tests {
 
     fn ms(text: &str, expected: Option<u64>) {
         assert_eq!(duration(text).ok(), expected.map(Duration::from_millis), "for {text:?}");
+    }
+
+    #[test]
+    fn durations_are_those_of_go() {
+        let ms = |ms| Some(Some(Duration::from_millis(ms)));
+        for (text, expected) in [
+            ("10s", ms(10_000)),
+            ("1m30s", ms(90_000)),
+            ("1.5s", ms(1_500)),
+            (".5s", ms(500)),
+            ("5.s", ms(5_000)),
+            ("500ms", ms(500)),
+            ("60000ms", ms(60_000)),
+            ("2h", ms(7_200_000)),
+            ("+1s", ms(1_000)),
+            ("0", ms(0)),
+            ("0s", ms(0)),
+            ("-1s", Some(None)),
+            ("1", None),
+            ("abc", None),
+            ("1 s", None),
+            ("s", None),
+            ("1.2.3s", None),
+            ("-", None),
+            ("", None),
+            ("1d", None),
+            ("99999999999h", None),
+        ] {
+            assert_eq!(parse_go_duration(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -17,12 +17,6 @@ pub(crate) fn service_limit(label: &str, key: &str, value: impl Display) -> Stri
     limit(&format!("upstreams.{label}"), key, value)
 }
 
-/// Whether a route can set the key.
-pub(crate) fn is_key_of_routes(key: &str) -> bool {
-    let group = key.split('.').next().unwrap_or(key);
-    ["timeout", "per_try_timeout", "deadline", "body_idle", "retry", "hedge"].contains(&group)
-}
-
 /// A limit in a section of the settings: `discovery`, `outbound.limits`.
 pub(crate) fn limit(section: &str, key: &str, value: impl Display) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);

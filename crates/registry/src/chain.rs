@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::null::or_default;
+
 /// What is not known, by name.
 pub type Unknown = Map<String, Value>;
 
@@ -35,10 +37,10 @@ pub struct Chain {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Node {
     /// Of a router: the first that matches takes the request.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub routes: Vec<Route>,
     /// Of a splitter.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub splits: Vec<Split>,
     /// Of a resolver.
     pub resolver: Option<ResolverNode>,
@@ -49,7 +51,7 @@ pub struct Node {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Route {
     /// What it matches, and what it sets.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub definition: Definition,
     /// Where it goes.
     pub next_node: String,
@@ -89,13 +91,13 @@ pub struct HttpMatch {
     /// The whole path.
     pub path_regex: String,
     /// All of them.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub header: Vec<ValueMatch>,
     /// All of them.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub query_param: Vec<ValueMatch>,
     /// One of them. Empty: every method.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub methods: Vec<String>,
     /// What is not known.
     #[serde(flatten)]
@@ -144,7 +146,7 @@ pub struct Destination {
     /// Try again where no connection could be made.
     pub retry_on_connect_failure: bool,
     /// Try again after these.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub retry_on_status_codes: Vec<u16>,
     /// What is not known.
     #[serde(flatten)]
@@ -176,7 +178,7 @@ pub struct ResolverNode {
     /// The id of its target.
     pub target: String,
     /// Where requests go while the target has no usable instance.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub failover: Failover,
     /// What is not known.
     #[serde(flatten)]
@@ -188,7 +190,7 @@ pub struct ResolverNode {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Failover {
     /// Ids of targets, in the order of use.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub targets: Vec<String>,
 }
 
@@ -203,7 +205,7 @@ pub struct Target {
     /// Its datacenter.
     pub datacenter: String,
     /// What the subset has.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "or_default")]
     pub subset: TargetSubset,
     /// It is outside of the mesh.
     pub external: bool,
@@ -230,13 +232,4 @@ pub fn parse(body: &[u8]) -> serde_json::Result<Chain> {
         chain: Chain,
     }
     serde_json::from_slice::<Answer>(body).map(|answer| answer.chain)
-}
-
-/// Go writes an empty list as `null`.
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }

@@ -18,6 +18,7 @@ mod kv;
 mod locks;
 mod model;
 pub mod name;
+mod null;
 mod registrar;
 mod registry;
 mod resolve;

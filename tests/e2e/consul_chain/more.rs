@@ -25,7 +25,7 @@ pub(super) const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
-        what: "a route to a service that nobody registers",
+        what: "a route to a service that is not registered",
         entries: &[(
             "router",
             r#"{"Routes": [{"Match": {"HTTP": {"PathPrefix": "/none"}}, "Destination": {"Service": "none"}}]}"#,

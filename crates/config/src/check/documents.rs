@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    policy::{bounded_values, read_policy},
+    policy::{out_of_bounds, read_policy},
     prune::prune_layers,
     reader::{Reader, Source},
     traffic::{ServiceCycle, ServicePolicies, TrafficReading},
@@ -127,11 +127,11 @@ impl<'a> PolicyReader<'a> {
     /// Reports what the document takes out of its bounds without a value that says so: by `off` or `on` of a section, by `null`, and by a
     /// value that limits another one.
     fn check_bounds(&mut self, document: &DocumentTree, before: &Policy, after: &Policy) {
-        let before = bounded_values(&mut self.reader, before);
-        for (key, after) in bounded_values(&mut self.reader, after) {
+        for (key, wrong, is_same) in out_of_bounds(&mut self.reader, before, after) {
             let mention = Mention::of(&document.root, &key);
-            let is_same = before.get(&key) == Some(&after);
-            let Some(wrong) = after.within.err().filter(|_| mention.is_off || !is_same) else { continue };
+            if is_same && !mention.is_off {
+                continue;
+            }
             let origin = Origin::Kv {
                 key: Arc::clone(&document.key),
                 index: document.index,
@@ -203,8 +203,7 @@ impl Mention {
         let mut out = Self { at: Position { line: 0, col: 0 }, key: String::new(), is_off: false };
         let mut node = root;
         for part in key.split('.') {
-            let NodeValue::Map(entries) = &node.value else { break };
-            let Some((_, inside)) = entries.iter().find(|(key, _)| key.name == part) else { break };
+            let Some(inside) = node.get(part) else { break };
             node = inside;
             (out.at, out.key) = (node.at, keys::join(&out.key, part));
         }

@@ -9,7 +9,9 @@ use super::{
 };
 use crate::{
     AddressKind, Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget,
-    RetryPolicy, keys,
+    RetryPolicy,
+    error::InvalidValue,
+    keys,
     raw::{KeyNode, Node, NodeValue, Position},
     units::{
         DAY, HOUR, MIB, MINUTE, MS, SECOND, duration_in, integer, on_or_off, one_of, percent, ratio_in,
@@ -23,7 +25,7 @@ pub(super) fn read_bounds(r: &mut Reader<'_>) {
 }
 
 /// The settings of the policy that have bounds. Those of a section that is `off` are `off`.
-pub(super) fn bounded_values(r: &mut Reader<'_>, policy: &Policy) -> BTreeMap<String, BoundedValue> {
+fn bounded_values(r: &mut Reader<'_>, policy: &Policy) -> BTreeMap<String, BoundedValue> {
     r.bounded = Some(BTreeMap::new());
     let known = (r.problems.len(), r.warnings.len());
     visit_settings(r, policy);
@@ -40,6 +42,21 @@ pub(super) fn bounded_values(r: &mut Reader<'_>, policy: &Policy) -> BTreeMap<St
         *value = r.bounded_off(key);
     }
     values
+}
+
+/// The settings of `after` that are out of their bounds: what is wrong, and whether `before` has the same.
+pub(super) fn out_of_bounds(
+    r: &mut Reader<'_>,
+    before: &Policy,
+    after: &Policy,
+) -> Vec<(String, InvalidValue, bool)> {
+    let before = bounded_values(r, before);
+    let after = bounded_values(r, after).into_iter();
+    let wrong = after.filter_map(|(key, value)| {
+        let is_same = before.get(&key) == Some(&value);
+        Some((key, value.within.err()?, is_same))
+    });
+    wrong.collect()
 }
 
 /// Reads a policy over which nothing is set, with every section.

@@ -11,7 +11,7 @@ use outrigger_registry::{Cursor, Error, Registry, chain::Chain};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use crate::DiskCache;
+use crate::{DiskCache, watch::FIRST_ANSWER_WAIT};
 
 mod translate;
 
@@ -24,8 +24,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_WITHOUT_INDEX: Duration = Duration::from_secs(5);
 /// The time to the next question where the registry has no chains, or refuses to show them.
 const INTERVAL_REFUSED: Duration = Duration::from_secs(30);
-/// The wait for the first answer, after which what was known before the restart holds; as for instances.
-const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(15) };
 
 /// What is known of a chain.

@@ -9,6 +9,7 @@ use std::{
 use outrigger_config::{
     ExactPlace, ExactTarget, HeaderEdits, OnEmpty, PathMatch, Pattern, PolicyTuning, Route, RouteMatch,
     RouteTarget, Split, SplitEntry, SplitTarget, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest,
+    parse_go_duration,
 };
 use outrigger_registry::chain::{self, Chain};
 
@@ -415,29 +416,9 @@ fn tuning(to: &chain::Destination) -> Option<PolicyTuning> {
     (out != PolicyTuning::default()).then_some(out)
 }
 
-/// A duration as Go writes it: `1h2m3.5s`, `15s`, `500ms`. `None`: it is none, or negative.
+/// A duration as Go writes it. `None`: it is none, or negative.
 fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|one: char| !(one.is_ascii_digit() || one == '.'))?;
-        let (number, tail) = rest.split_at(digits);
-        let end = tail.find(|one: char| one.is_ascii_digit() || one == '.').unwrap_or(tail.len());
-        let (unit, next) = tail.split_at(end);
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        let number: f64 = number.parse().ok()?;
-        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = next;
-    }
-    (!text.is_empty()).then_some(total)
+    parse_go_duration(text).flatten()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{Knowledge, Snapshot, cache::CachedAnswer, clock::now, service::Servi
 
 /// Longest wait for the first answer before the cached one is served; also at most half of the time
 /// that a request waits.
-const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
+pub(crate) const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
 
 /// The cached answer of one watch.
 #[derive(Debug)]

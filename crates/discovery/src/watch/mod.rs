@@ -36,6 +36,7 @@ mod rate_limiter;
 mod recheck;
 mod watcher;
 
+pub(crate) use cached::FIRST_ANSWER_WAIT;
 pub(crate) use contact_check::check_contact_forever;
 pub(crate) use context::WatchContext;
 pub(crate) use outage::OutageTracker;

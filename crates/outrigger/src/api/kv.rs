@@ -11,7 +11,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use outrigger_app_config::{KvRead, KvReadError, KvReader, KvReading, ReadScope};
-use outrigger_config::error_chain;
+use outrigger_config::{error_chain, parse_go_duration};
 use outrigger_registry::{Consistency, Error, KvEntry};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -225,7 +225,7 @@ fn clean_path(path: &str) -> String {
 fn wait_of(query: &GoQuery) -> Result<(u64, Duration), KvRefusal> {
     let wait = match query.get("wait").filter(|text| !text.is_empty()) {
         Some(text) => {
-            let wait = super::query::go_duration(text).ok_or(KvRefusal::bad_request("Invalid wait time"))?;
+            let wait = parse_go_duration(text).ok_or(KvRefusal::bad_request("Invalid wait time"))?;
             wait.filter(|wait| !wait.is_zero())
         }
         None => None,

@@ -26,6 +26,16 @@ pub(crate) struct AppliedRules {
     pub(crate) otherwise: Option<Otherwise>,
 }
 
+/// The entry of a split for a request, by its value where the split is sticky; see [`Split::choose`].
+pub(crate) fn choose_entry<'s>(
+    split: &'s Split,
+    head: &Head,
+    is_usable: impl Fn(&Target) -> bool,
+) -> Option<&'s Target> {
+    let value = split.sticky.as_ref().and_then(|sticky| sticky_value(sticky, head));
+    split.choose(value, is_usable)
+}
+
 /// The rules by which a subset was chosen.
 #[derive(Debug)]
 pub(crate) struct Otherwise {
@@ -44,10 +54,7 @@ impl Otherwise {
             Target::Subset(subset) => subset.set().has_usable(),
             Target::Service(_) | Target::Exact(_) => false,
         };
-        let among = |split: &Split| {
-            let value = split.sticky.as_ref().and_then(|sticky| sticky_value(sticky, head));
-            split.choose(value, is_usable).cloned()
-        };
+        let among = |split| choose_entry(split, head, is_usable).cloned();
         let other = match route.map(|route| &route.to) {
             None | Some(RouteDestination::Own) => among(self.traffic.split.as_ref()?),
             Some(RouteDestination::Split(split)) => among(split),

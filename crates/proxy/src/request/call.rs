@@ -15,7 +15,7 @@ use outrigger_policy::{
 use tokio::time::Instant;
 
 use crate::{
-    limit::{is_key_of_routes, limit, service_limit},
+    limit::{limit, service_limit},
     metrics::cells::{Block, ServiceCells},
     metrics::labels::Tolerated,
     reason::Reason,
@@ -149,7 +149,7 @@ impl<'r> Call<'r> {
     /// A limit of the request: that of its route, where a route can set it, or that of the service. `key`: as of [`service_limit`].
     pub(crate) fn limit(&self, key: &str, value: impl Display) -> String {
         match &self.settings.route {
-            Some(route) if is_key_of_routes(key) => limit(route, key, value),
+            Some(route) if config::is_key_of_routes(key) => limit(route, key, value),
             _ => service_limit(&self.cluster.label, key, value),
         }
     }

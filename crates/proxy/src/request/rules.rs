@@ -14,9 +14,9 @@ use crate::{
     reason::{Reason, Refusal},
     request::{
         app::Downstream,
-        applied::{AppliedRules, Otherwise},
+        applied::{AppliedRules, Otherwise, choose_entry},
         fields::RequestFacts,
-        matching::{Asked, is_copy, mismatch, sticky_value},
+        matching::{Asked, is_copy, mismatch},
     },
     upstream::{
         cluster::{Cluster, ClusterSettings},
@@ -230,8 +230,7 @@ fn choose_own(split: Option<&Split>, head: &Head, own: &Cluster, clusters: &Clus
 }
 
 fn choose(split: &Split, head: &Head, own: &Cluster, clusters: &ClusterManager) -> Target {
-    let value = split.sticky.as_ref().and_then(|sticky| sticky_value(sticky, head));
-    let chosen = split.choose(value, |target| is_usable(target, own, clusters));
+    let chosen = choose_entry(split, head, |target| is_usable(target, own, clusters));
     chosen.cloned().unwrap_or(Target::Any)
 }
 

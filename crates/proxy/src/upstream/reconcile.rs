@@ -14,7 +14,7 @@ use outrigger_policy::outlier_detection::Eligibility;
 use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -28,6 +28,7 @@ use crate::{
         next_watch::NextWatch,
         pick_set::{PickSet, PickSetBuilder},
         retired_views::RetiredViews,
+        subset::Subset,
         zones::zone_of,
     },
 };
@@ -93,7 +94,7 @@ impl Reconciler {
     ) {
         let cluster = self.cluster.clone();
         self.first_answer = first_answer;
-        self.wait_for_chain(&mut follower, &mut updates, first_answer).await;
+        self.wait_for_chain(&mut follower, &mut updates).await;
         loop {
             // A fixed time, and not a sleep that each change would begin anew.
             let due = self.retired_views.next_check().into_iter().chain(self.retired_sets.next_check()).min();
@@ -115,16 +116,15 @@ impl Reconciler {
     }
 
     /// Waits until the registry has said where the requests of the service go, and which instances are in the subsets of which it
-    /// evaluates the filter, so that no request goes elsewhere before; at most `longest`. Without such questions it returns at once.
+    /// evaluates the filter, so that no request goes elsewhere before; at most `first_answer`. Without such questions it returns at once.
     async fn wait_for_chain(
         &mut self,
         follower: &mut Follower,
         updates: &mut mpsc::UnboundedReceiver<SettingsUpdate>,
-        longest: Duration,
     ) {
         let cluster = self.cluster.clone();
         let mut is_routed = cluster.is_routed.subscribe();
-        let end = cluster.opened_at + longest;
+        let end = cluster.opened_at + self.first_answer;
         loop {
             let update = tokio::select! {
                 _ = is_routed.wait_for(|is_routed| *is_routed) => None,
@@ -137,14 +137,19 @@ impl Reconciler {
         while let Ok(update) = updates.try_recv() {
             self.apply_update(follower, update).await;
         }
-        let subsets = cluster.live_subsets.all();
-        self.asked.follow(&self.discovery, &cluster.query(), &cluster.live_subsets, &subsets);
+        self.wait_until_listed(&cluster.live_subsets.all(), end).await;
+    }
+
+    /// Waits until the registry has listed something for each of `subsets` of which it evaluates the filter. False: not in time.
+    async fn wait_until_listed(&mut self, subsets: &[Arc<Subset>], end: Instant) -> bool {
+        let live = &self.cluster.live_subsets;
+        self.asked.follow(&self.discovery, &self.cluster.query(), live, &live.all());
         let listed = async {
-            for subset in &subsets {
+            for subset in subsets {
                 subset.wait_until_listed().await;
             }
         };
-        let _ = timeout_at(end, listed).await;
+        timeout_at(end, listed).await.is_ok()
     }
 
     async fn apply_update(
@@ -208,21 +213,13 @@ impl Reconciler {
         if new.is_empty() {
             return;
         }
-        let all = self.cluster.live_subsets.all();
-        self.asked.follow(&self.discovery, &self.cluster.query(), &self.cluster.live_subsets, &all);
-        let listed = async {
-            for subset in &new {
-                subset.wait_until_listed().await;
-            }
-        };
-        if timeout(self.first_answer, listed).await.is_ok() {
+        if self.wait_until_listed(&new, Instant::now() + self.first_answer).await {
             return;
         }
         for subset in new {
-            let old = before.settings.subsets().iter().find(|old| old.name() == subset.name());
-            let known =
-                before.snapshot.instances.iter().filter(|one| old.is_some_and(|old| old.matches(one)));
-            subset.assume_listed(known.map(|one| one.id.clone()).collect());
+            if let Some(old) = before.settings.subsets().iter().find(|old| old.name() == subset.name()) {
+                subset.assume_same(old, &before.snapshot.instances);
+            }
         }
     }
 

@@ -84,10 +84,11 @@ impl Subset {
         }
     }
 
-    /// What it has until the registry lists anything for its filter.
-    pub(crate) fn assume_listed(&self, instances: HashSet<InstanceId>) {
-        if let Some(listed) = self.listed.as_ref().filter(|listed| !*listed.has_answer.borrow()) {
-            listed.instances.store(Arc::new(instances));
+    /// Gives it those of `instances` that are in `before`, until the registry lists anything for its filter.
+    pub(crate) fn assume_same(&self, before: &Self, instances: &[Instance]) {
+        if let Some(listed) = self.listed.as_ref().filter(|_| self.awaits_list()) {
+            let known = instances.iter().filter(|one| before.matches(one)).map(|one| one.id.clone());
+            listed.instances.store(Arc::new(known.collect()));
         }
     }
 

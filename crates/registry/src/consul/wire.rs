@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use outrigger_config::Weights;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::{
     agent::{check_id, check_name, has_reason},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     CheckFacts, DRAINING_MARK, FactPool, HealthStatus, Instance, InstanceFacts, InstanceId, KvEntry,
-    NodeFacts, ReportedHealth, Unusable, resolve::UnresolvedInstance,
+    NodeFacts, ReportedHealth, Unusable, null::or_default, resolve::UnresolvedInstance,
 };
 
 /// The check by which the servers of Consul report the contact with the agent of a node.
@@ -207,11 +207,6 @@ struct RawAgentCheck {
     service: String,
     #[serde(default, deserialize_with = "or_default")]
     service_name: String,
-}
-
-/// `null` is the default value.
-fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D) -> Result<T, D::Error> {
-    Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
 impl RawHealthEntry {

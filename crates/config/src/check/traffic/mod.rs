@@ -22,7 +22,7 @@ use rule_names::RuleNames;
 pub(crate) use cycle::{NamedServices, ServiceCycle, ServiceLinks};
 
 use super::{
-    policy::{bounded_values, read_policy},
+    policy::{out_of_bounds, read_policy},
     reader::{Reader, Source},
     section::Section,
 };
@@ -153,8 +153,9 @@ impl TrafficReading {
         self.check_size(r, s);
         subsets::read(r, s, &mut self.rules.subsets);
         let is_replaced =
-            |key: &str| above.iter().any(|layer| layer.keys_with_values("").any(|one| one == key));
-        let later = above.iter().flat_map(|layer| layer.keys_with_values("subsets")).map(Arc::from);
+            |key: &str| above.iter().any(|layer| layer.keys_with_values().any(|one| one == key));
+        let later = above.iter().filter_map(|layer| layer.get("subsets"));
+        let later = later.flat_map(Node::keys_with_values).map(Arc::from);
         let subsets = self.rules.subsets.iter().map(|subset| Arc::clone(&subset.name)).chain(later).collect();
         let names = RuleNames { service, subsets, is_open: r.is_alone };
         if !is_replaced("split")
@@ -277,10 +278,7 @@ fn check_bounds(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy, policy: &Pol
     if !is_document || r.bounds.is_empty() || r.has_problem_below(&s.path) {
         return;
     }
-    let before = bounded_values(r, base);
-    for (key, after) in bounded_values(r, policy) {
-        let is_same = before.get(&key) == Some(&after);
-        let Some(wrong) = after.within.err().filter(|_| !is_same) else { continue };
+    for (key, wrong, _) in out_of_bounds(r, base, policy).into_iter().filter(|(.., is_same)| !is_same) {
         let (origin, path) = (r.origin_of(s), s.path.clone());
         r.report(&origin, &path, InvalidValue { what: format!("{key} {}", wrong.what), ..wrong });
     }

@@ -267,9 +267,7 @@ fn link_target(
     };
     let (cluster, set) = find(&rule.place)?;
     if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.cluster, &cluster)) {
-        let view = cluster.view.load();
-        let known = view.snapshot.instances.iter().filter(|one| before.set.matches(one));
-        set.assume_listed(known.map(|one| one.id.clone()).collect());
+        set.assume_same(&before.set, &cluster.view.load().snapshot.instances);
     }
     let (clusters, sets): (Vec<_>, Vec<_>) = rule.failover.iter().filter_map(find).unzip();
     let failover = (!clusters.is_empty()).then(|| {

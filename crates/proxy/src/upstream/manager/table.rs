@@ -1,8 +1,9 @@
 //! The clusters, changed under a lock.
 
-use std::collections::{HashMap, HashSet};
-
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use outrigger_config as config;
 use outrigger_registry::Query;

@@ -333,15 +333,18 @@ async fn the_first_view_knows_the_subsets_that_the_registry_evaluates() {
     assert!(subset.set().has_usable(), "it is not empty for a moment");
     // What it has until the registry has answered once.
     let asked = || config::SubsetFilter::parse("Node.ID != \"\"").unwrap();
-    let other = Subset::new(
-        config::Subset { filter: Some(asked()), ..config::Subset::of_all("other") },
-        config::Balance::RoundRobin,
-    );
+    let new = || {
+        let rule = config::Subset { filter: Some(asked()), ..config::Subset::of_all("other") };
+        Subset::new(rule, config::Balance::RoundRobin)
+    };
+    let (before, other) = (new(), new());
     let (a, b) = (at("n1", "a", 1, 1), at("n1", "b", 2, 2));
+    before.set_listed(std::slice::from_ref(&a));
+    let both = [a.clone(), b.clone()];
     assert!(!other.matches(&a));
-    other.assume_listed([a.id.clone()].into());
+    other.assume_same(&before, &both);
     assert!(other.matches(&a) && !other.matches(&b));
     other.set_listed(std::slice::from_ref(&b));
-    other.assume_listed([a.id.clone()].into());
+    other.assume_same(&before, &both);
     assert!(!other.matches(&a) && other.matches(&b), "an answer is better");
 }

@@ -68,6 +68,7 @@ impl Scenario {
         let orders = config::Upstream {
             service: "orders".to_owned(),
             listen: None,
+            protocol: config::Protocol::default(),
             hosts: Vec::new(),
             tags: Vec::new(),
             datacenter: None,

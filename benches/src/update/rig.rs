@@ -126,6 +126,7 @@ fn config(services: u32) -> config::Config {
     let upstream = |service: String| config::Upstream {
         service,
         listen: None,
+        protocol: config::Protocol::default(),
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,

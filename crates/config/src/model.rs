@@ -47,7 +47,7 @@ pub use traffic::{
     Pattern, PolicyTuning, Route, RouteMatch, RouteTarget, SUBSET_FIELDS, Split, SplitEntry, SplitTarget,
     Sticky, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest, ZoneRouting, ZoneSource,
 };
-pub use upstream::Upstream;
+pub use upstream::{Protocol, Upstream};
 
 /// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]

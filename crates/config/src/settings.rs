@@ -7,8 +7,8 @@ use crate::{
     AddressKind, ApiListen, AppConfigSettings, AppSignal, AwaitApp, Balance, Bounds, CircuitBreaker, Config,
     ConfigFile, ConfigFormat, ConsulSettings, DnsAnswer, DnsBrowsers, DynamicConfig, Health, HedgePolicy,
     InheritedToken, KvLayout, Layer, LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection,
-    Policy, Pool, Probe, ProcessGroup, Propagation, PropertySource, ReachTest, Registry, RetryPolicy, Route,
-    Service, SettingGroup, SpringSource, Token, TrafficRules, Upstream, WorkerThreads,
+    Policy, Pool, Probe, ProcessGroup, Propagation, PropertySource, Protocol, ReachTest, Registry,
+    RetryPolicy, Route, Service, SettingGroup, SpringSource, Token, TrafficRules, Upstream, WorkerThreads,
     check::ServicePolicies,
     format_duration, format_size,
     keys::join,
@@ -276,6 +276,9 @@ impl SettingList {
     fn upstream(&mut self, path: &str, upstream: &Upstream) {
         self.text(join(path, "service"), &upstream.service);
         self.text_if_some(&join(path, "listen"), upstream.listen.as_ref());
+        if upstream.protocol != Protocol::default() {
+            self.text(join(path, "protocol"), upstream.protocol.as_str());
+        }
         if !upstream.hosts.is_empty() {
             self.list(join(path, "hosts"), &upstream.hosts);
         }

@@ -13,6 +13,7 @@ mod environment;
 mod listeners;
 mod open;
 mod policy;
+mod protocol;
 mod prune;
 mod quote;
 mod reader;

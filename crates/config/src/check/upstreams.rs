@@ -2,12 +2,15 @@
 
 use super::{
     policy::read_policy,
+    protocol,
     reader::Reader,
     section::Section,
     service::read_required,
     traffic::{ServiceLinks, ServicePolicies, TrafficReading},
 };
-use crate::{Config, Policy, TrafficRules, Upstream, address, error::InvalidValue, names};
+use crate::{
+    Config, Policy, Protocol, TrafficRules, Upstream, address, error::InvalidValue, names, units::one_of,
+};
 
 /// Reads `upstreams`, with the `defaults` of `config`.
 pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, config: &mut Config) {
@@ -20,6 +23,7 @@ pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, config: &mu
         let mut reading = TrafficReading::default();
         reading.read(r, s, &upstream.service, &[]);
         readings.push(reading);
+        protocol::check(r, s, &upstream);
         // All upstreams with an invalid name would look the same.
         let read = r.problems.len() == problems;
         if read && let Some(first) = out.iter().position(|known| is_same(known, &upstream)) {
@@ -69,6 +73,7 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upst
     let mut out = Upstream {
         service: read_required(r, s, "service", names::service).unwrap_or_default(),
         listen: None,
+        protocol: Protocol::default(),
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,
@@ -76,6 +81,7 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upst
         traffic: TrafficRules::default(),
     };
     out.listen = r.get(s, "listen", address::listen_address);
+    r.set(s, "protocol", &mut out.protocol, one_of(&Protocol::ALL, Protocol::as_str));
     r.set_list(s, "hosts", &mut out.hosts, names::public_host);
     if out.listen.is_none() && !out.hosts.is_empty() {
         let at = r.origins.get(&s.key("hosts")).clone();

@@ -2,6 +2,32 @@
 
 use super::{Listen, Policy, TrafficRules};
 
+/// How the connections of an upstream are carried; the words are Consul's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Protocol {
+    /// As HTTP/1.1.
+    #[default]
+    Auto,
+    /// As HTTP/1.1.
+    Http,
+    /// As bytes both ways: its listener makes one connection to an instance for each connection of the app.
+    Tcp,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Http, Self::Tcp];
+
+    /// Its name in a settings file and on a page.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// A service declared in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
@@ -9,6 +35,8 @@ pub struct Upstream {
     pub service: String,
     /// A listener of its own. Absent: reached by name only.
     pub listen: Option<Listen>,
+    /// How it is carried. Default `auto`. `tcp` needs [`Upstream::listen`].
+    pub protocol: Protocol,
     /// Hosts under which browsers reach that listener on its own port, in lower case and without a port. Requests for them are
     /// carried without a check of where they come from. Default none: on its own port only the addresses of this machine and
     /// names of services are carried for a browser.

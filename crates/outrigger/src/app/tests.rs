@@ -264,6 +264,7 @@ async fn every_occupied_port_is_named_at_once_with_the_flag_of_its_listener() {
     all.upstreams.push(outrigger_config::Upstream {
         service: "reports".to_owned(),
         listen: Some(addrs[3].into()),
+        protocol: outrigger_config::Protocol::default(),
         hosts: Vec::new(),
         tags: vec!["v2".to_owned()],
         datacenter: None,

@@ -151,6 +151,7 @@ impl Path {
         config.upstreams.push(config::Upstream {
             service: "orders".to_owned(),
             listen: None,
+            protocol: config::Protocol::default(),
             hosts: Vec::new(),
             tags: Vec::new(),
             datacenter: None,

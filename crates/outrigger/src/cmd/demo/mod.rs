@@ -156,6 +156,7 @@ fn demo_config(registry: SocketAddr) -> Config {
     let orders = Upstream {
         service: SERVICE.to_owned(),
         listen: None,
+        protocol: outrigger_config::Protocol::default(),
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,

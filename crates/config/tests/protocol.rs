@@ -1,0 +1,68 @@
+//! The protocol of an upstream, and the keys that have no meaning with it.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::problems;
+use outrigger_config::{Environment, Overrides, Protocol, load};
+
+fn check(text: &str, expected: &[&str]) {
+    assert_eq!(problems(text, &[], &Overrides::default()), expected, "for:\n{text}");
+}
+
+#[test]
+fn each_protocol_is_read_and_http_is_not_asked_for_by_default() {
+    for (text, expected) in [
+        ("", Protocol::Auto),
+        ("protocol: auto", Protocol::Auto),
+        ("protocol: http", Protocol::Http),
+        ("protocol: tcp", Protocol::Tcp),
+    ] {
+        let text = format!("upstreams:\n- service: db\n  listen: 127.0.0.1:5432\n  {text}\n");
+        let loaded = load(Some(("o.yaml", &text)), &Environment::default(), &Overrides::default()).unwrap();
+        assert_eq!(loaded.config.upstreams[0].protocol, expected, "{text}");
+    }
+    check(
+        "upstreams: [{service: db, protocol: udp}]\n",
+        &[
+            "o.yaml:1:37 upstreams[0].protocol: \"udp\" is not a value of this setting; allowed: auto, http, tcp",
+        ],
+    );
+}
+
+#[test]
+fn tcp_needs_a_listener_of_its_own() {
+    check(
+        "upstreams: [{service: db, protocol: tcp}]\n",
+        &[
+            "o.yaml:1:37 upstreams[0].protocol: tcp needs a listener of its own, because the bytes of a connection name no service; set listen too, as listen: 127.0.0.1:5432",
+        ],
+    );
+}
+
+#[test]
+fn settings_of_requests_beside_tcp_are_errors_and_those_of_connections_are_not() {
+    let at = |line, col, key| {
+        format!(
+            "o.yaml:{line}:{col} upstreams[0].{key}: is about HTTP requests, and protocol is tcp; remove it, or set protocol: http"
+        )
+    };
+    let text = "upstreams:\n- service: db\n  listen: 127.0.0.1:5432\n  protocol: tcp\n  hosts: [db.example]\n  \
+                per_try_timeout: 1s\n  retry: {statuses: [503], max_retries: 1}\n  routes: [{to: {service: a}}]\n  \
+                mirror: {to: {service: a}}\n";
+    let expected = [
+        at(5, 10, "hosts"),
+        at(6, 20, "per_try_timeout"),
+        at(7, 21, "retry.statuses"),
+        at(8, 11, "routes"),
+        at(9, 11, "mirror"),
+    ];
+    check(text, &expected.each_ref().map(String::as_str));
+    check(
+        "defaults: {deadline: 2s, retry: {statuses: [503]}}\nupstreams: [{service: db, listen: 127.0.0.1:5432, protocol: tcp, \
+         timeout: 3s, connect_timeout: 1s, retry: {max_retries: 1}, circuit_breaker: off, outlier: off, balance: random, \
+         subsets: {a: {tags: [x]}}, split: [{subset: a, weight: 9}, {service: b, weight: 1}], failover: [{datacenter: dc2}]}]\n",
+        &[],
+    );
+}

@@ -132,7 +132,7 @@ async fn scraped() -> BTreeSet<String> {
 }
 
 /// Created by events that this test cannot cause without a race, or only with many requests.
-const ONLY_AFTER_EVENTS: [&str; 10] = [
+const ONLY_AFTER_EVENTS: [&str; 11] = [
     "outrigger_watch_errors_total",
     "outrigger_registry_suspect_updates_total",
     "outrigger_hedges_total",
@@ -143,6 +143,8 @@ const ONLY_AFTER_EVENTS: [&str; 10] = [
     "outrigger_ejections_total",
     // For an app that the sidecar runs.
     "outrigger_app_restart_state",
+    // For a service with TLS.
+    "outrigger_tls_certificate_expiry_seconds",
     // For a chain of a real Consul.
     "outrigger_chain_problems",
 ];

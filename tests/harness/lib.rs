@@ -13,6 +13,7 @@
 //! | [`wait`] | waiting for a condition |
 //! | [`memory`], [`usage`] | how much memory a process holds; its open files, its CPU time |
 //! | [`scrape`] | a page of metrics, taken apart |
+//! | [`tls`] | certificates, and TLS in front of an instance |
 //! | [`skip`], [`tool`] | tests that this machine cannot run; programs that are not ours |
 //!
 //! A failed expectation of the harness is a panic with a text that says what was awaited.
@@ -30,6 +31,7 @@ pub mod registry_proxy;
 pub mod scrape;
 pub mod sidecar;
 pub mod skip;
+pub mod tls;
 pub mod tool;
 pub mod usage;
 pub mod wait;

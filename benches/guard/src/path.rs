@@ -69,6 +69,7 @@ impl Scenario {
             service: "orders".to_owned(),
             listen: None,
             protocol: config::Protocol::default(),
+            tls: None,
             hosts: Vec::new(),
             tags: Vec::new(),
             datacenter: None,

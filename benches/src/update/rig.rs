@@ -127,6 +127,7 @@ fn config(services: u32) -> config::Config {
         service,
         listen: None,
         protocol: config::Protocol::default(),
+        tls: None,
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,

@@ -92,7 +92,7 @@ const CONFIG_FILE: &[KeySpec] = keys! {
 };
 
 /// The keys of a document about a service: those of an upstream without what says which instances and listeners it has.
-pub(crate) const SERVICE_DOCUMENT: &[KeySpec] = UPSTREAM.split_at(6).1;
+pub(crate) const SERVICE_DOCUMENT: &[KeySpec] = UPSTREAM.split_at(7).1;
 
 /// The keys of `defaults`: those of a document about a service without its traffic rules.
 pub(crate) const POLICY: &[KeySpec] = SERVICE_DOCUMENT.split_at(8).1;
@@ -144,7 +144,9 @@ const RETRY: &[KeySpec] = keys! {
 const HEDGE: &[KeySpec] = keys! { percentile min_delay };
 
 pub(crate) const UPSTREAM: &[KeySpec] = keys! {
-    service listen protocol hosts tags datacenter
+    service listen protocol
+    tls { ca_file cert_file key_file server_name sans verify }
+    hosts tags datacenter
     subsets split sticky routes mirror failover return_after zone
     balance address timeout per_try_timeout deadline connect_timeout body_idle
     max_in_flight max_pending pending_timeout

@@ -21,6 +21,7 @@
 //! | `documents` | documents of the registry's KV, which set how services are called, over the settings of the file |
 //! | `data` | the values of a YAML document of another program |
 //! | `small_file` | reads the small files of other crates too: regular files only, within a limit |
+//! | `file_version` | detects a changed file without reading it, for other crates too |
 //! | `stable_hash` | a hash by which every sidecar decides alike |
 //! | `state_folder` | the folder of this program's own files, and a lock in it, for other crates |
 //! | `diff` | running and new settings → what runs next, and what changes |
@@ -36,6 +37,7 @@ mod documents;
 mod error;
 mod expand;
 mod explained;
+mod file_version;
 mod http_words;
 mod keys;
 mod layers;
@@ -67,6 +69,7 @@ pub use explained::{
     CHAIN_KEY, PolicySetting, describe_header_match, describe_match, describe_origin, describe_path_match,
     describe_value_match, list_policy_settings,
 };
+pub use file_version::FileVersion;
 pub use keys::{is_key_of_routes, keys};
 pub use layers::{ADMIN_LISTEN_VARIABLE, CONFIG_VARIABLE, Environment, Overrides, VARIABLES};
 pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};

@@ -38,7 +38,7 @@ pub use process::{
     WorkerThreads,
 };
 pub use registry::{
-    ConsulAddress, ConsulSettings, DiscoverySettings, MassLoss, Registry, Secret, Tls, Token,
+    ConsulAddress, ConsulSettings, DiscoverySettings, MassLoss, Registry, Secret, Tls, TlsVerify, Token,
 };
 pub use routing::Routing;
 pub use service::{ExpectedStatus, Health, Probe, ReachTest, Service, Weights};

@@ -8,7 +8,8 @@ use crate::{
     ConfigFile, ConfigFormat, ConsulSettings, DnsAnswer, DnsBrowsers, DynamicConfig, Health, HedgePolicy,
     InheritedToken, KvLayout, Layer, LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection,
     Policy, Pool, Probe, ProcessGroup, Propagation, PropertySource, Protocol, ReachTest, Registry,
-    RetryPolicy, Route, Service, SettingGroup, SpringSource, Token, TrafficRules, Upstream, WorkerThreads,
+    RetryPolicy, Route, Service, SettingGroup, SpringSource, Tls, TlsVerify, Token, TrafficRules, Upstream,
+    WorkerThreads,
     check::ServicePolicies,
     format_duration, format_size,
     keys::join,
@@ -228,13 +229,23 @@ impl SettingList {
             Some(Token::File(path)) => self.text("registry.consul.token_file", path.display()),
             None => {}
         }
-        let tls = &consul.tls;
-        self.text_if_some("registry.consul.tls.ca_file", tls.ca_file.as_ref().map(|path| path.display()));
-        self.text_if_some("registry.consul.tls.cert_file", tls.cert_file.as_ref().map(|path| path.display()));
-        self.text_if_some("registry.consul.tls.key_file", tls.key_file.as_ref().map(|path| path.display()));
-        self.text_if_some("registry.consul.tls.server_name", tls.server_name.as_ref());
+        self.tls("registry.consul.tls", &consul.tls);
         self.text("registry.consul.wait", format_duration(consul.wait));
         self.text("registry.consul.max_connections", consul.max_connections);
+    }
+
+    fn tls(&mut self, path: &str, tls: &Tls) {
+        let files = [("ca_file", &tls.ca_file), ("cert_file", &tls.cert_file), ("key_file", &tls.key_file)];
+        for (name, file) in files {
+            self.text_if_some(&join(path, name), file.as_ref().map(|path| path.display()));
+        }
+        self.text_if_some(&join(path, "server_name"), tls.server_name.as_ref());
+        if !tls.sans.is_empty() {
+            self.list(join(path, "sans"), &tls.sans);
+        }
+        if tls.verify != TlsVerify::default() {
+            self.text(join(path, "verify"), tls.verify.as_str());
+        }
     }
 
     fn discovery(&mut self, config: &Config) {
@@ -278,6 +289,9 @@ impl SettingList {
         self.text_if_some(&join(path, "listen"), upstream.listen.as_ref());
         if upstream.protocol != Protocol::default() {
             self.text(join(path, "protocol"), upstream.protocol.as_str());
+        }
+        if let Some(tls) = &upstream.tls {
+            self.tls(&join(path, "tls"), tls);
         }
         if !upstream.hosts.is_empty() {
             self.list(join(path, "hosts"), &upstream.hosts);

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
@@ -59,9 +59,63 @@ pub struct Stream {
 enum Transport {
     Tcp(TcpStream),
     // Boxed: the state of a TLS session is much larger than a socket.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<CountedSocket>>),
     #[cfg(feature = "testing")]
     Memory(MemoryStream),
+}
+
+/// The socket below a TLS session, with the number of encrypted bytes that the system has accepted.
+#[derive(Debug)]
+struct CountedSocket {
+    socket: TcpStream,
+    written: u64,
+}
+
+impl AsyncRead for CountedSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for CountedSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.count(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.count(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl CountedSocket {
+    fn count(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(n)) = &polled {
+            self.written += *n as u64;
+        }
+        polled
+    }
 }
 
 impl From<TcpStream> for Stream {
@@ -71,16 +125,17 @@ impl From<TcpStream> for Stream {
 }
 
 impl Stream {
-    /// Makes a TLS session over `stream`, as its client. The caller bounds the time that this takes.
+    /// Makes a TLS session over `socket`, as its client. The caller bounds the time that this takes.
     ///
     /// # Errors
     /// When the peer's certificate is not valid for `name`, or the handshake fails otherwise.
-    pub async fn connect_tls(
-        stream: TcpStream,
+    pub(crate) async fn connect_tls(
+        socket: TcpStream,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> io::Result<Self> {
-        let tls = TlsConnector::from(config).connect(name, stream).await?;
+        let socket = CountedSocket { socket, written: 0 };
+        let tls = TlsConnector::from(config).connect(name, socket).await?;
         Ok(Self { transport: Transport::Tls(Box::new(tls)), counts: None })
     }
 
@@ -97,6 +152,33 @@ impl Stream {
         self.counts.get_or_insert_default().clone()
     }
 
+    /// The TLS session. `None`: the stream is not encrypted.
+    pub(crate) fn tls_session(&self) -> Option<&ClientConnection> {
+        match &self.transport {
+            Transport::Tls(stream) => Some(stream.get_ref().1),
+            Transport::Tcp(_) => None,
+            #[cfg(feature = "testing")]
+            Transport::Memory(_) => None,
+        }
+    }
+
+    /// The protocol that both sides of a TLS session chose (ALPN), as `h2`. `None`: none, or the stream is not encrypted.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tls_session()?.alpn_protocol()
+    }
+
+    /// How many encrypted bytes the system has accepted for the peer, the handshake included. What was written to a TLS session
+    /// may still wait in this process; and a write that fails may have passed on a part before. `None`: the stream is not encrypted.
+    #[inline]
+    pub fn encrypted_written(&self) -> Option<u64> {
+        match &self.transport {
+            Transport::Tls(stream) => Some(stream.get_ref().0.written),
+            Transport::Tcp(_) => None,
+            #[cfg(feature = "testing")]
+            Transport::Memory(_) => None,
+        }
+    }
+
     /// The address of this side.
     ///
     /// # Errors
@@ -104,7 +186,7 @@ impl Stream {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.transport {
             Transport::Tcp(stream) => stream.local_addr(),
-            Transport::Tls(stream) => stream.get_ref().0.local_addr(),
+            Transport::Tls(stream) => stream.get_ref().0.socket.local_addr(),
             #[cfg(feature = "testing")]
             Transport::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -166,7 +248,7 @@ impl Stream {
     pub async fn read_closed(&self) {
         let socket = match &self.transport {
             Transport::Tcp(stream) => stream,
-            Transport::Tls(stream) => stream.get_ref().0,
+            Transport::Tls(stream) => &stream.get_ref().0.socket,
             #[cfg(feature = "testing")]
             Transport::Memory(stream) => return poll_fn(|cx| stream.poll_read_closed(cx)).await,
         };
@@ -197,7 +279,7 @@ impl Stream {
     fn set_reset_on_close(&self, resets: bool) {
         let socket = match &self.transport {
             Transport::Tcp(stream) => stream,
-            Transport::Tls(stream) => stream.get_ref().0,
+            Transport::Tls(stream) => &stream.get_ref().0.socket,
             #[cfg(feature = "testing")]
             Transport::Memory(stream) => return stream.set_reset_on_close(resets),
         };
@@ -205,12 +287,12 @@ impl Stream {
         let _ = SockRef::from(socket).set_linger(resets.then_some(Duration::ZERO));
     }
 
-    /// Waits until the socket has bytes or has ended. Readiness is the socket's: a TLS stream may have
-    /// decrypted bytes without it.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.transport {
+    /// Waits until there are bytes to read, or the stream has ended. A TLS stream is read until it has decrypted some: what is on its
+    /// socket may be none of them, and some may be decrypted already.
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
             Transport::Tcp(stream) => stream.poll_read_ready(cx),
-            Transport::Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+            Transport::Tls(stream) => Pin::new(&mut **stream).poll_fill_buf(cx).map_ok(drop),
             #[cfg(feature = "testing")]
             Transport::Memory(stream) => stream.poll_read_ready(cx),
         }

@@ -27,8 +27,10 @@ pub enum Outcome {
     ConnectRefused,
     /// No connection within `connect_timeout`. Nothing was sent.
     ConnectTimeout,
-    /// No connection for another reason (unreachable, TLS). Nothing of the request was sent.
+    /// No connection for another reason (unreachable, closed within the handshake). Nothing of the request was sent.
     ConnectFailed,
+    /// No TLS session: a certificate, the settings or the protocol do not fit. Nothing of the request was carried out.
+    TlsFailed,
     /// The connection ended before the first byte of a response.
     Closed,
     /// The connection ended within the response head.
@@ -78,6 +80,7 @@ impl Outcome {
             Self::ConnectRefused
             | Self::ConnectTimeout
             | Self::ConnectFailed
+            | Self::TlsFailed
             | Self::Closed
             | Self::ClosedMidHead
             | Self::BadResponse
@@ -118,6 +121,7 @@ impl Outcome {
             Self::BadRequest => 18,
             Self::ClientGone => 19,
             Self::UnreachableFromHere => 20,
+            Self::TlsFailed => 21,
         }
     }
 
@@ -128,7 +132,7 @@ impl Outcome {
     }
 
     /// Every value of [`label`](Self::label).
-    pub const LABELS: [&'static str; 21] = [
+    pub const LABELS: [&'static str; 22] = [
         "1xx",
         "2xx",
         "3xx",
@@ -150,5 +154,6 @@ impl Outcome {
         "bad_request",
         "client_gone",
         "unreachable_from_here",
+        "tls_failed",
     ];
 }

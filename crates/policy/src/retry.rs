@@ -157,6 +157,7 @@ impl LastAttempt {
             self.outcome,
             Outcome::ConnectRefused
                 | Outcome::ConnectFailed
+                | Outcome::TlsFailed
                 | Outcome::ConnectTimeout
                 | Outcome::UnreachableFromHere
         );
@@ -316,6 +317,7 @@ fn classify_outcome(eligibility: &RetryEligibility<'_>, outcome: Outcome) -> Ret
         Outcome::ConnectRefused
         | Outcome::ConnectTimeout
         | Outcome::ConnectFailed
+        | Outcome::TlsFailed
         | Outcome::UnreachableFromHere
         | Outcome::Closed
         | Outcome::ClosedMidHead

@@ -40,9 +40,11 @@ pub use explain::{
 };
 pub use host::host_of;
 pub use listener::set::{ListenError, ListenErrors};
+pub use outrigger_net::tls::TlsError;
 pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};
 pub use reason::Reason;
 pub use status::{
     ChainProblemStatus, ChainStatus, ChainTargetStatus, ClusterStatus, EjectedStatus, EndpointStatus,
     FailoverStatus, FailoverTargetStatus, SubsetStatus,
 };
+pub use upstream::manager::check_tls_files;

@@ -306,6 +306,11 @@ impl Proxy {
         self.context.clusters.clusters().iter().map(|cluster| status::cluster_status(cluster)).collect()
     }
 
+    /// What people should know of TLS to instances, as sentences.
+    pub fn tls_warnings(&self) -> Vec<String> {
+        self.context.clusters.clusters().iter().flat_map(|cluster| status::tls_warnings(cluster)).collect()
+    }
+
     /// What a request would meet now; `origins` are those of the settings that are in place. It sends nothing, opens no service, counts nothing
     /// and takes no turn.
     ///

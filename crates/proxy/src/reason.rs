@@ -85,6 +85,8 @@ reasons! {
     LocalResource: 503, "local_resource", "This machine lacks a resource, or a way to the instances";
     /// No connect to an instance succeeded.
     ConnectFailed: 502, "connect_failed", "No connection to an instance could be made";
+    /// No TLS session with an instance could be made.
+    TlsFailed: 502, "tls_failed", "No TLS connection to an instance could be made";
     /// No instance accepted a connection in time.
     ConnectTimeout: 504, "connect_timeout", "No instance accepted a connection in time";
     /// The connection ended before a response; a retry was safe, and did not help.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::{AddressKind, count, format_coarse_duration};
+use outrigger_config::{AddressKind, TlsVerify, count, format_coarse_duration};
 use outrigger_discovery::Knowledge;
 use outrigger_policy::{
     circuit_breaker::BreakerState,
@@ -378,7 +378,9 @@ pub(crate) fn endpoint_statuses(
                          over while another answers"
                             .to_owned()
                     });
-                    ejection.into_iter().chain(suspicion).chain(stalled).collect()
+                    let tls = one.tls.as_ref().and_then(|tls| tls.failure());
+                    let tls = tls.map(|failure| format!("TLS fails: {failure}"));
+                    ejection.into_iter().chain(tls).chain(suspicion).chain(stalled).collect()
                 }
                 (Err(unusable), None) => vec![unusable.to_string()],
                 (Ok(_), None) if view.own.contains(&instance.id) => {
@@ -424,6 +426,20 @@ pub(crate) fn endpoint_statuses(
             }
         })
         .collect()
+}
+
+/// What people should know of TLS to the instances of a cluster, as sentences.
+pub(crate) fn tls_warnings(cluster: &Cluster) -> Vec<String> {
+    let view = cluster.view.load_full();
+    let Some(tls) = &view.settings.tls else { return Vec::new() };
+    let label = &cluster.label;
+    let unchecked = (tls.settings().verify == TlsVerify::None)
+        .then(|| format!("{label}: the certificates of its instances are not checked (tls.verify: none)"));
+    let files = tls.problem().map(|problem| format!("{label}: the files of tls cannot be used: {problem}"));
+    let failing = view.set.standing().iter().find(|one| cluster.fails_tls_alike(one));
+    let failure = failing.and_then(|one| one.tls.as_ref()?.failure());
+    let alike = failure.map(|failure| format!("{label}: TLS fails with every instance alike: {failure}"));
+    unchecked.into_iter().chain(files).chain(alike).collect()
 }
 
 /// The state of one cluster now.

@@ -13,7 +13,6 @@ pub mod consul;
 mod error;
 mod facts;
 pub mod file;
-mod file_version;
 mod kv;
 mod locks;
 mod model;

@@ -21,6 +21,7 @@ mod registry;
 mod section;
 mod service;
 mod state_dir;
+mod tls;
 mod traffic;
 mod upstreams;
 

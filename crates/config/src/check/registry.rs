@@ -170,9 +170,15 @@ fn read_tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
         ca_file: read_path(r, s, "ca_file"),
         cert_file: read_path(r, s, "cert_file"),
         key_file: read_path(r, s, "key_file"),
-        server_name: None,
+        ..Tls::default()
     };
     out.server_name = r.get(s, "server_name", names::host);
+    check_pair(r, s, &out);
+    out
+}
+
+/// That a certificate is not without its key, nor a key without its certificate.
+pub(super) fn check_pair(r: &mut Reader<'_>, s: &Section<'_>, out: &Tls) {
     for (has, lacks, missing) in [
         ("cert_file", "key_file", out.key_file.is_none()),
         ("key_file", "cert_file", out.cert_file.is_none()),
@@ -183,7 +189,6 @@ fn read_tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
             r.report_set(&key, format!("needs {lacks} too"), hint);
         }
     }
-    out
 }
 
 /// The path that a key holds, if any.

@@ -6,6 +6,7 @@ use super::{
     reader::Reader,
     section::Section,
     service::read_required,
+    tls::read_tls,
     traffic::{ServiceLinks, ServicePolicies, TrafficReading},
 };
 use crate::{
@@ -19,7 +20,7 @@ pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, config: &mu
     let mut readings = Vec::with_capacity(sections.len());
     for s in &sections {
         let problems = r.problems.len();
-        let upstream = read_upstream(r, s, &config.defaults);
+        let upstream = read_upstream(r, s, &config.defaults, config.registry.domain());
         let mut reading = TrafficReading::default();
         reading.read(r, s, &upstream.service, &[]);
         readings.push(reading);
@@ -69,11 +70,12 @@ fn check_cycles(
     }
 }
 
-fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upstream {
+fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy, domain: &str) -> Upstream {
     let mut out = Upstream {
         service: read_required(r, s, "service", names::service).unwrap_or_default(),
         listen: None,
         protocol: Protocol::default(),
+        tls: None,
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,
@@ -82,6 +84,7 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upst
     };
     out.listen = r.get(s, "listen", address::listen_address);
     r.set(s, "protocol", &mut out.protocol, one_of(&Protocol::ALL, Protocol::as_str));
+    out.tls = read_tls(r, s, &out.service, domain);
     r.set_list(s, "hosts", &mut out.hosts, names::public_host);
     if out.listen.is_none() && !out.hosts.is_empty() {
         let at = r.origins.get(&s.key("hosts")).clone();

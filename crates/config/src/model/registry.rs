@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 /// Where instances come from.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Registry {
     /// A Consul agent. The default.
     Consul(ConsulSettings),
@@ -115,7 +116,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// TLS to the agent.
+/// TLS to a server: to the agent, or to the instances of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tls {
     /// PEM file of the authorities to trust. Absent: the Mozilla roots built in.
@@ -124,8 +125,37 @@ pub struct Tls {
     pub cert_file: Option<PathBuf>,
     /// PEM file of the certificate's key. Needs `cert_file`.
     pub key_file: Option<PathBuf>,
-    /// Name expected in the server's certificate. Absent: the address's host.
+    /// Name expected in the server's certificate. Absent: the address's host. Of instances it is always set, to
+    /// `SERVICE.service.DOMAIN` by default: an address of the registry says where an instance is, and not which service it is.
     pub server_name: Option<String>,
+    /// Alternative names, of which the server's certificate must have one in place of `server_name`: a host name in lower case, an
+    /// address or a URI. Empty: it must have `server_name`. Only of instances.
+    pub sans: Vec<String>,
+    /// What is checked of the server's certificate. Default `ca`. Only of instances.
+    pub verify: TlsVerify,
+}
+
+/// What is checked of a server's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsVerify {
+    /// That a trusted authority has signed it, its time, and its names.
+    #[default]
+    Ca,
+    /// Nothing: the connection is encrypted, and anyone may be at its other end.
+    None,
+}
+
+impl TlsVerify {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Ca, Self::None];
+
+    /// Its name in a settings file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ca => "ca",
+            Self::None => "none",
+        }
+    }
 }
 
 /// Which services are watched, and for how long.

@@ -1,6 +1,6 @@
 //! A service that the file declares.
 
-use super::{Listen, Policy, TrafficRules};
+use super::{Listen, Policy, Tls, TrafficRules};
 
 /// How the connections of an upstream are carried; the words are Consul's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -37,6 +37,8 @@ pub struct Upstream {
     pub listen: Option<Listen>,
     /// How it is carried. Default `auto`. `tcp` needs [`Upstream::listen`].
     pub protocol: Protocol,
+    /// How instances are called with TLS; it holds for every form of the service. Absent: without TLS.
+    pub tls: Option<Tls>,
     /// Hosts under which browsers reach that listener on its own port, in lower case and without a port. Requests for them are
     /// carried without a check of where they come from. Default none: on its own port only the addresses of this machine and
     /// names of services are carried for a browser.

@@ -57,6 +57,8 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     fn registry_contact(&self) -> RegistryContact;
     /// What of the network is lost. Absent while it is there.
     fn lost_network(&self) -> Option<String>;
+    /// What people should know, while everything goes on.
+    fn warnings(&self) -> Vec<String>;
     /// Requests under way.
     fn in_flight(&self) -> usize;
     /// The setting `outbound.names`.
@@ -177,7 +179,8 @@ async fn readyz(State(state): State<AdminState>) -> Response {
     let (services, contact) = (state.backend.services(), state.backend.registry_contact());
     let files = FilesPart { files: state.backend.files(), restart: state.backend.restart() };
     let lost_network = state.backend.lost_network();
-    readiness_response(Readiness::of(&state.lifecycle, &services, &contact, lost_network, files))
+    let readiness = Readiness::of(&state.lifecycle, &services, &contact, lost_network, files);
+    readiness_response(readiness.with_warnings(state.backend.warnings()))
 }
 
 async fn readyz_for_network(State(state): State<AdminState>) -> Response {

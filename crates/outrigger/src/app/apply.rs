@@ -150,6 +150,14 @@ impl Running {
         if let Some(path) = config.api.token_file.as_ref().filter(|path| token_file_before != Some(path)) {
             api::read_token(path).map_err(|source| ApplyError::ApiToken { path: path.clone(), source })?;
         }
+        // Also here those that are in use already have been read, and are kept where they cannot be read now.
+        for (n, upstream) in config.upstreams.iter().enumerate() {
+            let is_known = old.is_some_and(|old| old.upstreams.iter().any(|known| known.tls == upstream.tls));
+            if !is_known {
+                let refused = |source| ApplyError::Tls { key: format!("upstreams[{n}]"), source };
+                outrigger_proxy::check_tls_files(upstream).map_err(refused)?;
+            }
+        }
         let api_before = old.and_then(|old| ApiPlace::of(&old.api));
         let api = ServerChange::bind(api_before, ApiPlace::of(&config.api), |place| match place.listen {
             ApiListen::Tcp(listen) => bind(API_LISTEN)(listen).map_err(ApiBindError::Tcp),

@@ -238,6 +238,10 @@ impl AdminBackend for Components {
         self.discovery.contact()
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.proxy.tls_warnings()
+    }
+
     fn lost_network(&self) -> Option<String> {
         self.network.lost()
     }

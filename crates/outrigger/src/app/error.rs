@@ -55,6 +55,15 @@ pub enum ApplyError {
         #[source]
         source: std::io::Error,
     },
+    /// The TLS files of an upstream cannot be used.
+    #[error("{key}.tls")]
+    Tls {
+        /// The upstream.
+        key: String,
+        /// Why.
+        #[source]
+        source: outrigger_proxy::TlsError,
+    },
     /// This sidecar cannot do what files of the app ask for.
     #[error(transparent)]
     Files(#[from] FilesError),
@@ -65,9 +74,10 @@ impl From<ApplyError> for ReloadError {
         let text = error_chain(&error);
         match error {
             ApplyError::Listen(_) => Self::Address(text),
-            ApplyError::Token(_) | ApplyError::ApiToken { .. } | ApplyError::Files(_) => {
-                Self::Problems { problems: vec![text], warnings: Vec::new() }
-            }
+            ApplyError::Token(_)
+            | ApplyError::ApiToken { .. }
+            | ApplyError::Tls { .. }
+            | ApplyError::Files(_) => Self::Problems { problems: vec![text], warnings: Vec::new() },
         }
     }
 }

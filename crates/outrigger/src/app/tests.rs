@@ -265,6 +265,7 @@ async fn every_occupied_port_is_named_at_once_with_the_flag_of_its_listener() {
         service: "reports".to_owned(),
         listen: Some(addrs[3].into()),
         protocol: outrigger_config::Protocol::default(),
+        tls: None,
         hosts: Vec::new(),
         tags: vec!["v2".to_owned()],
         datacenter: None,

@@ -69,7 +69,7 @@ impl Evidence {
             }
             Outcome::Timeout if first => Self::Failure,
             Outcome::Timeout | Outcome::Deadline => Self::UncertainFailure,
-            Outcome::ConnectRefused | Outcome::ConnectFailed => Self::Unreachable,
+            Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::TlsFailed => Self::Unreachable,
             Outcome::UnreachableFromHere => Self::UnreachableFromHere,
             Outcome::ConnectTimeout => Self::ConnectTimeout,
             Outcome::Overloaded | Outcome::Resource | Outcome::BadRequest | Outcome::ClientGone => Self::None,

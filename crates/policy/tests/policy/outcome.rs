@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use outrigger_policy::{Outcome, Verdict};
 
 /// Every outcome with its verdict and its label.
-const OUTCOMES: [(Outcome, Verdict, &str); 28] = [
+const OUTCOMES: [(Outcome, Verdict, &str); 29] = [
     (Outcome::Status(101), Verdict::Success, "1xx"),
     (Outcome::Status(200), Verdict::Success, "2xx"),
     (Outcome::Status(304), Verdict::Success, "3xx"),
@@ -23,6 +23,7 @@ const OUTCOMES: [(Outcome, Verdict, &str); 28] = [
     (Outcome::ConnectRefused, Verdict::Failure, "connect_refused"),
     (Outcome::ConnectTimeout, Verdict::Failure, "connect_timeout"),
     (Outcome::ConnectFailed, Verdict::Failure, "connect_failed"),
+    (Outcome::TlsFailed, Verdict::Failure, "tls_failed"),
     (Outcome::Closed, Verdict::Failure, "closed"),
     (Outcome::ClosedMidHead, Verdict::Failure, "closed_mid_head"),
     (Outcome::BadResponse, Verdict::Failure, "bad_response"),

@@ -74,6 +74,7 @@ fn any_request_of_which_nothing_was_sent_is_retried_at_once() {
                 (Outcome::ConnectRefused, Sent::Nothing, UNCOUNTED),
                 (Outcome::ConnectTimeout, Sent::Nothing, UNCOUNTED),
                 (Outcome::ConnectFailed, Sent::Nothing, UNCOUNTED),
+                (Outcome::TlsFailed, Sent::Nothing, UNCOUNTED),
                 (Outcome::UnreachableFromHere, Sent::Nothing, UNCOUNTED),
                 (Outcome::Closed, Sent::Nothing, RETRY),
                 (Outcome::PerTryTimeout, Sent::Nothing, RETRY),
@@ -161,6 +162,7 @@ fn a_refused_connection_is_not_counted_while_another_instance_may_accept() {
     for outcome in [
         Outcome::ConnectRefused,
         Outcome::ConnectFailed,
+        Outcome::TlsFailed,
         Outcome::ConnectTimeout,
         Outcome::UnreachableFromHere,
     ] {
@@ -256,6 +258,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             Outcome::ConnectRefused,
             Outcome::ConnectTimeout,
             Outcome::ConnectFailed,
+            Outcome::TlsFailed,
             Outcome::Closed,
             Outcome::ClosedMidHead,
             Outcome::BadResponse,
@@ -341,7 +344,7 @@ proptest! {
 
         let sent = tried.sent != Sent::Nothing;
         let safe = !sent || request.idempotent || settings.non_idempotent;
-        let refused = matches!(tried.outcome, Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout
+        let refused = matches!(tried.outcome, Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::TlsFailed | Outcome::ConnectTimeout
             | Outcome::UnreachableFromHere);
         let is_uncounted = refused && !sent && tried.has_other_instance;
         let left_to_make = retries < settings.max_retries || (is_uncounted && settings.max_retries > 0);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use outrigger_config as config;
-use outrigger_discovery::ChainProblemKind;
+use outrigger_discovery::{ChainProblemKind, unix_time};
 use outrigger_policy::circuit_breaker::BreakerState;
 use prometheus::{
     GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry,
@@ -66,6 +66,7 @@ struct ClusterFamilies {
     failover_attempts: IntCounterVec,
     zone_share: GaugeVec,
     chain_problems: IntGaugeVec,
+    certificate_expiry: IntGaugeVec,
 }
 
 impl ClusterFamilies {
@@ -146,6 +147,13 @@ impl ClusterFamilies {
                 ),
                 &["service", "kind"],
             )?,
+            certificate_expiry: IntGaugeVec::new(
+                Opts::new(
+                    "outrigger_tls_certificate_expiry_seconds",
+                    "Seconds until the first certificate of its kind expires, below 0 after it.",
+                ),
+                &["service", "certificate"],
+            )?,
             zone_share: GaugeVec::new(
                 Opts::new("outrigger_zone_share", "Share of each zone in the requests, while zones count."),
                 &["service", "zone"],
@@ -204,6 +212,19 @@ impl ClusterFamilies {
                 self.chain_problems
                     .with_label_values(&[&*cluster.label, kind.label()])
                     .set(signed(problems as u64));
+            }
+        }
+        if let Some(tls) = &view.settings.tls {
+            let times = tls.times();
+            let instances = view.all_endpoints().filter_map(|one| one.tls.as_ref()?.not_after()).min();
+            let now = i64::try_from(unix_time().as_secs()).unwrap_or(i64::MAX);
+            for (certificate, not_after) in
+                [("authority", times.authority), ("client", times.client), ("instance", instances)]
+            {
+                if let Some(not_after) = not_after {
+                    let left = not_after.saturating_sub(now);
+                    self.certificate_expiry.with_label_values(&[&*cluster.label, certificate]).set(left);
+                }
             }
         }
         for (zone, share) in view.set.zone_shares() {
@@ -280,7 +301,7 @@ impl ClusterFamilies {
         }
     }
 
-    fn collectors(&self) -> [&dyn Collector; 17] {
+    fn collectors(&self) -> [&dyn Collector; 18] {
         [
             &self.state,
             &self.trips,
@@ -299,6 +320,7 @@ impl ClusterFamilies {
             &self.failover_attempts,
             &self.zone_share,
             &self.chain_problems,
+            &self.certificate_expiry,
         ]
     }
 }

@@ -305,7 +305,7 @@ impl<'r> Attempt<'r> {
                             }
                         }
                         Err(error) => {
-                            let failed = failure(&error, exchange);
+                            let failed = failure(&error, exchange, self.lease.endpoint());
                             let races = exchange.is_reused() && failed.outcome == Outcome::Closed;
                             if !(races && self.race(call, upload, has_raced)) {
                                 return Poll::Ready(Err(failed));
@@ -433,11 +433,15 @@ fn closed(exchange: &Exchange) -> Outcome {
     if exchange.has_answered() { Outcome::ClosedMidHead } else { Outcome::Closed }
 }
 
-fn failure(error: &ExchangeError, exchange: &Exchange) -> Failed {
+fn failure(error: &ExchangeError, exchange: &Exchange, endpoint: &Endpoint) -> Failed {
     let (outcome, detail) = match error {
         ExchangeError::Closed(detail) => (closed(exchange), detail.clone()),
         ExchangeError::OwnShortage(detail) => (Outcome::Resource, detail.clone()),
         ExchangeError::Invalid(detail) => (Outcome::BadResponse, detail.clone()),
+        ExchangeError::TlsRefused(cause) => {
+            let detail = endpoint.tls.as_ref().map(|tls| tls.note_refused(endpoint.addr, cause));
+            return Failed::unsent(Outcome::TlsFailed, detail.unwrap_or_else(|| cause.clone()));
+        }
         ExchangeError::Upload(broken) => upload_failure(broken),
     };
     Failed { outcome, sent: exchange.sent(), detail, reason: None }

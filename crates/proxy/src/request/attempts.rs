@@ -214,9 +214,12 @@ impl<'r> Attempts<'_, 'r> {
             let next = eligibility(call, app, self.retries + u32::from(pushback.is_some()));
             call.pick_other(&self.state.tried, &first, next.allows_retry(), now).is_some()
         };
+        let is_own_fault = outcome == Outcome::TlsFailed
+            && call.with_owner(&first, |owner, _| owner.fails_tls_alike(&first));
         let last = retry::LastAttempt {
             sent,
-            outcome,
+            // With a fault of this side's settings a request is not sent around to every instance.
+            outcome: if is_own_fault { Outcome::Resource } else { outcome },
             replayable: app.upload.is_replayable(),
             pushback,
             has_other_instance: !is_decided && (pushback.is_some() || sent == Sent::Nothing) && has_other(),

@@ -465,6 +465,7 @@ impl Failed {
             Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::UnreachableFromHere => {
                 Reason::ConnectFailed
             }
+            Outcome::TlsFailed => Reason::TlsFailed,
             Outcome::ConnectTimeout => Reason::ConnectTimeout,
             Outcome::Closed | Outcome::ClosedMidHead | Outcome::Resource
                 if gave_up == Some(GiveUp::SentUnknown) =>

@@ -12,7 +12,7 @@ use outrigger_http1::{
     BodyDecoder, Edits, Framing, Head, HeadKind, HeadLimits, HeadParser, Piece, response_framing,
     writer::{write_chunk_end, write_chunk_start, write_head, write_last_chunk},
 };
-use outrigger_net::{Stream, is_own_shortage};
+use outrigger_net::{Stream, is_own_shortage, tls::TlsFault};
 use outrigger_policy::Sent;
 use tokio::time::Instant;
 
@@ -48,6 +48,9 @@ pub(crate) enum ExchangeError {
     OwnShortage(String),
     /// The response is no valid HTTP.
     Invalid(String),
+    /// The instance refused the TLS session for want of a certificate that it accepts, in place of an answer (RFC 8446 §4.4.2.4). It
+    /// has read nothing of the request.
+    TlsRefused(String),
     /// The app's body broke.
     Upload(BrokenUpload),
 }
@@ -94,6 +97,9 @@ struct ExchangeState {
     is_bodiless: bool,
     /// What the channel had written before the request.
     written_before: u64,
+    /// The encrypted bytes that the system had accepted before it. 0: the connection is not encrypted; one that is begins with a
+    /// handshake.
+    encrypted_before: u64,
     /// The bytes of the request that were written when `sent_at` was set last.
     noted: u64,
     /// When the system last accepted bytes of a request with a body.
@@ -136,6 +142,7 @@ impl ExchangeState {
             is_head,
             is_bodiless: false,
             written_before,
+            encrypted_before: 0,
             noted: 0,
             sent_at: None,
             position: 0,
@@ -217,6 +224,7 @@ impl Exchange {
     pub(crate) fn begin(&mut self, head: &Head, edits: &Edits<'_>, framing: Framing, now: Instant) {
         let channel = &mut self.channel;
         self.state = ExchangeState::new(head.method() == b"HEAD", framing, channel.written, now);
+        self.state.encrypted_before = channel.stream.encrypted_written().unwrap_or(0);
         channel.queue(|outbox| write_head(head, edits, framing, outbox));
     }
 
@@ -257,7 +265,11 @@ impl Exchange {
 
     /// The part of the request that the system accepted.
     pub(crate) fn sent(&self) -> Sent {
-        if self.written() == 0 {
+        let is_unsent = match self.state.encrypted_before {
+            0 => self.written() == 0,
+            before => self.channel.stream.encrypted_written() == Some(before),
+        };
+        if is_unsent {
             Sent::Nothing
         } else if self.state.has_body_begun {
             Sent::Body
@@ -339,9 +351,19 @@ impl Exchange {
                 Err(error) if is_own_shortage(&error) => {
                     return Poll::Ready(Err(ExchangeError::OwnShortage(error.to_string())));
                 }
-                Err(error) => return Poll::Ready(Err(self.closed(error.to_string()))),
+                Err(error) => return Poll::Ready(Err(self.broken(&error))),
             }
         }
+    }
+
+    /// The connection broke within a head, or before it.
+    #[cold]
+    fn broken(&self, error: &io::Error) -> ExchangeError {
+        let is_first = !self.is_reused && !self.state.has_answered;
+        if is_first && TlsFault::of(error) == Some(TlsFault::ClientCertificate) {
+            return ExchangeError::TlsRefused(error.to_string());
+        }
+        self.closed(error.to_string())
     }
 
     /// The end of the connection within a head, or before it.

@@ -9,7 +9,7 @@ pub(crate) fn foreign_protocol(bytes: &[u8]) -> Option<String> {
         // A record's type (alert, handshake) and the major version of every TLS (RFC 8446 §5.1). A server that gets plain
         // HTTP sends an alert.
         [0x15 | 0x16, 3, ..] => {
-            ("TLS", "requests to instances are sent as plain HTTP/1.1: register its plain port")
+            ("TLS", "set tls for the upstream (upstreams[].tls), or register its plain port")
         }
         // A SETTINGS or GOAWAY frame of stream 0 (RFC 9113 §3.4, §4.1): the first one of a server.
         [0, _, _, 4 | 7, _, 0, 0, 0, 0, ..] => {

@@ -34,6 +34,7 @@ use crate::{
         chain_state::ChainState,
         ejection::OutlierEjector,
         endpoint::Endpoint,
+        endpoint_tls::fails_alike,
         failover::{ExactTargets, Failover},
         failover_state::FailoverState,
         pick_set::PickSet,
@@ -339,6 +340,15 @@ impl Cluster {
                 .standing()
                 .iter()
                 .any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
+    }
+
+    /// Whether TLS to the endpoint fails as it does to every other one of which something is known: then it is a fault of this side's
+    /// settings, and no evidence against the instance.
+    pub(crate) fn fails_tls_alike(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let Some(own) = &endpoint.tls else { return false };
+        let view = self.view.load();
+        let others = view.set.standing().iter().filter(|one| !Arc::ptr_eq(one, endpoint));
+        fails_alike(own.health(), others.filter_map(|one| Some(one.tls.as_ref()?.health())))
     }
 
     /// Whether another endpoint has answered a request lately, and is not ejected.

@@ -10,13 +10,16 @@ use std::{
 };
 
 use outrigger_config as config;
-use outrigger_net::{DialError, Purpose, connect_to_any};
+use outrigger_net::{DialError, Purpose, Stream, connect_to_any, tls::ClientTls};
 use outrigger_policy::{
     Cursor, LoadBalancer, Outcome,
     outlier_detection::{EjectionState, EndpointStats, LossEvent, stall::Stall},
 };
 use outrigger_registry::{InstanceId, NamedHost};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     metrics::{
@@ -27,7 +30,10 @@ use crate::{
         exchange::Exchange,
         pool::{ConnectionPool, Permits},
     },
-    upstream::connect::{connect_detail, connect_outcome},
+    upstream::{
+        connect::{connect_detail, connect_outcome},
+        endpoint_tls::EndpointTls,
+    },
 };
 
 /// One instance. An instance that is registered anew gets a new endpoint.
@@ -40,6 +46,8 @@ pub(crate) struct Endpoint {
     /// The host name that the address comes from, with addresses to connect to where this one fails.
     pub(crate) named: Option<Arc<NamedHost>>,
     pub(crate) create_index: u64,
+    /// `None`: it is called without TLS.
+    pub(crate) tls: Option<EndpointTls>,
     pub(crate) pool: ConnectionPool<Box<Exchange>>,
     /// The results of its attempts; the cluster's detector reads them.
     pub(crate) stats: EndpointStats,
@@ -102,6 +110,7 @@ impl Endpoint {
             addr,
             named: None,
             create_index,
+            tls: None,
             pool: ConnectionPool::new(workers),
             stats: EndpointStats::new(now),
             stall: Stall::new(now),
@@ -126,7 +135,53 @@ impl Endpoint {
         Self { named, ..self }
     }
 
-    /// A new connection to the instance, at any of its addresses. `reaches_another`: as for [`connect_to_any`].
+    /// The same, called with TLS. After [`Endpoint::of_service`].
+    pub(crate) fn with_tls(self, client: Option<&Arc<ClientTls>>) -> Self {
+        let tls = client.map(|client| EndpointTls::new(client.clone(), &self.service));
+        Self { tls, ..self }
+    }
+
+    /// Whether it is called with these TLS settings.
+    pub(crate) fn has_tls(&self, client: Option<&Arc<ClientTls>>) -> bool {
+        match (&self.tls, client) {
+            (Some(tls), Some(client)) => tls.is_of(client),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// A new connection to the instance for bytes of the app, within `within`, encrypted where the settings say so. `reaches_another`: as
+    /// for [`connect_to_any`].
+    pub(crate) async fn open(
+        &self,
+        within: Duration,
+        purpose: Purpose,
+        reaches_another: impl FnOnce() -> bool,
+    ) -> Result<Stream, CheckoutError> {
+        let deadline = Instant::now() + within;
+        let dialled = self.dial(within, purpose, reaches_another).await;
+        let socket = dialled.map_err(|error| CheckoutError {
+            outcome: connect_outcome(&error),
+            detail: connect_detail(&error),
+        })?;
+        let Some(tls) = &self.tls else { return Ok(socket.into()) };
+        match timeout_at(deadline, tls.connect(socket, self.addr)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(refusal)) => {
+                let outcome = if refusal.is_fault { Outcome::TlsFailed } else { Outcome::ConnectFailed };
+                Err(CheckoutError { outcome, detail: refusal.detail })
+            }
+            Err(_) => {
+                let detail = format!(
+                    "{} accepted the connection, and did not finish the TLS handshake within {within:?}; does it speak TLS on this port?",
+                    self.addr
+                );
+                Err(CheckoutError { outcome: Outcome::ConnectTimeout, detail })
+            }
+        }
+    }
+
+    /// A new TCP connection to the instance, at any of its addresses. `reaches_another`: as for [`connect_to_any`].
     pub(crate) async fn dial(
         &self,
         within: Duration,
@@ -273,13 +328,10 @@ impl Endpoint {
             let detail = format!("{} on node {}: pool.max_connections are open", self.id.id, self.id.node);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        let dialled = self.dial(timeout, Purpose::Traffic, reaches_another).await;
-        let stream = dialled.map_err(|error| CheckoutError {
-            outcome: connect_outcome(&error),
-            detail: connect_detail(&error),
-        })?;
+        // Boxed, because it is large.
+        let stream = Box::pin(self.open(timeout, Purpose::Traffic, reaches_another)).await?;
         cells.record_pool_event(PoolEvent::Opened);
-        Ok(Exchange::new(stream.into(), open, Instant::now()))
+        Ok(Exchange::new(stream, open, Instant::now()))
     }
 }
 

@@ -92,9 +92,18 @@ impl Lease {
         }
         cells.record_attempt(outcome);
         endpoint.note_outcome(outcome);
-        if matches!(outcome, Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout) {
+        if matches!(
+            outcome,
+            Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout | Outcome::TlsFailed
+        ) {
             cluster.note_connect_failure(endpoint);
         }
+        if let (Some(tls), Some(_)) = (&endpoint.tls, outcome.status()) {
+            tls.note_works();
+        }
+        // A fault of this side's settings is none of the instance.
+        let outcome =
+            if Self::is_own_fault(cluster, endpoint, outcome) { Outcome::Resource } else { outcome };
         if let (Some(_), Some(given_at)) = (outcome.status(), end.given_at) {
             endpoint.stall.record_response();
             cluster.peak_latency.record(now - given_at);
@@ -173,8 +182,16 @@ impl Lease {
         if is_old || self.is_local(cluster, true, now) { Verdict::Ignore } else { Verdict::Failure }
     }
 
+    /// Whether an attempt that ended so failed by this side's TLS settings.
+    fn is_own_fault(cluster: &Cluster, endpoint: &Arc<Endpoint>, outcome: Outcome) -> bool {
+        outcome == Outcome::TlsFailed && cluster.fails_tls_alike(endpoint)
+    }
+
     /// What an attempt that ended so says about the service, after it was [recorded](Self::record).
     pub(crate) fn verdict(&self, cluster: &Cluster, outcome: Outcome, now: Instant) -> Verdict {
+        if Self::is_own_fault(cluster, &self.endpoint, outcome) {
+            return Verdict::Ignore;
+        }
         let verdict = outcome.verdict();
         let is_loss = matches!(outcome, Outcome::Closed | Outcome::ClosedMidHead);
         let is_ignored = verdict == Verdict::Failure && self.is_local(cluster, is_loss, now);

@@ -44,6 +44,7 @@ mod table;
 pub(crate) use explained::PlacedSettings;
 use quota::Quota;
 use settings::ManagerSettings;
+pub use settings::check_tls_files;
 pub(crate) use settings::{SettingsPlace, upstream_key};
 use table::{ClusterTable, ManagedCluster};
 
@@ -135,8 +136,9 @@ impl ClusterManager {
 
     fn begin_apply(&self, config: &config::Config) -> (Vec<Arc<Cluster>>, Vec<oneshot::Receiver<()>>) {
         let mut table = self.table.lock();
-        let chains = self.settings.load().chains.clone();
-        let settings = Arc::new(ManagerSettings::new(config).with_chains(&chains));
+        let before = self.settings.load();
+        let settings = ManagerSettings::new(config).with_tls_of(&before).with_chains(&before.chains);
+        let settings = Arc::new(settings);
         self.settings.store(settings.clone());
         self.routing.send_replace(());
         let pending = Self::apply_to_open(&table, &settings);
@@ -152,7 +154,8 @@ impl ClusterManager {
         managed
             .filter_map(|(key, managed)| {
                 let declared = settings.find_declared(key).is_some() || targets.contains(key);
-                managed.apply_settings(settings.policy_for(key), settings.rules_for(key), declared)
+                let (policy, rules) = (settings.policy_for(key), settings.rules_for(key));
+                managed.apply_settings(policy, rules, settings.tls_for(key), declared)
             })
             .collect()
     }
@@ -164,7 +167,8 @@ impl ClusterManager {
             let declared = settings.find_declared(key).is_some() || targets.contains(key);
             if managed.cluster.is_declared() != declared {
                 // Nothing waits for it.
-                let _ = managed.apply_settings(settings.policy_for(key), settings.rules_for(key), declared);
+                let (policy, rules) = (settings.policy_for(key), settings.rules_for(key));
+                let _ = managed.apply_settings(policy, rules, settings.tls_for(key), declared);
             }
         }
     }
@@ -369,7 +373,8 @@ impl ClusterManager {
         let task_follower = self.discovery.follow(query, kind)?;
         let label = key.to_string();
         let series = self.metrics.service_series(declared.then_some(&*label));
-        let settings = ClusterSettings::new(all.policy_for(&key).clone(), all.rules_for(&key), series);
+        let settings = ClusterSettings::new(all.policy_for(&key).clone(), all.rules_for(&key), series)
+            .with_tls(all.tls_for(&key).cloned());
         let events = self.discovery.events().clone();
         let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower, events));
         cluster.is_routed.send_replace(!all.wants_chain(&key));

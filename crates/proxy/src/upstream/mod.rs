@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod ejection;
 pub(crate) mod endpoint;
+pub(crate) mod endpoint_tls;
 pub(crate) mod exact;
 pub(crate) mod failover;
 pub(crate) mod failover_state;

@@ -80,10 +80,10 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
 /// Tries a connection to an ejected endpoint, and closes it at once.
 async fn probe_ejected(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let within = cluster.view.load().settings.policy.connect_timeout;
-    let connected = match endpoint.dial(within, Purpose::Probe, || cluster.serves_besides(&endpoint)).await {
+    let connected = match endpoint.open(within, Purpose::Probe, || cluster.serves_besides(&endpoint)).await {
         Ok(_) => true,
         // The sidecar's own shortage says nothing about the instance; the detector asks again.
-        Err(error) if connect_outcome(&error) == Outcome::Resource => return,
+        Err(error) if error.outcome == Outcome::Resource => return,
         Err(_) => {
             cluster.note_connect_failure(&endpoint);
             false

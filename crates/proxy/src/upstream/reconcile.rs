@@ -10,6 +10,7 @@ use std::{
 
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Follower, Snapshot};
+use outrigger_net::tls::ClientTls;
 use outrigger_policy::outlier_detection::Eligibility;
 use outrigger_registry::{Instance, InstanceId, LastResort};
 use tokio::{
@@ -37,7 +38,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct SettingsUpdate {
     /// `None`: the same as before; each subset gets its endpoints.
-    pub(crate) change: Option<(config::Policy, config::TrafficRules)>,
+    pub(crate) change: Option<(config::Policy, config::TrafficRules, Option<Arc<ClientTls>>)>,
     /// Completed when the next pick reads the settings. Dropped: the cluster is gone.
     pub(crate) applied: oneshot::Sender<()>,
 }
@@ -158,12 +159,12 @@ impl Reconciler {
         SettingsUpdate { change, applied }: SettingsUpdate,
     ) {
         match change {
-            Some((policy, rules)) => {
+            Some((policy, rules, tls)) => {
                 let is_declared = self.cluster.is_declared();
                 follower.set_reason(watch_reason(is_declared));
                 let query = self.cluster.key.query(policy.address);
                 self.next = NextWatch::of(query, follower, self.next.take(), &self.discovery, is_declared);
-                self.apply_settings(policy, &rules).await;
+                self.apply_settings(policy, &rules, tls).await;
             }
             None => self.rebuild_same(),
         }
@@ -186,7 +187,13 @@ impl Reconciler {
     }
 
     /// Publishes a View with `policy`: same endpoints, same connections, same states.
-    async fn apply_settings(&mut self, policy: config::Policy, rules: &config::TrafficRules) {
+    /// Endpoints with other TLS settings are other ones.
+    async fn apply_settings(
+        &mut self,
+        policy: config::Policy,
+        rules: &config::TrafficRules,
+        tls: Option<Arc<ClientTls>>,
+    ) {
         let before = self.cluster.view.load_full();
         for endpoint in &self.known {
             endpoint.set_max_permits(&policy);
@@ -197,7 +204,7 @@ impl Reconciler {
             before.settings.series.clone()
         };
         let has_breaker = policy.circuit_breaker.is_some();
-        let settings = Arc::new(before.settings.changed(policy, rules, series));
+        let settings = Arc::new(before.settings.changed(policy, rules, series).with_tls(tls));
         self.wait_for_lists(&before, &settings).await;
         self.rebuild_view(before.snapshot.clone(), settings);
         if !has_breaker {
@@ -258,7 +265,8 @@ impl Reconciler {
                 Some(old)
                     if old.addr == addr
                         && old.create_index == newest.create_index
-                        && old.named == newest.named =>
+                        && old.named == newest.named
+                        && old.has_tls(settings.tls.as_ref()) =>
                 {
                     old
                 }
@@ -272,7 +280,8 @@ impl Reconciler {
                         &settings.policy,
                         now,
                     );
-                    Arc::new(endpoint.of_service(&self.cluster.label).with_name(newest.named.clone()))
+                    let endpoint = endpoint.of_service(&self.cluster.label).with_name(newest.named.clone());
+                    Arc::new(endpoint.with_tls(settings.tls.as_ref()))
                 }
             };
             self.known.push(endpoint.clone());

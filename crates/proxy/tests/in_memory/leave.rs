@@ -39,7 +39,7 @@ async fn request(path: &mut Path, request: &str) -> (Peer, usize) {
 
 /// The number of the instance's connection on which a request has come.
 fn take_request(path: &mut Path) -> usize {
-    let at = path.instances.iter().position(Peer::is_readable).unwrap();
+    let at = path.instances.iter_mut().position(Peer::is_readable).unwrap();
     path.instances[at].read();
     at
 }

@@ -93,9 +93,9 @@ impl Peer {
     }
 
     /// Whether bytes or an end are to be read.
-    pub(crate) fn is_readable(&self) -> bool {
+    pub(crate) fn is_readable(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.stream.as_ref().is_some_and(|stream| stream.poll_read_ready(&mut cx).is_ready())
+        self.stream.as_mut().is_some_and(|stream| stream.poll_read_ready(&mut cx).is_ready())
     }
 
     /// Whether a write is refused, because the proxy has closed the connection for good.
@@ -152,6 +152,7 @@ impl Path {
             service: "orders".to_owned(),
             listen: None,
             protocol: config::Protocol::default(),
+            tls: None,
             hosts: Vec::new(),
             tags: Vec::new(),
             datacenter: None,
@@ -223,12 +224,12 @@ impl Path {
     }
 
     /// The instances' connections on which something is to be read or was read.
-    pub(crate) fn used(&self) -> Vec<usize> {
-        let is_used = |at: &usize| {
-            let peer = &self.instances[*at];
+    pub(crate) fn used(&mut self) -> Vec<usize> {
+        let is_used = |peer: &mut Peer| {
             !peer.got.is_empty() || peer.stream.is_some() && peer.end.is_none() && peer.is_readable()
         };
-        (0..self.instances.len()).filter(is_used).collect()
+        let all = self.instances.iter_mut().enumerate();
+        all.filter_map(|(at, peer)| is_used(peer).then_some(at)).collect()
     }
 
     /// What the proxy knows of the service.

@@ -251,7 +251,8 @@ async fn retries_stay_in_the_subset() {
     path.settle().await;
     let mut tried = Vec::new();
     for _ in 0..3 {
-        let used: Vec<_> = path.used().into_iter().filter(|at| path.instances[*at].is_readable()).collect();
+        let mut used = path.used();
+        used.retain(|at| path.instances[*at].is_readable());
         let Some(at) = used.first().copied() else { break };
         tried.push(at % 2 + 1);
         path.instances[at].read();

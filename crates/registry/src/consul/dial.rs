@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::{ConsulAddress, ConsulSettings, Tls};
+use outrigger_config::{ConsulAddress, ConsulSettings};
 use outrigger_net::{
     Lookups, Stream, connect, first_connected, parse_ip,
-    tls::{self, TlsError, TlsFault, TlsFiles},
+    tls::{ClientTls, TlsConnectError, TlsError, TlsFault, TlsSessions},
 };
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -25,7 +25,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The agent's address and the TLS settings for it.
 pub(super) struct Dialer {
     pub(super) address: ConsulAddress,
-    tls: Option<Tls>,
+    tls: Option<Arc<(ClientTls, TlsSessions)>>,
     /// Look-ups of the agent's name alone: those of instances, which may hang, never come before them.
     lookups: Lookups,
     // Locked for a read or a replacement, never over an await.
@@ -49,41 +49,39 @@ impl Dialer {
 
     /// As [`Dialer::new`], with this resolver.
     pub(super) fn with_lookups(config: &ConsulSettings, lookups: Lookups) -> Result<Self, Error> {
-        let tls = config.address.tls.then(|| config.tls.clone());
+        let tls = config.address.tls.then(|| ClientTls::new(config.tls.clone(), Vec::new()).checked_always());
         if let Some(tls) = &tls {
-            let files = TlsFiles::read_blocking(tls).map_err(file_error)?;
-            tls::client_config(tls, &files).map_err(file_error)?;
-            tls::server_name(tls, &config.address.host).map_err(file_error)?;
+            tls.check_blocking(&config.address.host).map_err(file_error)?;
         }
+        let tls = tls.map(|tls| Arc::new((tls, TlsSessions::default())));
         Ok(Self { address: config.address.clone(), tls, lookups, known: Mutex::default() })
     }
 
     /// A new connection, to the first address of the agent's name that accepts one. Each has its own time.
     pub(super) async fn connect(&self) -> Result<Stream, Error> {
         let (first, others) = self.addresses().await?;
-        let tls = match &self.tls {
-            None => None,
-            Some(tls) => {
-                // The files are read for every connection, so that rotated certificates need no restart.
-                let files = TlsFiles::read(tls).await.map_err(file_error)?;
-                let config = tls::client_config(tls, &files).map_err(file_error)?;
-                let name = tls::server_name(tls, &self.address.host).map_err(file_error)?;
-                Some((Arc::new(config), name))
-            }
-        };
+        let host: Arc<str> = self.address.host.as_str().into();
         let open = |addr: SocketAddr| {
-            let tls = tls.clone();
+            let (tls, host) = (self.tls.clone(), host.clone());
             async move {
                 let deadline = Instant::now() + CONNECT_TIMEOUT;
-                let stream = connect(addr, CONNECT_TIMEOUT).await.map_err(|error| error.source)?;
-                let Some((config, name)) = tls else { return Ok((addr, Stream::from(stream))) };
-                let handshake = timeout_at(deadline, Stream::connect_tls(stream, config, name)).await;
-                let stream = handshake.unwrap_or_else(|_| Err(silent_handshake())).map_err(with_hint)?;
-                Ok((addr, stream))
+                let stream =
+                    connect(addr, CONNECT_TIMEOUT).await.map_err(|error| Failure::Io(error.source))?;
+                let Some(tls) = tls else { return Ok((addr, Stream::from(stream))) };
+                let (tls, sessions) = &*tls;
+                match timeout_at(deadline, tls.connect(stream, sessions, &host)).await {
+                    Ok(Ok(connection)) => Ok((addr, connection.stream)),
+                    Ok(Err(TlsConnectError::Files(error))) => Err(Failure::Files(error)),
+                    Ok(Err(TlsConnectError::Handshake { source, .. })) => Err(Failure::Io(with_hint(source))),
+                    Err(_) => Err(Failure::Io(with_hint(silent_handshake()))),
+                }
             }
         };
         let connected = first_connected(first, &others, open).await;
-        let (addr, stream) = connected.map_err(|error| self.connect_error(error))?;
+        let (addr, stream) = connected.map_err(|failure| match failure {
+            Failure::Io(error) => self.connect_error(error),
+            Failure::Files(error) => file_error(error),
+        })?;
         self.known.lock().last = Some(addr.ip());
         Ok(stream)
     }
@@ -144,6 +142,12 @@ impl Dialer {
             .map(tls_hint)
             .or_else(|| (is_not_http && self.tls.is_none()).then_some(WRITE_HTTPS))
     }
+}
+
+/// Why there is no connection.
+enum Failure {
+    Io(io::Error),
+    Files(TlsError),
 }
 
 /// The settings of the agent's address.
@@ -209,7 +213,7 @@ fn tls_hint(fault: TlsFault) -> &'static str {
         TlsFault::UnknownIssuer => {
             "name the authority of the agent's certificate: CONSUL_CACERT or registry.consul.tls.ca_file"
         }
-        TlsFault::WrongName => {
+        TlsFault::WrongName | TlsFault::NotAllowed => {
             "name a host of the agent's certificate: CONSUL_TLS_SERVER_NAME or registry.consul.tls.server_name"
         }
         TlsFault::OutOfTime => "renew the agent's certificate, or set the clock of this machine",
@@ -218,6 +222,9 @@ fn tls_hint(fault: TlsFault) -> &'static str {
              registry.consul.tls.ca_file names, as `consul tls cert create -server` makes it"
         }
         TlsFault::NotTls => write_http!(),
+        TlsFault::NothingInCommon => {
+            "let the agent speak TLS 1.2 or 1.3 (tls.defaults.tls_min_version of Consul)"
+        }
         TlsFault::ClientCertificate => {
             "the agent wants a client certificate that it trusts: CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or \
              registry.consul.tls.cert_file and key_file"

@@ -12,13 +12,13 @@ use std::{
 };
 
 use http::HeaderValue;
-use outrigger_config::{SmallFile, Token};
+use outrigger_config::{FileVersion, SmallFile, Token};
 use outrigger_net::is_own_shortage;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::{Error, file_version::FileVersion};
+use crate::Error;
 
 /// Largest token file, bytes.
 const MAX_FILE_BYTES: usize = 4096;

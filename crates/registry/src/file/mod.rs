@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::SmallFile;
+use outrigger_config::{FileVersion, SmallFile};
 use outrigger_net::is_own_shortage;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use self::table::ServiceTable;
 use crate::{
     AnswerFuture, Consistency, Cursor, Error, Instance, LookupFuture, Query, Registry, WatchAnswer,
-    file_version::FileVersion, resolve::Resolver,
+    resolve::Resolver,
 };
 
 /// How often a watch checks for a change.

@@ -25,6 +25,9 @@ pub(crate) struct Readiness {
     state: &'static str,
     /// What is missing, as sentences.
     missing: Vec<String>,
+    /// What people should know while everything goes on, as sentences. The network is not shown them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     /// One for each service beside the sidecar; empty where nothing is registered.
     registrations: Vec<RegistrationSummary>,
     registry: RegistryStatus,
@@ -102,6 +105,11 @@ impl Readiness {
         )
     }
 
+    /// The same with sentences that change nothing of it.
+    pub(crate) fn with_warnings(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
+    }
+
     /// The same without the texts of errors: they name addresses of this machine and of its registry.
     pub(crate) fn for_network(
         lifecycle: &LifecycleHandle,
@@ -172,6 +180,7 @@ impl Readiness {
             ready,
             state: state.label(),
             missing,
+            warnings: Vec::new(),
             registrations: registrations.into_iter().map(summary).collect(),
             registry: RegistryStatus::of(services, contact),
             files,

@@ -164,6 +164,10 @@ impl AdminBackend for TestBackend {
         None
     }
 
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn in_flight(&self) -> usize {
         7
     }

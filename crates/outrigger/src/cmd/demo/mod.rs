@@ -157,6 +157,7 @@ fn demo_config(registry: SocketAddr) -> Config {
         service: SERVICE.to_owned(),
         listen: None,
         protocol: outrigger_config::Protocol::default(),
+        tls: None,
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,

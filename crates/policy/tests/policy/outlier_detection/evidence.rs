@@ -27,6 +27,7 @@ fn each_outcome_needs_its_own_number_of_requests() {
     for (outcome, count) in [
         (Outcome::ConnectRefused, Some(1)),
         (Outcome::ConnectFailed, Some(1)),
+        (Outcome::TlsFailed, Some(1)),
         (Outcome::UnreachableFromHere, Some(1)),
         (Outcome::ConnectTimeout, Some(2)),
         (Outcome::Status(502), Some(5)),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
+use outrigger_net::tls::ClientTls;
 
 use crate::{
     metrics::{
@@ -27,6 +28,8 @@ pub(crate) struct ClusterSettings {
     pub(crate) series: Arc<ServiceSeries>,
     /// `None`: requests in flight are not limited.
     pub(crate) bulkhead: Option<Arc<Bulkhead>>,
+    /// `None`: instances are called without TLS.
+    pub(crate) tls: Option<Arc<ClientTls>>,
     /// `None`: every request may go to every instance.
     pub(crate) traffic: Option<Arc<Traffic>>,
     /// The key of the route that the policy is of. `None`: it is that of the service.
@@ -97,6 +100,7 @@ impl ClusterSettings {
             bulkhead: Bulkhead::new(&policy),
             policy,
             series,
+            tls: None,
             traffic,
             route: None,
             derived: DerivedSettings::default(),
@@ -118,11 +122,17 @@ impl ClusterSettings {
             bulkhead,
             policy,
             series,
+            tls: self.tls.clone(),
             traffic,
             route: None,
             derived: DerivedSettings::default(),
             live_subsets,
         }
+    }
+
+    /// The same settings with TLS to the instances, or without it.
+    pub(crate) fn with_tls(self, tls: Option<Arc<ClientTls>>) -> Self {
+        Self { tls, ..self }
     }
 
     /// The same settings with the policy of a route, which has this key.
@@ -152,6 +162,7 @@ impl ClusterSettings {
         let derived = Arc::new(Self {
             policy: policy.over(&self.policy),
             series: self.series.clone(),
+            tls: self.tls.clone(),
             // The limit is that of the service, whichever way a request comes.
             bulkhead: self.bulkhead.clone(),
             traffic: self.traffic.clone(),
@@ -184,12 +195,18 @@ impl ClusterSettings {
     }
 
     /// Whether a cluster with these settings is to have others.
-    pub(crate) fn differs(&self, policy: &config::Policy, rules: &config::TrafficRules) -> bool {
+    pub(crate) fn differs(
+        &self,
+        policy: &config::Policy,
+        rules: &config::TrafficRules,
+        tls: Option<&Arc<ClientTls>>,
+    ) -> bool {
         let same_rules = match &self.traffic {
             Some(traffic) => traffic.rules == *rules,
             None => *rules == config::TrafficRules::default(),
         };
-        self.policy != *policy || !same_rules
+        let same_tls = self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr);
+        self.policy != *policy || !same_rules || !same_tls
     }
 
     /// The cells in which `worker` counts for the service.
@@ -202,7 +219,8 @@ impl ClusterSettings {
         let (bulkhead, traffic) = (self.bulkhead.clone(), self.traffic.clone());
         let live_subsets = self.live_subsets.clone();
         let derived = DerivedSettings::default();
-        Self { policy: self.policy.clone(), series, bulkhead, traffic, route: None, derived, live_subsets }
+        let (policy, tls) = (self.policy.clone(), self.tls.clone());
+        Self { policy, series, tls, bulkhead, traffic, route: None, derived, live_subsets }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use outrigger_config as config;
 use outrigger_discovery::ChainRules;
+use outrigger_net::tls::{ClientTls, TlsError};
 use outrigger_registry::Query;
 
 use crate::{host::HostNames, upstream::cluster::ClusterKey};
@@ -14,6 +15,8 @@ pub(super) struct ManagerSettings {
     pub(super) discovery: config::DiscoverySettings,
     defaults: Arc<config::Policy>,
     pub(super) upstreams: Arc<[config::Upstream]>,
+    /// TLS to the instances of each upstream.
+    tls: Arc<[Option<Arc<ClientTls>>]>,
     tuned: Arc<[config::TunedService]>,
     pub(super) names: Arc<HostNames>,
     no_rules: Arc<config::TrafficRules>,
@@ -57,6 +60,7 @@ impl ManagerSettings {
             discovery: config.discovery,
             defaults: Arc::new(config.defaults.clone()),
             upstreams: config.upstreams.clone().into(),
+            tls: config.upstreams.iter().map(client_tls).collect(),
             tuned: config.tuned.clone().into(),
             names: Arc::new(HostNames::new(config)),
             no_rules: Arc::default(),
@@ -71,6 +75,17 @@ impl ManagerSettings {
                 .chain(config.tuned.iter().map(|tuned| &tuned.traffic))
                 .any(|rules| rules.failover.is_some() || rules.zone.is_some()),
         }
+    }
+
+    /// The same settings; TLS that is as in `before` is the same, with what it has read.
+    pub(super) fn with_tls_of(mut self, before: &Self) -> Self {
+        let same = |new: &Arc<ClientTls>| {
+            let old = before.tls.iter().flatten();
+            old.clone().find(|old| old.settings() == new.settings() && old.alpn() == new.alpn()).cloned()
+        };
+        self.tls =
+            self.tls.iter().map(|new| new.as_ref().map(|new| same(new).unwrap_or(new.clone()))).collect();
+        self
     }
 
     /// The same settings with these chains.
@@ -220,6 +235,14 @@ impl ManagerSettings {
         found.unwrap_or(&self.defaults)
     }
 
+    /// TLS to the instances of a cluster: that of an upstream holds for every form of its service. `None`: they are called without it.
+    pub(super) fn tls_for(&self, key: &ClusterKey) -> Option<&Arc<ClientTls>> {
+        match self.policy_place(key) {
+            SettingsPlace::Upstream(at) => self.tls.get(at)?.as_ref(),
+            SettingsPlace::Tuned(_) | SettingsPlace::Defaults | SettingsPlace::Chain => None,
+        }
+    }
+
     /// What the registry is asked for a cluster.
     pub(super) fn query_of(&self, key: &ClusterKey) -> Query {
         key.query(self.policy_for(key).address)
@@ -233,6 +256,23 @@ impl ManagerSettings {
         let place = declared.map(SettingsPlace::Upstream).or_else(|| self.tuned_place(key));
         place.unwrap_or(SettingsPlace::Defaults)
     }
+}
+
+/// TLS to the instances of an upstream, which are offered the protocol that is spoken with them.
+fn client_tls(upstream: &config::Upstream) -> Option<Arc<ClientTls>> {
+    let alpn = match upstream.protocol {
+        config::Protocol::Auto | config::Protocol::Http => vec![b"http/1.1".to_vec()],
+        config::Protocol::Tcp => Vec::new(),
+    };
+    Some(Arc::new(ClientTls::new(upstream.tls.clone()?, alpn)))
+}
+
+/// Checks that the TLS files of an upstream can be used now. Blocks the thread.
+///
+/// # Errors
+/// When they cannot be used: names the file.
+pub fn check_tls_files(upstream: &config::Upstream) -> Result<(), TlsError> {
+    client_tls(upstream).map_or(Ok(()), |tls| tls.check_blocking(""))
 }
 
 /// Whether it is a service with all instances in the default datacenter.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use outrigger_config as config;
+use outrigger_net::tls::ClientTls;
 use outrigger_registry::Query;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -39,17 +40,18 @@ impl ManagedCluster {
         &self,
         policy: &config::Policy,
         rules: &config::TrafficRules,
+        tls: Option<&Arc<ClientTls>>,
         declared: bool,
     ) -> Option<oneshot::Receiver<()>> {
-        let differs = self.cluster.view.load().settings.differs(policy, rules);
+        let differs = self.cluster.view.load().settings.differs(policy, rules, tls);
         if !differs && self.cluster.is_declared() == declared {
             return None;
         }
         self.cluster.set_declared(declared);
         let (applied, done) = oneshot::channel();
         // An error: the writer has ended with its cluster.
-        let (policy, rules) = (policy.clone(), rules.clone());
-        let _ = self.updates.send(SettingsUpdate { change: Some((policy, rules)), applied });
+        let change = Some((policy.clone(), rules.clone(), tls.cloned()));
+        let _ = self.updates.send(SettingsUpdate { change, applied });
         Some(done)
     }
 

@@ -287,7 +287,7 @@ async fn no_view_has_instances_before_it_is_known_where_requests_go() {
         // Other settings come into effect meanwhile.
         let (applied, done) = oneshot::channel();
         let policy = config::Policy { timeout: Duration::from_secs(9), ..config::Policy::default() };
-        let change = Some((policy, config::TrafficRules::default()));
+        let change = Some((policy, config::TrafficRules::default(), None));
         rig.updates.send(SettingsUpdate { change, applied }).unwrap();
         done.await.unwrap();
         assert_eq!(rig.cluster.view.load().settings.policy.timeout, Duration::from_secs(9));

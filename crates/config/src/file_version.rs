@@ -7,7 +7,7 @@ use std::{fs::Metadata, os::unix::fs::MetadataExt};
 /// It includes the time of the last status change, because tools that copy a file may set its modification
 /// time back, and no tool can set the status change time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileVersion {
+pub struct FileVersion {
     modified: (i64, i64),
     changed: (i64, i64),
     len: u64,

@@ -132,7 +132,7 @@ async fn scraped() -> BTreeSet<String> {
 }
 
 /// Created by events that this test cannot cause without a race, or only with many requests.
-const ONLY_AFTER_EVENTS: [&str; 11] = [
+const ONLY_AFTER_EVENTS: [&str; 16] = [
     "outrigger_watch_errors_total",
     "outrigger_registry_suspect_updates_total",
     "outrigger_hedges_total",
@@ -147,6 +147,13 @@ const ONLY_AFTER_EVENTS: [&str; 11] = [
     "outrigger_tls_certificate_expiry_seconds",
     // For a chain of a real Consul.
     "outrigger_chain_problems",
+    // For an upgrade or a CONNECT.
+    "outrigger_tunnel_bytes_total",
+    // For an upstream with `protocol: tcp`.
+    "outrigger_tcp_connections",
+    "outrigger_tcp_connections_total",
+    "outrigger_tcp_bytes_total",
+    "outrigger_tcp_connection_duration_seconds",
 ];
 
 #[tokio::test]

@@ -37,7 +37,7 @@ async fn each_reason_has_its_status_its_header_and_its_problem_body() {
         (get("garbage"), 502, "bad_response", "garbage"),
         (get("closes"), 502, "upstream_closed", "closes"),
         (post("closes"), 502, "sent_unknown", "closes"),
-        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".to_owned(), 405, "method_not_allowed", ""),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".to_owned(), 404, "unknown_service", "a"),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "bad_request", "Host"),
         (
             "POST / HTTP/1.1\r\nHost: gone\r\nTransfer-Encoding: gzip\r\n\r\n".to_owned(),

@@ -69,6 +69,7 @@ mod several_services;
 mod slow_probes;
 mod stalls;
 mod streams_cut;
+mod tcp;
 mod tls;
 mod traffic;
 mod upgrade;

@@ -171,12 +171,29 @@ async fn an_address_or_a_name_outside_the_registry_is_refused() {
 }
 
 #[tokio::test]
-async fn connect_is_refused_for_every_target() {
+async fn connect_is_refused_for_every_target_that_is_no_name_of_a_service_and_where_it_is_off() {
     let (sidecar, instances) = two_services("").await;
-    for target in ["orders:80", "10.0.0.5:443", &instances[0].addr().to_string()] {
-        let response = sidecar.exchange(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
-        assert_refused(&response, 405, "method_not_allowed");
+    let own = sidecar.addr().to_string();
+    let of_instance = instances[0].addr().to_string();
+    let connect = |target: &str| format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    for (target, status, reason) in [
+        ("10.0.0.5:443", 421, "outside_host"),
+        (&*of_instance, 421, "outside_host"),
+        ("[::1]:443", 421, "outside_host"),
+        ("example.com:443", 421, "outside_host"),
+        ("localhost:22", 421, "outside_host"),
+        (&*own, 421, "outside_host"),
+        ("orders", 400, "bad_request"),
+        ("/orders", 400, "bad_request"),
+        ("unheard-of:80", 404, "unknown_service"),
+    ] {
+        assert_refused(&sidecar.exchange(connect(target)).await, status, reason);
     }
+    let with_body = "CONNECT orders:80 HTTP/1.1\r\nHost: orders:80\r\nContent-Length: 2\r\n\r\nhi";
+    assert_refused(&sidecar.exchange(with_body).await, 400, "bad_request");
+    let off = "outbound: {listen: \"127.0.0.1:0\", connect: off}";
+    let sidecar = Sidecar::start(off, &Services::of("orders", &[&instances[0]])).await;
+    assert_refused(&sidecar.exchange(connect("orders:80")).await, 405, "method_not_allowed");
     assert!(instances.iter().all(|instance| instance.accepted() == 0));
 }
 

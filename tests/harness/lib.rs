@@ -6,6 +6,7 @@
 //! | [`instance`] | an HTTP instance that answers by a script, and remembers what it saw |
 //! | [`client`], [`load`] | the app: one raw connection, or steady traffic that is counted |
 //! | [`wire`], [`pattern`] | HTTP/1 as bytes, read strictly; bodies of any size with known bytes |
+//! | [`tcp`] | instances and clients of a protocol that is no HTTP |
 //! | [`sidecar`] | the data path inside the test's process, on a file of static instances |
 //! | [`process`] | the real binary, with its signals and exit codes |
 //! | [`consul`], [`registry`] | real Consul agents; any agent, spoken to by HTTP |
@@ -31,6 +32,7 @@ pub mod registry_proxy;
 pub mod scrape;
 pub mod sidecar;
 pub mod skip;
+pub mod tcp;
 pub mod tls;
 pub mod tool;
 pub mod usage;

@@ -70,6 +70,7 @@ impl Scenario {
             listen: None,
             protocol: config::Protocol::default(),
             tls: None,
+            tcp: config::TcpSettings::default(),
             hosts: Vec::new(),
             tags: Vec::new(),
             datacenter: None,

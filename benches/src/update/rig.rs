@@ -128,6 +128,7 @@ fn config(services: u32) -> config::Config {
         listen: None,
         protocol: config::Protocol::default(),
         tls: None,
+        tcp: config::TcpSettings::default(),
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,

@@ -49,8 +49,8 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     }
     state_dir
     outbound {
-        listen names x_forwarded via loop_guard rewrite_cookie_path allow_origins
-        limits { max_header_bytes max_headers head_timeout idle max_connections tunnel_idle }
+        listen names connect x_forwarded via loop_guard rewrite_cookie_path allow_origins
+        limits { max_header_bytes max_headers head_timeout idle max_connections tunnel_idle tunnel_grace }
     }
     defaults [POLICY]
     upstreams [..UPSTREAM]
@@ -92,7 +92,7 @@ const CONFIG_FILE: &[KeySpec] = keys! {
 };
 
 /// The keys of a document about a service: those of an upstream without what says which instances and listeners it has.
-pub(crate) const SERVICE_DOCUMENT: &[KeySpec] = UPSTREAM.split_at(7).1;
+pub(crate) const SERVICE_DOCUMENT: &[KeySpec] = UPSTREAM.split_at(8).1;
 
 /// The keys of `defaults`: those of a document about a service without its traffic rules.
 pub(crate) const POLICY: &[KeySpec] = SERVICE_DOCUMENT.split_at(8).1;
@@ -146,6 +146,7 @@ const HEDGE: &[KeySpec] = keys! { percentile min_delay };
 pub(crate) const UPSTREAM: &[KeySpec] = keys! {
     service listen protocol
     tls { ca_file cert_file key_file server_name sans verify }
+    tcp { idle max_connections grace proxy_protocol }
     hosts tags datacenter
     subsets split sticky routes mirror failover return_after zone
     balance address timeout per_try_timeout deadline connect_timeout body_idle

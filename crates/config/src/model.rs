@@ -47,7 +47,7 @@ pub use traffic::{
     Pattern, PolicyTuning, Route, RouteMatch, RouteTarget, SUBSET_FIELDS, Split, SplitEntry, SplitTarget,
     Sticky, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest, ZoneRouting, ZoneSource,
 };
-pub use upstream::{Protocol, Upstream};
+pub use upstream::{Protocol, ProxyProtocol, TcpSettings, Upstream};
 
 /// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,8 +8,8 @@ use crate::{
     ConfigFile, ConfigFormat, ConsulSettings, DnsAnswer, DnsBrowsers, DynamicConfig, Health, HedgePolicy,
     InheritedToken, KvLayout, Layer, LogFormat, OnAppExit, OnChange, Origin, Origins, OutlierDetection,
     Policy, Pool, Probe, ProcessGroup, Propagation, PropertySource, Protocol, ReachTest, Registry,
-    RetryPolicy, Route, Service, SettingGroup, SpringSource, Tls, TlsVerify, Token, TrafficRules, Upstream,
-    WorkerThreads,
+    RetryPolicy, Route, Service, SettingGroup, SpringSource, TcpSettings, Tls, TlsVerify, Token,
+    TrafficRules, Upstream, WorkerThreads,
     check::ServicePolicies,
     format_duration, format_size,
     keys::join,
@@ -271,6 +271,7 @@ impl SettingList {
         let (outbound, limits) = (&config.outbound, &config.outbound.limits);
         self.text("outbound.listen", &outbound.listen);
         self.list("outbound.names", &outbound.names);
+        self.text("outbound.connect", if outbound.connect { "on" } else { "off" });
         self.text("outbound.x_forwarded", outbound.x_forwarded);
         self.text("outbound.via", outbound.via);
         self.text("outbound.loop_guard", if outbound.loop_guard { "on" } else { "off" });
@@ -282,6 +283,7 @@ impl SettingList {
         self.text("outbound.limits.idle", format_duration(limits.idle));
         self.text("outbound.limits.max_connections", limits.max_connections);
         self.text("outbound.limits.tunnel_idle", format_duration(limits.tunnel_idle));
+        self.text_or_off("outbound.limits.tunnel_grace", limits.tunnel_grace.map(format_duration));
     }
 
     fn upstream(&mut self, path: &str, upstream: &Upstream) {
@@ -300,6 +302,13 @@ impl SettingList {
             self.list(join(path, "tags"), &upstream.tags);
         }
         self.text_if_some(&join(path, "datacenter"), upstream.datacenter.as_ref());
+        if upstream.protocol == Protocol::Tcp {
+            let TcpSettings { idle, max_connections, grace, proxy_protocol } = upstream.tcp;
+            self.text(join(path, "tcp.idle"), format_duration(idle));
+            self.text_or_off(join(path, "tcp.max_connections"), max_connections);
+            self.text_or_off(join(path, "tcp.grace"), grace.map(format_duration));
+            self.text(join(path, "tcp.proxy_protocol"), proxy_protocol.as_str());
+        }
     }
 
     /// The rules of a service with this policy.

@@ -86,6 +86,7 @@ never_from_kv! {
     listen_is_never_from_kv: "listen: 0.0.0.0:80", "listen" at "1:1";
     tls_is_never_from_kv: "timeout: 1s\ntls: {ca_file: /x}", "tls" at "2:1";
     protocol_is_never_from_kv: "protocol: http2", "protocol" at "1:1";
+    tcp_is_never_from_kv: "tcp: {idle: 1s}", "tcp" at "1:1";
     hosts_is_never_from_kv: "hosts: [shop.example]", "hosts" at "1:1";
     allow_origins_is_never_from_kv: "allow_origins: ['*']", "allow_origins" at "1:1";
     tags_is_never_from_kv: "tags: [v2]", "tags" at "1:1";

@@ -25,9 +25,9 @@ fn the_hint_for_an_unknown_key_is_a_known_key() {
         ],
     );
     check(
-        "drain: {grace: 1s}\n",
+        "drain: {pause: 1s}\n",
         &[
-            "o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation, margin, max_propagation, unobserved_wait, await_app, linger",
+            "o.yaml:1:9 drain.pause: unknown key; valid here: timeout, propagation, margin, max_propagation, unobserved_wait, await_app, linger",
         ],
     );
     check(

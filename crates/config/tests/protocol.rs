@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::problems;
-use outrigger_config::{Environment, Overrides, Protocol, load};
+use outrigger_config::{Environment, Overrides, Protocol, ProxyProtocol, TcpSettings, load};
 
 fn check(text: &str, expected: &[&str]) {
     assert_eq!(problems(text, &[], &Overrides::default()), expected, "for:\n{text}");
@@ -28,6 +30,51 @@ fn each_protocol_is_read_and_http_is_not_asked_for_by_default() {
         &[
             "o.yaml:1:37 upstreams[0].protocol: \"udp\" is not a value of this setting; allowed: auto, http, tcp",
         ],
+    );
+}
+
+#[test]
+fn settings_of_connections_are_read_and_have_ranges() {
+    let upstream = |keys: &str| format!("upstreams:\n- {{service: db, listen: 127.0.0.1:5432, {keys}}}\n");
+    let tcp = |keys: &str| {
+        let text = upstream(&format!("protocol: tcp, tcp: {{{keys}}}"));
+        load(Some(("o.yaml", &text)), &Environment::default(), &Overrides::default())
+            .unwrap()
+            .config
+            .upstreams[0]
+            .tcp
+    };
+    assert_eq!(tcp(""), TcpSettings::default());
+    let expected = TcpSettings {
+        idle: Duration::from_secs(60),
+        max_connections: Some(5),
+        grace: Some(Duration::ZERO),
+        proxy_protocol: ProxyProtocol::V2,
+    };
+    assert_eq!(tcp("idle: 1m, max_connections: 5, grace: 0s, proxy_protocol: v2"), expected);
+    assert_eq!(tcp("max_connections: off, grace: off, proxy_protocol: off"), TcpSettings::default());
+    check(
+        &upstream("protocol: tcp, tcp: {idle: 0s, max_connections: 0, grace: 25h, proxy_protocol: v3}"),
+        &[
+            "o.yaml:2:68 upstreams[0].tcp.idle: \"0s\" is out of range; allowed: 1s to 168h",
+            "o.yaml:2:89 upstreams[0].tcp.max_connections: \"0\" is out of range; allowed: 1 to 1000000",
+            "o.yaml:2:99 upstreams[0].tcp.grace: \"25h\" is out of range; allowed: 0s to 24h",
+            "o.yaml:2:120 upstreams[0].tcp.proxy_protocol: \"v3\" is not a value of this setting; did you mean v1? allowed: off, v1, v2",
+        ],
+    );
+    check(
+        &upstream("protocol: tcp, tls: {verify: ca}, tcp: {proxy_protocol: v1}"),
+        &[
+            "o.yaml:2:97 upstreams[0].tcp.proxy_protocol: is beside tls, and the header would be within the encryption, where no server looks for it; remove one of them",
+        ],
+    );
+    let unused =
+        load(Some(("o.yaml", &upstream("tcp: {grace: 1s}"))), &Environment::default(), &Overrides::default());
+    assert_eq!(
+        unused.unwrap().warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "o.yaml:2:54 upstreams[0].tcp.grace: is not used: protocol is not tcp; set protocol: tcp, or remove it"
+        ]
     );
 }
 

@@ -23,6 +23,8 @@ pub enum Outcome {
     /// never retried, because each sidecar on the way would multiply the load. Outlier detection compares the
     /// instance with its siblings by it.
     SidecarError(u16),
+    /// The connection was made, and carries bytes that the sidecar does not look at.
+    Connected,
     /// The connection was refused. Nothing was sent.
     ConnectRefused,
     /// No connection within `connect_timeout`. Nothing was sent.
@@ -76,7 +78,7 @@ impl Outcome {
     pub fn verdict(self) -> Verdict {
         match self {
             Self::Status(502..=504) => Verdict::Failure,
-            Self::Status(_) => Verdict::Success,
+            Self::Status(_) | Self::Connected => Verdict::Success,
             Self::ConnectRefused
             | Self::ConnectTimeout
             | Self::ConnectFailed
@@ -122,6 +124,7 @@ impl Outcome {
             Self::ClientGone => 19,
             Self::UnreachableFromHere => 20,
             Self::TlsFailed => 21,
+            Self::Connected => 22,
         }
     }
 
@@ -132,7 +135,7 @@ impl Outcome {
     }
 
     /// Every value of [`label`](Self::label).
-    pub const LABELS: [&'static str; 22] = [
+    pub const LABELS: [&'static str; 23] = [
         "1xx",
         "2xx",
         "3xx",
@@ -155,5 +158,6 @@ impl Outcome {
         "client_gone",
         "unreachable_from_here",
         "tls_failed",
+        "connected",
     ];
 }

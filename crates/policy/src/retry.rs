@@ -312,7 +312,7 @@ enum Retryability {
 fn classify_outcome(eligibility: &RetryEligibility<'_>, outcome: Outcome) -> Retryability {
     match outcome {
         Outcome::Status(_) if eligibility.is_retried(outcome) => Retryability::RetryableStatus,
-        Outcome::Status(_) | Outcome::SidecarError(_) => Retryability::Done,
+        Outcome::Status(_) | Outcome::SidecarError(_) | Outcome::Connected => Retryability::Done,
         // Also an invalid response: none of it reached the app, and another instance may do better.
         Outcome::ConnectRefused
         | Outcome::ConnectTimeout

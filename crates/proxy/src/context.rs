@@ -155,14 +155,16 @@ pub(crate) enum ListenerKind {
     ByName,
     /// Every request goes to this service.
     Service(Arc<Cluster>),
+    /// Every connection goes to an instance of this service, as bytes.
+    Tcp(Arc<Cluster>),
 }
 
 impl ListenerKind {
-    /// The service of every request; `None`: each request names its own.
+    /// The service of every request or connection; `None`: each request names its own.
     pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
         match self {
             Self::ByName => None,
-            Self::Service(cluster) => Some(cluster),
+            Self::Service(cluster) | Self::Tcp(cluster) => Some(cluster),
         }
     }
 
@@ -170,8 +172,10 @@ impl ListenerKind {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::ByName, Self::ByName) => true,
-            (Self::Service(one), Self::Service(other)) => Arc::ptr_eq(one, other),
-            (Self::ByName, Self::Service(_)) | (Self::Service(_), Self::ByName) => false,
+            (Self::Service(one), Self::Service(other)) | (Self::Tcp(one), Self::Tcp(other)) => {
+                Arc::ptr_eq(one, other)
+            }
+            (Self::ByName | Self::Service(_) | Self::Tcp(_), _) => false,
         }
     }
 }
@@ -195,6 +199,8 @@ pub(crate) struct DownstreamSettings {
     pub(crate) names: Arc<HostNames>,
     /// The setting `hosts` of each service that has it.
     hosts: Vec<(ClusterKey, Vec<String>)>,
+    /// The setting `tcp` of each service with `protocol: tcp`.
+    tcp: Vec<(ClusterKey, config::TcpSettings)>,
 }
 
 impl DownstreamSettings {
@@ -221,7 +227,19 @@ impl DownstreamSettings {
                 .filter(|upstream| !upstream.hosts.is_empty())
                 .map(|upstream| (upstream_key(upstream), upstream.hosts.clone()))
                 .collect(),
+            tcp: config
+                .upstreams
+                .iter()
+                .filter(|upstream| upstream.protocol == config::Protocol::Tcp)
+                .map(|upstream| (upstream_key(upstream), upstream.tcp))
+                .collect(),
         }
+    }
+
+    /// The setting `tcp` of a service. `None`: it does not speak bytes.
+    #[inline]
+    pub(crate) fn tcp_of(&self, key: &ClusterKey) -> Option<&config::TcpSettings> {
+        self.tcp.iter().find(|(of, _)| of == key).map(|(_, tcp)| tcp)
     }
 
     /// The setting `hosts` of a service.

@@ -8,6 +8,7 @@
 //! | `listener/` | the addresses, the acceptors, and the worker threads that own the connections |
 //! | `downstream` | one app connection: parked, active, lingering |
 //! | `request/` | **one request from its head to its response** (`handle`), its attempts, its account |
+//! | `tcp/` | **one connection of a TCP listener**, its attempts, its account |
 //! | `explain/` | what a request would meet, by the same code, without sending it |
 //! | `transport/` | buffered streams, one exchange with an instance, idle connections, tunnels |
 //! | `upstream/` | clusters, endpoints and attempts at them (leases), and how a snapshot becomes a `View` |
@@ -26,6 +27,7 @@ mod reason;
 mod request;
 mod status;
 mod sync;
+mod tcp;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transport;

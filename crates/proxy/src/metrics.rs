@@ -102,6 +102,13 @@ impl ServiceSeries {
         self.cells.sum(|cells| &cells.in_flight)
     }
 
+    /// Whether a connection of a TCP listener was ever carried.
+    pub(crate) fn has_tcp(&self) -> bool {
+        let sum = |cell: fn(&ServiceCells) -> &cells::Cell| self.cells.sum(cell);
+        sum(|cells| &cells.tcp_open) > 0
+            || (0..labels::TcpResult::LABELS.len()).any(|at| self.cells.sum(|cells| &cells.tcp_ended[at]) > 0)
+    }
+
     /// Requests that ended for `reason`.
     pub(crate) fn errors(&self, reason: Reason) -> u64 {
         self.cells.sum(|cells| &cells.errors[reason as usize])

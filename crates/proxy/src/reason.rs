@@ -47,7 +47,7 @@ reasons! {
     HeadTooLarge: 431, "head_too_large", "The request head is too large";
     /// The request target is longer than allowed.
     UriTooLong: 414, "uri_too_long", "The request target is too long";
-    /// The method is `CONNECT`, which is not offered.
+    /// The method is `CONNECT`, where that is not offered.
     MethodNotAllowed: 405, "method_not_allowed", "CONNECT is not offered here";
     /// The transfer coding is not exactly one `chunked`.
     UnsupportedCoding: 501, "unsupported_coding", "Only the transfer coding chunked is supported";
@@ -55,6 +55,8 @@ reasons! {
     UnsupportedVersion: 505, "unsupported_version", "Only HTTP/1 is spoken here";
     /// The Host is an IP address or a name outside the registry: this is no open proxy.
     OutsideHost: 421, "outside_host", "The Host is not a service of the registry";
+    /// The settings say that the service does not speak HTTP.
+    NotHttp: 421, "not_http", "The service does not speak HTTP";
     /// A browser sent the request from another origin.
     ForbiddenOrigin: 403, "forbidden_origin", "Browser requests from other origins are refused";
     /// A browser sent the request to the name of a service, which DNS resolves to this sidecar.
@@ -168,6 +170,11 @@ pub(crate) struct Refusal {
 impl Refusal {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into(), retry_after: None }
+    }
+
+    /// Whether it is that of `CONNECT`, which is no request to an instance.
+    pub(crate) fn is_connect(&self) -> bool {
+        self.reason == Reason::MethodNotAllowed
     }
 
     /// A refusal that may be over in a second.

@@ -143,6 +143,7 @@ fn read_mass_loss(r: &mut Reader<'_>, parent: &Section<'_>) -> Option<MassLoss> 
 fn read_outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
     r.set(s, "listen", &mut out.listen, address::listen_address);
     r.set_list(s, "names", &mut out.names, names::own_name);
+    r.set(s, "connect", &mut out.connect, on_or_off);
     r.set(s, "x_forwarded", &mut out.x_forwarded, switch);
     r.set(s, "via", &mut out.via, switch);
     r.set(s, "loop_guard", &mut out.loop_guard, on_or_off);
@@ -165,6 +166,7 @@ fn read_limits(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Limits) {
     r.set(s, "idle", &mut out.idle, duration_in(SECOND..=DAY));
     r.set(s, "max_connections", &mut out.max_connections, integer(1..=1_000_000));
     r.set(s, "tunnel_idle", &mut out.tunnel_idle, duration_in(SECOND..=7 * DAY));
+    r.set_or_off(s, "tunnel_grace", &mut out.tunnel_grace, duration_in(Duration::ZERO..=DAY));
 }
 
 /// `drain: 30s` is short for `drain: {timeout: 30s}`.

@@ -10,7 +10,8 @@ use super::{
     traffic::{ServiceLinks, ServicePolicies, TrafficReading},
 };
 use crate::{
-    Config, Policy, Protocol, TrafficRules, Upstream, address, error::InvalidValue, names, units::one_of,
+    Config, Policy, Protocol, TcpSettings, TrafficRules, Upstream, address, error::InvalidValue, names,
+    units::one_of,
 };
 
 /// Reads `upstreams`, with the `defaults` of `config`.
@@ -76,6 +77,7 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy, domain:
         listen: None,
         protocol: Protocol::default(),
         tls: None,
+        tcp: TcpSettings::default(),
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,
@@ -85,6 +87,7 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy, domain:
     out.listen = r.get(s, "listen", address::listen_address);
     r.set(s, "protocol", &mut out.protocol, one_of(&Protocol::ALL, Protocol::as_str));
     out.tls = read_tls(r, s, &out.service, domain);
+    protocol::read_tcp(r, s, &mut out.tcp);
     r.set_list(s, "hosts", &mut out.hosts, names::public_host);
     if out.listen.is_none() && !out.hosts.is_empty() {
         let at = r.origins.get(&s.key("hosts")).clone();

@@ -71,6 +71,8 @@ pub struct Outbound {
     /// ports. With such a Host the path names the service (`http://sidecar:7070/svc/NAME/…`). The admin side takes it too. Default
     /// none.
     pub names: Vec<String>,
+    /// Carry `CONNECT orders:80` as bytes to an instance of the service. Default on.
+    pub connect: bool,
     /// Add `X-Forwarded-For`, `-Proto` and `-Host`. Default false.
     pub x_forwarded: bool,
     /// Add `Via`. Default false.
@@ -92,6 +94,7 @@ impl Default for Outbound {
         Self {
             listen: Listen::localhost(7070),
             names: Vec::new(),
+            connect: true,
             x_forwarded: false,
             via: false,
             loop_guard: false,
@@ -118,6 +121,9 @@ pub struct Limits {
     pub max_connections: usize,
     /// A tunnel without a byte in either direction is closed after this. Default 1h, range 1s–168h.
     pub tunnel_idle: Duration,
+    /// How long a tunnel to an instance that was deregistered or ejected stays open. Default 30s, range 0s–24h. Absent (`off`): until
+    /// one of its sides closes it.
+    pub tunnel_grace: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -129,6 +135,7 @@ impl Default for Limits {
             idle: Duration::from_secs(3600),
             max_connections: 10_000,
             tunnel_idle: Duration::from_secs(3600),
+            tunnel_grace: Some(Duration::from_secs(30)),
         }
     }
 }

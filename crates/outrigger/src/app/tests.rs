@@ -266,6 +266,7 @@ async fn every_occupied_port_is_named_at_once_with_the_flag_of_its_listener() {
         listen: Some(addrs[3].into()),
         protocol: outrigger_config::Protocol::default(),
         tls: None,
+        tcp: outrigger_config::TcpSettings::default(),
         hosts: Vec::new(),
         tags: vec!["v2".to_owned()],
         datacenter: None,

@@ -59,7 +59,7 @@ impl Evidence {
             Outcome::Status(501 | 505) => Self::Success,
             Outcome::Status(500..=599) => Self::UncertainFailure,
             Outcome::SidecarError(400..) => Self::UncertainFailure,
-            Outcome::Status(_) | Outcome::SidecarError(_) => Self::Success,
+            Outcome::Status(_) | Outcome::SidecarError(_) | Outcome::Connected => Self::Success,
             // Nothing was sent: the time was spent in the sidecar's queue.
             Outcome::PerTryTimeout | Outcome::Timeout | Outcome::Deadline if sent == Sent::Nothing => {
                 Self::None

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use outrigger_policy::{Outcome, Verdict};
 
 /// Every outcome with its verdict and its label.
-const OUTCOMES: [(Outcome, Verdict, &str); 29] = [
+const OUTCOMES: [(Outcome, Verdict, &str); 30] = [
+    (Outcome::Connected, Verdict::Success, "connected"),
     (Outcome::Status(101), Verdict::Success, "1xx"),
     (Outcome::Status(200), Verdict::Success, "2xx"),
     (Outcome::Status(304), Verdict::Success, "3xx"),

@@ -124,6 +124,7 @@ fn follow(
         datacenter: named.key.datacenter.as_deref().map(str::to_owned),
         tags: named.key.tags.iter().map(ToString::to_string).collect(),
     });
+    route::check_protocol(settings, &named.key)?;
     let inquiry = Inquiry {
         origins,
         clusters,

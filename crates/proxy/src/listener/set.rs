@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use outrigger_config::{Config, Listen, Upstream, error_chain};
+use outrigger_config::{Config, Listen, Protocol, Upstream, error_chain};
 use outrigger_net::{BindError, Inherited, bind_listen};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -199,7 +199,11 @@ impl ListenerPlan {
         let mut change = ListenerChange::default();
         for PlannedListener { configured_addr, upstream, socket } in self.0 {
             let upstream = upstream.and_then(|n| config.upstreams.get(n));
-            let kind = upstream.and_then(&cluster).map_or(ListenerKind::ByName, ListenerKind::Service);
+            let kind = match upstream.and_then(|upstream| Some((upstream.protocol, cluster(upstream)?))) {
+                None => ListenerKind::ByName,
+                Some((Protocol::Tcp, cluster)) => ListenerKind::Tcp(cluster),
+                Some((Protocol::Auto | Protocol::Http, cluster)) => ListenerKind::Service(cluster),
+            };
             match socket {
                 Socket::Kept(listener) if listener.state.load().kind.is_same(&kind) => {
                     change.listeners.push(listener)
@@ -208,7 +212,7 @@ impl ListenerPlan {
                     // The accept task keeps the socket, and reads the state for each connection.
                     let state = ListenerState::new(kind, settings.clone(), token());
                     let service = upstream.map(|upstream| &*upstream.service);
-                    info!(addr = %listener.addr, service, "carrying requests to another service");
+                    info!(addr = %listener.addr, service, "carrying connections to another service, or by another protocol");
                     change.retired.push(listener.state.swap(state));
                     change.listeners.push(listener);
                 }

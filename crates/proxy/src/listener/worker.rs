@@ -35,11 +35,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    context::{ConnectionInfo, ConnectionTable, ListenerState, ProxyContext, WorkerContext},
+    context::{ConnectionInfo, ConnectionTable, ListenerKind, ListenerState, ProxyContext, WorkerContext},
     downstream::{reject_connection, serve},
     listener::set::BoundListener,
     metrics::cells::{Block, WorkerCells},
     reason::Reason,
+    tcp,
     transport::channel::Channel,
 };
 
@@ -294,8 +295,17 @@ impl OwnWorker {
         let guard = ConnectionGuard(self.clone());
         let peer = accepted.peer;
         match self.set_up(accepted) {
-            // Contained: a panic ends one connection.
-            Ok((info, channel)) => self.spawn(serve(info, channel, guard)),
+            Ok((info, channel)) => match &info.listener.kind {
+                ListenerKind::ByName | ListenerKind::Service(_) => {
+                    // Contained: a panic ends one connection.
+                    self.spawn(serve(info, channel, guard));
+                }
+                ListenerKind::Tcp(own) => {
+                    let own = own.clone();
+                    // Contained: as above.
+                    self.spawn(tcp::serve(info, own, channel, guard));
+                }
+            },
             Err(error) => warn!(%peer, %error, "an app connection could not be set up"),
         }
     }
@@ -363,6 +373,9 @@ async fn run_acceptor(
             return assign(AcceptedConnection { stream, peer, listener_addr, state });
         }
         worker.cells().record_refusal(Reason::TooManyConnections);
+        if let ListenerKind::Tcp(own) = &state.kind {
+            return tcp::reject_connection(stream, &own.label, peer, &state.settings.load());
+        }
         if rejections.len() < MAX_REJECTIONS_UNDER_WAY
             && let Ok(stream) = TcpStream::from_std(stream)
         {

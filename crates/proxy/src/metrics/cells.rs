@@ -23,7 +23,7 @@ use outrigger_policy::{Outcome, retry::GiveUp};
 use parking_lot::Mutex;
 
 use crate::{
-    metrics::labels::{HedgeResult, PoolEvent, Rejected, SecondAttempt, Tolerated},
+    metrics::labels::{HedgeResult, PoolEvent, Rejected, SecondAttempt, TcpResult, Tolerated},
     reason::Reason,
 };
 
@@ -180,6 +180,18 @@ pub(super) const BOUNDS: [u64; 14] = [
     15_000_000_000,
 ];
 
+/// The same of the connections of TCP listeners: from a health probe to a pool that keeps its connections for a day.
+pub(super) const TCP_BOUNDS: [u64; 8] = [
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+    10_000_000_000,
+    60_000_000_000,
+    600_000_000_000,
+    3_600_000_000_000,
+    86_400_000_000_000,
+];
+
 /// How many statuses have a cell.
 const COMMON_CODES: usize = 66;
 
@@ -222,6 +234,17 @@ pub(crate) struct ServiceCells {
     pub(crate) retried: Cell,
     /// Requests that were sent again after a keep-alive race.
     pub(crate) raced: Cell,
+    /// Connections of TCP listeners that have an instance.
+    pub(crate) tcp_open: Cell,
+    pub(super) tcp_ended: [Cell; TcpResult::LABELS.len()],
+    /// Bytes that instances and the app have taken.
+    pub(super) tcp_bytes: [Cell; 2],
+    /// The same of tunnels.
+    pub(super) tunnel_bytes: [Cell; 2],
+    /// In nanoseconds.
+    pub(super) tcp_duration_sum: Cell,
+    /// Connections within each of [`TCP_BOUNDS`] and not in an earlier one; the last: longer than all.
+    pub(super) tcp_duration_buckets: [Cell; TCP_BOUNDS.len() + 1],
 }
 
 impl Default for ServiceCells {
@@ -242,6 +265,12 @@ impl Default for ServiceCells {
             tolerated: Default::default(),
             retried: Cell::new(),
             raced: Cell::new(),
+            tcp_open: Cell::new(),
+            tcp_ended: Default::default(),
+            tcp_bytes: Default::default(),
+            tunnel_bytes: Default::default(),
+            tcp_duration_sum: Cell::new(),
+            tcp_duration_buckets: Default::default(),
         }
     }
 }
@@ -264,6 +293,32 @@ impl Block<ServiceCells> {
         let bucket = BOUNDS.iter().position(|most| nanos <= *most).unwrap_or(BOUNDS.len());
         self.inc(&self.duration_buckets[bucket]);
         self.add(&self.duration_sum, nanos);
+    }
+
+    /// Counts bytes of TCP listeners that an instance and the app have taken.
+    pub(crate) fn record_tcp_bytes(&self, to_instance: u64, to_app: u64) {
+        self.add(&self.tcp_bytes[0], to_instance);
+        self.add(&self.tcp_bytes[1], to_app);
+    }
+
+    /// Counts bytes of a tunnel. `noted`: what the instance and the app had taken when this was called before; 0 and what preceded the
+    /// tunnel at first.
+    pub(crate) fn note_tunnel_bytes(&self, noted: &mut (u64, u64), to_instance: u64, to_app: u64) {
+        let now = (to_instance.max(noted.0), to_app.max(noted.1));
+        if now != *noted {
+            self.add(&self.tunnel_bytes[0], now.0 - noted.0);
+            self.add(&self.tunnel_bytes[1], now.1 - noted.1);
+            *noted = now;
+        }
+    }
+
+    /// Counts a connection of a TCP listener that has ended.
+    pub(crate) fn record_tcp_end(&self, result: TcpResult, took: Duration) {
+        self.inc(&self.tcp_ended[result as usize]);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = TCP_BOUNDS.iter().position(|most| nanos <= *most).unwrap_or(TCP_BOUNDS.len());
+        self.inc(&self.tcp_duration_buckets[bucket]);
+        self.add(&self.tcp_duration_sum, nanos);
     }
 
     /// Counts a request that ended with a reason of the sidecar.

@@ -18,8 +18,8 @@ use prometheus::{
 use crate::{
     metrics::{
         Metrics, ServiceSeries,
-        cells::{BOUNDS, Cell, ServiceCells},
-        labels::{HedgeResult, PoolEvent, Rejected, Tolerated},
+        cells::{BOUNDS, Cell, ServiceCells, TCP_BOUNDS},
+        labels::{HedgeResult, PoolEvent, Rejected, TcpResult, Tolerated},
     },
     reason::Reason,
 };
@@ -34,7 +34,7 @@ struct ServiceCounters {
     counts: fn(&ServiceSeries) -> Vec<(String, u64)>,
 }
 
-const SERVICE_COUNTERS: [ServiceCounters; 10] = [
+const SERVICE_COUNTERS: [ServiceCounters; 13] = [
     ServiceCounters {
         name: "outrigger_requests_total",
         help: "Responses to the app, by status; 499: the app disconnected.",
@@ -100,6 +100,24 @@ const SERVICE_COUNTERS: [ServiceCounters; 10] = [
         help: "Connections to instances, by event.",
         label: "event",
         counts: |series| labelled(series, PoolEvent::LABELS, |cells| &cells.pool),
+    },
+    ServiceCounters {
+        name: "outrigger_tcp_connections_total",
+        help: "Connections of TCP listeners that have ended, by result.",
+        label: "result",
+        counts: |series| labelled(series, TcpResult::LABELS, |cells| &cells.tcp_ended),
+    },
+    ServiceCounters {
+        name: "outrigger_tcp_bytes_total",
+        help: "Bytes of TCP listeners that instances and the app have taken.",
+        label: "to",
+        counts: |series| labelled(series, ["instance", "app"], |cells| &cells.tcp_bytes),
+    },
+    ServiceCounters {
+        name: "outrigger_tunnel_bytes_total",
+        help: "Bytes of tunnels (upgrades, CONNECT) that instances and the app have taken.",
+        label: "to",
+        counts: |series| labelled(series, ["instance", "app"], |cells| &cells.tunnel_bytes),
     },
 ];
 
@@ -178,8 +196,20 @@ fn families(metrics: &Metrics) -> Vec<(MetricFamily, Vec<&'static str>)> {
         })
         .collect();
     let help = "Seconds from a request's head to the last byte of its response.";
-    let all = services.iter().filter_map(|series| duration(series)).collect();
+    let durations =
+        |bounds: &[u64], buckets: fn(&ServiceCells) -> &[Cell], sum: fn(&ServiceCells) -> &Cell| {
+            services.iter().filter_map(|series| histogram(series, bounds, buckets, sum)).collect()
+        };
+    let all = durations(&BOUNDS, |cells| &cells.duration_buckets, |cells| &cells.duration_sum);
     let duration = family("outrigger_request_duration_seconds", help, MetricType::HISTOGRAM, all);
+    let help = "Seconds from the accept of a connection of a TCP listener to its end.";
+    let all = durations(&TCP_BOUNDS, |cells| &cells.tcp_duration_buckets, |cells| &cells.tcp_duration_sum);
+    let tcp_duration = family("outrigger_tcp_connection_duration_seconds", help, MetricType::HISTOGRAM, all);
+    let open = |series: &ServiceSeries| series.cells.sum(|cells| &cells.tcp_open);
+    let all = services.iter().filter(|series| series.has_tcp());
+    let all = all.map(|series| gauge("service", &series.name, open(series))).collect();
+    let help = "Connections of TCP listeners that have an instance.";
+    let tcp_open = family("outrigger_tcp_connections", help, MetricType::GAUGE, all);
     let all = of_services(|series| gauge("service", &series.name, series.in_flight()));
     let in_flight = family("outrigger_in_flight", "Requests and tunnels in flight.", MetricType::GAUGE, all);
     let all = Reason::ALL.into_iter().filter_map(|reason| {
@@ -197,6 +227,8 @@ fn families(metrics: &Metrics) -> Vec<(MetricFamily, Vec<&'static str>)> {
         family("outrigger_app_connections", "App connections, by state.", MetricType::GAUGE, all);
     families.extend([
         (duration, vec!["service"]),
+        (tcp_duration, vec!["service"]),
+        (tcp_open, vec!["service"]),
         (in_flight, vec!["service"]),
         (refused, vec!["reason"]),
         (connections, vec!["state"]),
@@ -246,25 +278,30 @@ fn gauge(label: &str, label_value: &str, count: u64) -> Metric {
 
 /// `None` before the first request, because a histogram has many series.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floats")]
-fn duration(series: &ServiceSeries) -> Option<Metric> {
+fn histogram(
+    series: &ServiceSeries,
+    bounds: &[u64],
+    cells: fn(&ServiceCells) -> &[Cell],
+    sum: fn(&ServiceCells) -> &Cell,
+) -> Option<Metric> {
     let seconds = |nanos: u64| nanos as f64 / 1e9;
     let mut count = 0;
-    let mut buckets = Vec::with_capacity(BOUNDS.len());
-    for (at, most) in BOUNDS.into_iter().enumerate() {
-        count += series.cells.sum(|cells| &cells.duration_buckets[at]);
+    let mut buckets = Vec::with_capacity(bounds.len());
+    for (at, most) in bounds.iter().enumerate() {
+        count += series.cells.sum(|block| &cells(block)[at]);
         let mut bucket = Bucket::default();
         bucket.set_cumulative_count(count);
-        bucket.set_upper_bound(seconds(most));
+        bucket.set_upper_bound(seconds(*most));
         buckets.push(bucket);
     }
-    count += series.cells.sum(|cells| &cells.duration_buckets[BOUNDS.len()]);
+    count += series.cells.sum(|block| &cells(block)[bounds.len()]);
     if count == 0 {
         return None;
     }
     let mut histogram = Histogram::default();
     histogram.set_bucket(buckets);
     histogram.set_sample_count(count);
-    histogram.set_sample_sum(seconds(series.cells.sum(|cells| &cells.duration_sum)));
+    histogram.set_sample_sum(seconds(series.cells.sum(sum)));
     let mut metric = labelled_metric(&[("service", &series.name)]);
     metric.set_histogram(histogram);
     Some(metric)

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use outrigger_config::{breaks_line, escape_control};
 
+use crate::transport::tunnel::TunnelEnd;
+
 /// The id or the node of an instance as a label. The text format of Prometheus escapes a line feed and no other control character, and
 /// readers of lines end one at others too. No two ids share a label, because backslashes are doubled.
 pub(crate) fn instance_label(id: &str) -> Cow<'_, str> {
@@ -68,6 +70,43 @@ pub(crate) enum Tolerated {
 impl Tolerated {
     /// In the order of the discriminants.
     pub(crate) const LABELS: [&str; 3] = ["framing", "request_controls", "response_controls"];
+}
+
+/// How a connection of a TCP listener ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TcpResult {
+    /// Both sides have ended it.
+    Closed,
+    /// A side broke it.
+    Broken,
+    /// It was silent for `tcp.idle`.
+    Idle,
+    /// Its instance had left for longer than `tcp.grace`.
+    Grace,
+    /// The stop of the sidecar ended it.
+    Drained,
+    /// There was no connection to an instance.
+    Refused,
+}
+
+impl TcpResult {
+    /// In the order of the discriminants.
+    pub(crate) const LABELS: [&str; 6] = ["closed", "broken", "idle", "grace", "drained", "refused"];
+
+    pub(crate) fn label(self) -> &'static str {
+        Self::LABELS[self as usize]
+    }
+}
+
+impl From<TunnelEnd> for TcpResult {
+    fn from(end: TunnelEnd) -> Self {
+        match end {
+            TunnelEnd::Closed => Self::Closed,
+            TunnelEnd::Broken => Self::Broken,
+            TunnelEnd::Idle => Self::Idle,
+            TunnelEnd::InstanceGone => Self::Grace,
+        }
+    }
 }
 
 /// What became of a connection to an instance.

@@ -37,7 +37,7 @@ use crate::{
 /// A connection that was given less time than this, and `connect_timeout`, says nothing about the instance: the request was in
 /// a hurry. (A handshake within a datacenter takes a hundredth of it; a lost first packet, five times as long.) A request
 /// that was given to the instance later than this has spent its time elsewhere.
-const HURRY: Duration = Duration::from_millis(200);
+pub(crate) const HURRY: Duration = Duration::from_millis(200);
 /// How long a response may be waited for before the instance is checked, and the time between two checks.
 const STALL_CHECK_AFTER: Duration = Duration::from_secs(1);
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(250);

@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// Picks in a row that may fall on endpoints on probation that other requests decide.
-const MAX_PASSED: usize = 16;
+pub(crate) const MAX_PASSED: usize = 16;
 /// A second attempt goes only to an instance on which a request succeeded within this time; in whole seconds, as
 /// [`Endpoint::succeeded_within`] counts.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);

@@ -480,7 +480,7 @@ impl Failed {
             Outcome::Resource => Reason::LocalResource,
             Outcome::BadRequest => Reason::BadBody,
             Outcome::ClientGone => Reason::ClientGone,
-            Outcome::Status(_) | Outcome::SidecarError(_) => Reason::Internal,
+            Outcome::Status(_) | Outcome::SidecarError(_) | Outcome::Connected => Reason::Internal,
         }
     }
 

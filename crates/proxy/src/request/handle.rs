@@ -36,11 +36,11 @@ use crate::{
         mirror::send_copy,
         route::{self, Destination},
         rules::RoutedService,
+        upgrade::carry_upgraded,
     },
     transport::{
         channel::{Channel, give_head},
         exchange::{DownloadError, Exchange},
-        tunnel,
         upload::{BrokenUpload, Upload},
     },
     upstream::{
@@ -76,6 +76,7 @@ pub(crate) fn handle(
         let upload = Upload::new(&head, framing, expects, accepted);
         let mut app = Downstream::new(info, settings, channel, timer, &head, upload, accepted);
         let after = match read {
+            Err(refusal) if refusal.is_connect() => app.connect(&head, &mut account, &mut service).await,
             Err(refusal) => app.refuse(&refusal, &mut account).await,
             Ok(()) if facts.ends_here => app.end_forwarding(&mut account).await,
             Ok(()) => match app.carry(&mut head, &mut facts, &mut account, &mut service).await {
@@ -121,6 +122,7 @@ impl Downstream<'_> {
             let routed = &*routed;
             let RoutedService { cluster, settings, .. } = routed;
             account.set_service(settings.cells(self.info.worker.index), &cluster.label);
+            route::check_protocol(self.settings, &cluster.key)?;
             let subset = routed.subset();
             if let Some(subset) = subset.filter(|subset| !subset.name().is_empty()) {
                 account.set_subset(subset);
@@ -248,7 +250,7 @@ impl Downstream<'_> {
     }
 
     /// A place in the service's bulkhead. `None`: the app is gone.
-    async fn find_slot(
+    pub(crate) async fn find_slot(
         &mut self,
         bulkhead: &Bulkhead,
         cluster: &Cluster,
@@ -405,10 +407,9 @@ fn respond(
 ) -> impl Future<Output = AfterRequest> + Send {
     async move {
         if response.framing == Framing::Tunnel {
-            let idle = app.settings.outbound.limits.tunnel_idle;
-            // A switch of protocols answers the expectation, too (RFC 9110 §7.8).
-            app.upload.release(false, response.relay.written_at);
-            tunnel::run(app.channel, &mut response.exchange, &mut app.upload, app.timer, idle).await;
+            let OpenResponse { exchange, lease, relay, .. } = &mut response;
+            // Boxed: few requests are upgraded, and each would carry the room.
+            Box::pin(carry_upgraded(call, app, exchange, lease.endpoint(), relay.written_at)).await;
             return AfterRequest::Close;
         }
         let end = poll_fn(|cx| response.relay.poll(app, &mut response.exchange, cx)).await;

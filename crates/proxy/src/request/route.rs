@@ -18,7 +18,7 @@ use crate::{
         fields::RequestFacts,
         path_form::{PATH_PREFIX, PathForm, path_start, with_slash},
     },
-    upstream::cluster::Cluster,
+    upstream::cluster::{Cluster, ClusterKey},
 };
 
 /// Where a request goes.
@@ -84,6 +84,66 @@ pub(crate) fn find<'h>(
         ParsedHost::NotOffered(form) => Err(form_not_offered(&settings.names, host, form)),
         ParsedHost::Invalid => Err(invalid_host(host)),
     }
+}
+
+/// The service of a CONNECT, which is named by its target alone: `orders:80`. The port says nothing, because an instance has its own.
+///
+/// # Errors
+/// When it is no name of a service, or CONNECT is not offered here.
+pub(crate) fn find_connect<'h>(
+    info: &ConnectionInfo,
+    settings: &DownstreamSettings,
+    head: &'h Head,
+) -> Result<ServiceName<'h>, Refusal> {
+    let refuse = |reason, detail: &str| Err(Refusal::new(reason, detail));
+    if !settings.outbound.connect {
+        return refuse(
+            Reason::MethodNotAllowed,
+            "CONNECT is off (outbound.connect): send the request itself",
+        );
+    }
+    if info.listener.kind.cluster().is_some() {
+        let detail = "CONNECT names a service, and this listener has one: send the request itself";
+        return refuse(Reason::MethodNotAllowed, detail);
+    }
+    if head.has(Name::ContentLength) || head.has(Name::TransferEncoding) {
+        return refuse(Reason::BadRequest, "CONNECT has no body (RFC 9110 §9.3.6)");
+    }
+    let Ok(authority) = std::str::from_utf8(head.target()) else { return Err(invalid_host("not text")) };
+    let has_port = host::host_of(authority).is_some_and(|bare| bare.len() < authority.len());
+    if !has_port {
+        return refuse(
+            Reason::BadRequest,
+            "the target of CONNECT is a name and a port: orders:80 (RFC 9112 §3.2.3)",
+        );
+    }
+    match settings.names.parse(authority) {
+        ParsedHost::Service(name) => Ok(name),
+        ParsedHost::NotOffered(form) => Err(form_not_offered(&settings.names, authority, form)),
+        ParsedHost::Outside | ParsedHost::Local => Err(outside_host(&settings.names, authority)),
+        ParsedHost::Invalid => Err(invalid_host(authority)),
+    }
+}
+
+/// Refuses a request to a service that speaks another protocol: its answer would be taken for a fault of the instance.
+///
+/// # Errors
+/// When the settings say `protocol: tcp` of the service.
+#[inline]
+pub(crate) fn check_protocol(settings: &DownstreamSettings, cluster: &ClusterKey) -> Result<(), Refusal> {
+    match settings.tcp_of(cluster) {
+        None => Ok(()),
+        Some(_) => Err(refuse_http(cluster)),
+    }
+}
+
+#[cold]
+fn refuse_http(key: &ClusterKey) -> Refusal {
+    let detail = format!(
+        "{key}: its protocol is tcp (upstreams.{key}.protocol), and this is an HTTP request; connect to its listener \
+         (upstreams.{key}.listen) with a client of its protocol"
+    );
+    Refusal::new(Reason::NotHttp, detail)
 }
 
 /// Scheme, authority and the rest of a target in absolute form; `None`: it is in another form.

@@ -1,16 +1,18 @@
-//! An upgraded connection: bytes both ways.
+//! Bytes both ways: an upgraded connection, and one of a TCP listener.
 //!
-//! The request's body is carried to its end first (RFC 9110 §7.8). Each direction ends by itself. A side that takes no more bytes
+//! Of an upgraded one, the request's body is carried to its end first (RFC 9110 §7.8). Each direction ends by itself. A side that takes no more bytes
 //! breaks one direction, not the other: what that side has sent before is still delivered. What the other side sends meanwhile is
 //! read and discarded, because a peer that waits until its bytes are taken may read none, and because a connection that is
 //! closed with unread bytes is reset, and the reset takes delivered bytes away.
 //!
 //! The tunnel ends when both directions have ended, when both have been silent for the tunnel's time-out, or when one direction has
-//! ended, the other one is broken, and its sender has not ended within [`LINGER`]. Nothing that goes through is looked at.
+//! ended, the other one is broken, and its sender has not ended within [`LINGER`]; and, with a grace, that long after its instance
+//! was deregistered or ejected. Nothing that goes through is looked at.
 
 use std::{
     future::poll_fn,
     io,
+    ops::RangeInclusive,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -27,63 +29,155 @@ use crate::transport::{
 
 /// How long the sender of a broken direction has to end after everything was delivered to it.
 const LINGER: Duration = Duration::from_secs(1);
+/// How often a tunnel looks whether its instance has left, at most and at least.
+const LOOK_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
 
-/// Carries bytes until an end.
+/// What ends a tunnel that goes on by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TunnelBounds {
+    /// Longest silence of both directions.
+    pub(crate) idle: Duration,
+    /// Longest time that it goes on after its instance has left. `None`: that does not matter.
+    pub(crate) grace: Option<Duration>,
+}
+
+/// How a tunnel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TunnelEnd {
+    /// Both directions have ended, and were delivered.
+    Closed,
+    /// A side broke the connection, or took no more bytes.
+    Broken,
+    /// Both directions were silent for too long.
+    Idle,
+    /// The instance had left for longer than the grace.
+    InstanceGone,
+}
+
+/// Carries bytes of an upgraded connection until an end. `has_left`: the instance was deregistered or ejected. `note_moved`: as for
+/// [`carry`].
 pub(crate) async fn run(
     app: &mut Channel,
     exchange: &mut Exchange,
     upload: &mut Upload,
     timer: &mut LazyTimer,
-    idle: Duration,
+    bounds: TunnelBounds,
+    has_left: impl Fn() -> bool,
+    mut note_moved: impl FnMut(&Channel, &Channel),
 ) {
-    let (mut up, mut down) = (Direction::default(), Direction::default());
-    let mut moved_before = 0;
-    let mut moved_at = Instant::now();
-    let mut delivered_at = None;
-    let ended: io::Result<()> = poll_fn(|cx| {
+    let mut tunnel = Tunnel::new();
+    let ended = poll_fn(|cx| {
         let sent = exchange.poll_upload(app, upload, cx);
         if let Poll::Ready(Err(_)) = sent {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            return Poll::Ready(TunnelEnd::Broken);
         }
-        let instance = exchange.channel();
-        if sent.is_ready() {
+        let ended = tunnel.poll(app, exchange.channel(), sent.is_ready(), (timer, bounds), &has_left, cx);
+        note_moved(app, exchange.channel());
+        ended
+    })
+    .await;
+    debug!(?ended, "tunnel ended");
+}
+
+/// Carries bytes both ways between two connections until an end. `note_moved` is told after each turn what the two have taken.
+pub(crate) async fn carry(
+    app: &mut Channel,
+    instance: &mut Channel,
+    timer: &mut LazyTimer,
+    bounds: TunnelBounds,
+    has_left: impl Fn() -> bool,
+    mut note_moved: impl FnMut(&Channel, &Channel),
+) -> TunnelEnd {
+    let mut tunnel = Tunnel::new();
+    poll_fn(|cx| {
+        let ended = tunnel.poll(app, instance, true, (timer, bounds), &has_left, cx);
+        note_moved(app, instance);
+        ended
+    })
+    .await
+}
+
+/// Both directions.
+#[derive(Debug)]
+struct Tunnel {
+    up: Direction,
+    down: Direction,
+    moved_before: u64,
+    moved_at: Instant,
+    /// When everything was delivered that can be.
+    delivered_at: Option<Instant>,
+    /// Since when the instance is known to have left.
+    left_at: Option<Instant>,
+}
+
+impl Tunnel {
+    fn new() -> Self {
+        Self {
+            up: Direction::default(),
+            down: Direction::default(),
+            moved_before: 0,
+            moved_at: Instant::now(),
+            delivered_at: None,
+            left_at: None,
+        }
+    }
+
+    /// Moves what can be moved. `is_up_open`: what the app sends belongs to the tunnel.
+    fn poll(
+        &mut self,
+        app: &mut Channel,
+        instance: &mut Channel,
+        is_up_open: bool,
+        (timer, bounds): (&mut LazyTimer, TunnelBounds),
+        has_left: &impl Fn() -> bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<TunnelEnd> {
+        let Self { up, down, .. } = self;
+        if is_up_open {
             up.poll(app, instance, cx);
         }
         down.is_broken |= up.is_reset;
         down.poll(instance, app, cx);
         if down.is_reset && !up.is_broken {
-            if sent.is_pending() {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            if !is_up_open {
+                return Poll::Ready(TunnelEnd::Broken);
             }
             up.is_broken = true;
             up.poll(app, instance, cx);
         }
         if up.is_ended && down.is_ended {
-            return Poll::Ready(Ok(()));
+            let is_whole = !(up.is_reset || down.is_reset || up.is_broken || down.is_broken);
+            return Poll::Ready(if is_whole { TunnelEnd::Closed } else { TunnelEnd::Broken });
         }
         if up.is_broken && down.is_broken {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            return Poll::Ready(TunnelEnd::Broken);
         }
         // One has ended; the other one delivers nothing.
         let is_delivered = up.is_ended && down.is_broken || down.is_ended && up.is_broken;
         loop {
             let moved = app.written + instance.written;
-            if moved != moved_before {
-                (moved_before, moved_at) = (moved, Instant::now());
+            if moved != self.moved_before {
+                (self.moved_before, self.moved_at) = (moved, Instant::now());
             }
-            let mut until = moved_at + idle;
+            let mut until = self.moved_at + bounds.idle;
+            let mut end = TunnelEnd::Idle;
             if is_delivered {
-                until = until.min(*delivered_at.get_or_insert_with(Instant::now) + LINGER);
+                let delivered_at = *self.delivered_at.get_or_insert_with(Instant::now);
+                (until, end) = (until.min(delivered_at + LINGER), TunnelEnd::Broken);
             }
-            ready!(timer.poll_until(until, cx));
+            let look_at = bounds.grace.map(|grace| {
+                let now = Instant::now();
+                self.left_at = has_left().then(|| self.left_at.unwrap_or(now));
+                if let Some(gone_until) = self.left_at.map(|at| at + grace).filter(|at| *at < until) {
+                    (until, end) = (gone_until, TunnelEnd::InstanceGone);
+                }
+                now + (grace / 6).clamp(*LOOK_INTERVAL.start(), *LOOK_INTERVAL.end())
+            });
+            ready!(timer.poll_until(look_at.map_or(until, |at| at.min(until)), cx));
             if Instant::now() >= until {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                return Poll::Ready(end);
             }
         }
-    })
-    .await;
-    if let Err(error) = ended {
-        debug!(%error, "tunnel ended");
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -136,6 +136,18 @@ pub(crate) struct Cluster {
     last_used: AtomicU64,
     /// Whether an instance with the cluster's tags was ever listed.
     had_instances: AtomicBool,
+    /// Connections of its TCP listener.
+    tcp_places: Arc<AtomicUsize>,
+}
+
+/// A place among `tcp.max_connections`, free again when dropped.
+#[derive(Debug)]
+pub(crate) struct TcpPlace(Arc<AtomicUsize>);
+
+impl Drop for TcpPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Cluster {
@@ -182,6 +194,7 @@ impl Cluster {
             opened_at,
             last_used: AtomicU64::new(0),
             had_instances: AtomicBool::new(false),
+            tcp_places: Arc::default(),
         }
     }
 
@@ -241,6 +254,12 @@ impl Cluster {
     /// Records that an instance of this cluster was listed.
     pub(crate) fn set_had_instances(&self) {
         self.had_instances.store(true, Relaxed);
+    }
+
+    /// A place for one more connection of its TCP listener. `None`: `most` are open.
+    pub(crate) fn take_tcp_place(&self, most: usize) -> Option<TcpPlace> {
+        let place = TcpPlace(self.tcp_places.clone());
+        (self.tcp_places.fetch_add(1, Relaxed) < most).then_some(place)
     }
 
     /// Publishes a new View. Returns the old one, which a request must not drop.
@@ -349,6 +368,15 @@ impl Cluster {
         let view = self.view.load();
         let others = view.set.standing().iter().filter(|one| !Arc::ptr_eq(one, endpoint));
         fails_alike(own.health(), others.filter_map(|one| Some(one.tls.as_ref()?.health())))
+    }
+
+    /// Whether an endpoint was deregistered or is ejected, so that a connection to it may lead nowhere. An instance that was registered
+    /// anew at the same address has not left.
+    pub(crate) fn has_left(&self, endpoint: &Endpoint) -> bool {
+        if !endpoint.is_retired() {
+            return endpoint.is_ejected();
+        }
+        !self.view.load().all_endpoints().any(|one| one.addr == endpoint.addr && !one.is_retired())
     }
 
     /// Whether another endpoint has answered a request lately, and is not ejected.

@@ -28,7 +28,7 @@ use crate::{
     },
     transport::{
         exchange::Exchange,
-        pool::{ConnectionPool, Permits},
+        pool::{ConnectionPool, OpenConnection, Permits},
     },
     upstream::{
         connect::{connect_detail, connect_outcome},
@@ -241,6 +241,11 @@ impl Endpoint {
         !self.retired.load(Relaxed) && self.stats.ejection_state() == EjectionState::Healthy
     }
 
+    /// Whether it is ejected. In panic mode no endpoint is.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.stats.ejection_state() == EjectionState::Ejected
+    }
+
     /// Notes whether the registry lists it as draining.
     pub(crate) fn set_draining(&self, draining: bool) {
         if self.draining.swap(draining, Relaxed) != draining {
@@ -322,6 +327,17 @@ impl Endpoint {
         timeout: Duration,
         reaches_another: impl FnOnce() -> bool,
     ) -> Result<Box<Exchange>, CheckoutError> {
+        let (stream, open) = self.connect_stream(cells, timeout, reaches_another).await?;
+        Ok(Exchange::new(stream, open, Instant::now()))
+    }
+
+    /// As [`Endpoint::connect`], for bytes of any protocol.
+    pub(crate) async fn connect_stream(
+        &self,
+        cells: &Block<ServiceCells>,
+        timeout: Duration,
+        reaches_another: impl FnOnce() -> bool,
+    ) -> Result<(Stream, OpenConnection), CheckoutError> {
         // A permit includes a connection, also when a reload has reduced the number since.
         let most = self.permits.most().max(self.in_flight());
         let Some(open) = self.pool.reserve(most) else {
@@ -331,7 +347,7 @@ impl Endpoint {
         // Boxed, because it is large.
         let stream = Box::pin(self.open(timeout, Purpose::Traffic, reaches_another)).await?;
         cells.record_pool_event(PoolEvent::Opened);
-        Ok(Exchange::new(stream, open, Instant::now()))
+        Ok((stream, open))
     }
 }
 

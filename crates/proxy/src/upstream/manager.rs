@@ -271,11 +271,19 @@ impl ClusterManager {
             None => Box::pin(self.open_in_turn(ClusterKey::from(name))).await.map_err(quota_refusal)?,
         };
         if !cluster.has_answer() {
-            let due = cluster.opened_at + self.first_answer().saturating_sub(waited);
-            // Boxed for the same reason. After a time-out the View says what is known.
-            let _ = Box::pin(tokio::time::timeout_at(due, cluster.wait_for_first_answer())).await;
+            // Boxed for the same reason.
+            Box::pin(self.wait_for_answer(&cluster, waited)).await;
         }
         Ok(cluster)
+    }
+
+    /// Waits for the registry's first answer for a cluster, at most until `discovery.first_answer`, less `waited`, after its opening.
+    pub(crate) async fn wait_for_answer(&self, cluster: &Cluster, waited: Duration) {
+        if !cluster.has_answer() {
+            let due = cluster.opened_at + self.first_answer().saturating_sub(waited);
+            // After a time-out the View says what is known.
+            let _ = tokio::time::timeout_at(due, cluster.wait_for_first_answer()).await;
+        }
     }
 
     /// Opens the cluster of a new name, and says how long the name waited for its turn: for half of `first_answer` at most, so that

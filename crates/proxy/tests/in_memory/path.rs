@@ -153,6 +153,7 @@ impl Path {
             listen: None,
             protocol: config::Protocol::default(),
             tls: None,
+            tcp: config::TcpSettings::default(),
             hosts: Vec::new(),
             tags: Vec::new(),
             datacenter: None,

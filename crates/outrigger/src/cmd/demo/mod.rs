@@ -158,6 +158,7 @@ fn demo_config(registry: SocketAddr) -> Config {
         listen: None,
         protocol: outrigger_config::Protocol::default(),
         tls: None,
+        tcp: outrigger_config::TcpSettings::default(),
         hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,

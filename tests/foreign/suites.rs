@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::suite::{Suite, file};
 
 /// All, in the order in which they begin: the longest first, and those that wait for the same installation apart.
-pub(crate) const ALL: [Suite; 9] = [
+pub(crate) const ALL: [Suite; 10] = [
     Suite {
         name: "py-consul",
         about: "the own test suite of the Python library py-consul 1.8.0",
@@ -42,6 +42,13 @@ pub(crate) const ALL: [Suite; 9] = [
         about: "dig, drill, kdig, dnspython, unbound and dnsmasq on the DNS listener of a sidecar",
         tool: "dns-clients",
         arguments: || vec![file("programs/dns_clients.sh")],
+        ..SHORT
+    },
+    Suite {
+        name: "tcp-clients",
+        about: "psql, pgbench, redis-cli and redis-benchmark with their servers through TCP upstreams of a sidecar",
+        tool: "tcp-clients",
+        arguments: || vec![file("programs/tcp_clients.sh")],
         ..SHORT
     },
     Suite {

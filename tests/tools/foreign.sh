@@ -3,7 +3,8 @@
 # the library of that name and no other. Python's libraries get a virtual environment each, npm's a folder each, all in
 # target/tools/foreign; nothing is installed elsewhere, and no root is needed. Versions are fixed here.
 #
-#     foreign.sh py-consul | python-consul | python-consul2 | patroni | node-consul | consul-commands | dns-clients | chromium
+#     foreign.sh py-consul | python-consul | python-consul2 | patroni | node-consul | consul-commands | dns-clients | tcp-clients |
+#         chromium
 #
 # Exit 0: a path on stdout. Exit 3: it cannot be had, and stdout says why in a sentence. Takes at most about five minutes, once.
 set -euo pipefail
@@ -120,6 +121,11 @@ consul-commands)
 dns-clients)
     # It runs a script with these on its PATH.
     if ! said=$("$here/dns.sh" 2>/dev/null); then none "$said"; fi
+    echo "$said"
+    ;;
+tcp-clients)
+    # It runs a script with these on its PATH.
+    if ! said=$("$here/tcp.sh" 2>/dev/null); then none "$said"; fi
     echo "$said"
     ;;
 chromium)

@@ -12,6 +12,7 @@ mod memory;
 mod outcome;
 mod process;
 mod proxy;
+pub mod tcp;
 mod template;
 mod tools;
 mod turn;

@@ -62,6 +62,8 @@ enum Part {
     Locks,
     /// Answers by DNS.
     Names,
+    /// A gibibyte through a TCP listener, beside HAProxy.
+    Tcp,
     /// Zones: a simulation, which is not part of `all`.
     Zones,
     /// All of these.
@@ -71,7 +73,7 @@ enum Part {
 impl Part {
     /// Whether it starts processes of the measured binary.
     fn needs_binary(self) -> bool {
-        matches!(self, Self::Peers | Self::Settings | Self::Locks | Self::Names)
+        matches!(self, Self::Peers | Self::Tcp | Self::Settings | Self::Locks | Self::Names)
     }
 }
 
@@ -96,6 +98,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             Part::Settings,
             Part::Locks,
             Part::Names,
+            Part::Tcp,
             Part::Peers,
         ],
         part => vec![part],
@@ -118,7 +121,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let section = measure(part, arguments, effort)?;
         let noise = match part {
             // These parts report it themselves: here their servers would count as other processes.
-            Part::Peers | Part::Propagation | Part::Settings | Part::Locks | Part::Names => None,
+            Part::Peers | Part::Tcp | Part::Propagation | Part::Settings | Part::Locks | Part::Names => None,
             _ => Some(noise.end()?),
         };
         sections.push(match noise {
@@ -172,6 +175,7 @@ fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section,
         Part::Settings => settings::run(effort),
         Part::Locks => locks::run(effort),
         Part::Names => names::run(effort),
+        Part::Tcp => peers::tcp::run(&binary(arguments), effort, arguments.rounds),
         Part::Zones => zones::run(effort),
         Part::Peers | Part::All => {
             let options = PeerOptions {

@@ -83,7 +83,7 @@ YAML
     "$sidecar" run -c sidecar.yaml >sidecar.log 2>&1 &
     started+=($!)
     until [[ $(ask "$to_one" 'select 1' 2>/dev/null) == 1 && $(redis-cli -p "$to_redis" ping 2>/dev/null) == PONG ]]; do
-        ((SECONDS < 20)) || die "the sidecar carries nothing: $(ask "$to_one" "select 1" 2>&1) $(redis-cli -p "$to_redis" ping 2>&1) $(tail -n 5 redis.log sidecar.log)"
+        ((SECONDS < 90)) || die "the sidecar carries nothing: $(ask "$to_one" "select 1" 2>&1) $(redis-cli -p "$to_redis" ping 2>&1) $(tail -n 5 redis.log sidecar.log)"
         sleep 0.1
     done
     set +e
@@ -128,7 +128,8 @@ test_psql_with_a_killed_instance() {
     for n in 1 2 3 4 5 6 7 8 9 10; do same "$(ask "$to_all" 'select name from who')" pg-1; done
     for job in $(jobs -p); do
         case " ${started[*]} " in *" $job "*) continue ;; esac
-        wait "$job"
+        # Those of the killed one have failed.
+        wait "$job" || true
     done
     for n in 1 2 3 4 5 6; do
         if grep -q pg-1 "session-$n"; then

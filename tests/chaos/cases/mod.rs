@@ -22,6 +22,7 @@ mod servers;
 mod settings;
 mod slow;
 mod soak;
+mod tcp;
 mod traffic;
 mod unhealthy;
 
@@ -52,6 +53,13 @@ pub(crate) fn all() -> Vec<Case> {
             [60, 40],
             kill::most,
             "kill -9 of seven of nine at once at 1,000 requests a second: the same",
+        ),
+        Case::new(
+            "kill-tcp",
+            CONSUL,
+            [120, 60],
+            tcp::kill_one_of_two,
+            "kill -9 of one of two behind a TCP listener: only its connections end, and none finds no instance",
         ),
         Case::new(
             "stop-one",

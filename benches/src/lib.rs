@@ -9,6 +9,7 @@
 //! | [`propagation`] | how soon does a change in Consul reach a follower? |
 //! | [`settings`] | how soon is a document in Consul's KV in effect, and what do many sidecars ask? |
 //! | [`names`] | what does an answer of the DNS listener cost? |
+//! | [`balancers`] | how long do requests take by each balancer while one instance is slow? |
 //! | [`zones`] | what stays in a zone, and how evenly are the instances used? |
 //! | [`locks`] | what does a lock cost, alone, contended and held? |
 //! | [`stats`], [`clock`], [`machine`] | medians; wall time and processor time; the machine and the load of other processes |
@@ -17,6 +18,7 @@
 //! A missed target is a line in the table, not a failure. The benches send traffic to loopback only,
 //! and end only processes that they started.
 
+pub mod balancers;
 pub mod chart;
 pub mod clock;
 mod error;

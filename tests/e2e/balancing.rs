@@ -1,10 +1,11 @@
 //! The share of the requests that each instance gets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use outrigger_tests::{
-    instance::{Answer, Instance, refusing_addr},
+    instance::{Answer, Gate, Instance, refusing_addr},
     sidecar::{Services, Sidecar},
+    wait,
 };
 
 async fn shares(sidecar: &Sidecar, requests: usize) -> BTreeMap<String, usize> {
@@ -113,4 +114,41 @@ async fn each_service_has_its_own_rotation() {
         assert_eq!(client.get("payments", "/").await.instance(), "p");
     }
     assert_eq!((all[0].count(), all[1].count(), all[2].count()), (10, 10, 20));
+}
+
+#[tokio::test]
+async fn least_request_leaves_the_instance_that_has_a_request_alone() {
+    let gate = Gate::closed();
+    let all = [Instance::start("a").await, Instance::start("b").await];
+    for instance in &all {
+        let opened = gate.clone();
+        instance.set_script(move |request| match request.target() {
+            "/held" => Answer::ok("late").when(&opened),
+            _ => Answer::ok("done"),
+        });
+    }
+    let sidecar = Sidecar::orders("defaults: {balance: least_request}", &[&all[0], &all[1]]).await;
+    let mut held = sidecar.client().await;
+    held.send("GET /held HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    wait::until_true("it is held", || all[0].count() + all[1].count() == 1).await;
+    let busy = usize::from(all[1].count() == 1);
+    for _ in 0..30 {
+        assert_eq!(sidecar.get("orders", "/").await.status, 200);
+    }
+    assert_eq!((all[busy].count(), all[1 - busy].count()), (1, 30));
+    gate.open();
+    assert_eq!(held.response().await.text(), "late");
+}
+
+#[tokio::test]
+async fn peak_ewma_leaves_a_slow_instance_and_measures_it_again_now_and_then() {
+    let all = [Instance::start("a").await, Instance::start("b").await];
+    all[0].set_script(|_| Answer::ok("late").delayed(Duration::from_millis(100)));
+    let sidecar = Sidecar::orders("defaults: {balance: peak_ewma}", &[&all[0], &all[1]]).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..300 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+    }
+    // Of 300 picks 1 in 40 explores the slow one: 7.5 are expected, and more than 30 come in one of 10¹⁰ runs.
+    assert!((1..=30).contains(&all[0].count()), "{}", all[0].count());
 }

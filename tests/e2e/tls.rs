@@ -9,8 +9,9 @@ use outrigger_tests::{
     load::{Load, LoadPlan},
     pattern,
     sidecar::{Services, Sidecar},
+    skip::report_skipped,
     tls::{TestAuthority, TlsFront},
-    wait,
+    tool, wait,
     wire::Framing,
 };
 use rcgen::{CertificateParams, SanType, date_time_ymd};
@@ -443,4 +444,107 @@ async fn the_settings_and_the_port_must_fit_together() {
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
     sidecar.apply_settings("upstreams: [{service: orders}]").await;
     assert_eq!(sidecar.get("orders", "/").await.reason(), "bad_response");
+}
+
+/// nginx with this certificate and these lines in its `server`. `None`: this machine has none. Ends with the test.
+async fn nginx(
+    authority: &TestAuthority,
+    lines: &str,
+) -> Option<(std::net::SocketAddr, tokio::process::Child)> {
+    let program = match tool::find("nginx.sh", &[]) {
+        Ok(program) => program,
+        Err(missing) => {
+            report_skipped("nginx_serves_by_tls", &missing.to_string());
+            return None;
+        }
+    };
+    let (cert, key) = authority.issue(NAME, |_| {});
+    let (cert, key) = (authority.file("nginx.pem", &cert), authority.file("nginx.key", &key));
+    let folder = cert.parent().unwrap().to_owned();
+    let at = folder.display();
+    // An address of its own, so that no other test has the port.
+    let addr = std::net::SocketAddr::from(([127, 78, fastrand::u8(..), fastrand::u8(1..255)], 8443));
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|name| format!("{name}_temp_path {at}/{name};\n"))
+        .collect();
+    let text = format!(
+        "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/errors;\nevents {{}}\nhttp {{\n{temporary}access_log off;\n\
+         server {{\nlisten {addr} ssl;\nssl_certificate {};\nssl_certificate_key {};\n{lines}\n\
+         location / {{ return 200 \"$ssl_protocol $ssl_session_reused $ssl_server_name $ssl_client_verify\"; }}\n}}\n}}\n",
+        cert.display(),
+        key.display()
+    );
+    let file = authority.file("nginx.conf", &text);
+    let mut command = tokio::process::Command::new(program);
+    command.arg("-p").arg(&folder).arg("-e").arg(folder.join("errors")).arg("-c").arg(&file);
+    let child = command.kill_on_drop(true).spawn().unwrap();
+    wait::until("nginx listens", wait::TIMEOUT, async || tokio::net::TcpStream::connect(addr).await.is_ok())
+        .await;
+    Some((addr, child))
+}
+
+#[tokio::test]
+async fn nginx_serves_by_tls() {
+    let ours = TestAuthority::new("ours");
+    let (cert, key) = ours.issue("caller", |_| {});
+    let with_certificate = format!(
+        "{}, cert_file: {}, key_file: {}",
+        trusting(&ours),
+        ours.file("cert.pem", &cert).display(),
+        ours.file("key.pem", &key).display()
+    );
+    let verifies = format!("ssl_verify_client on; ssl_client_certificate {};", ours.ca_file().display());
+    let cache = "ssl_session_cache builtin; ssl_session_tickets on;";
+    for (tls, lines, expected) in [
+        (trusting(&ours), format!("{cache} ssl_protocols TLSv1.2;"), "TLSv1.2 r orders.service.consul NONE"),
+        (trusting(&ours), format!("{cache} ssl_protocols TLSv1.3;"), "TLSv1.3 r orders.service.consul NONE"),
+        (
+            with_certificate,
+            format!("{cache} ssl_protocols TLSv1.3; {verifies}"),
+            "TLSv1.3 r orders.service.consul SUCCESS",
+        ),
+    ] {
+        let Some((addr, _child)) = nginx(&ours, &lines).await else { return };
+        let services = Services::default().and_at("orders", "a", addr, "");
+        let text = format!("{}\ndefaults: {{pool: {{idle_timeout: 0s}}}}", settings(&tls));
+        let sidecar = Sidecar::start(&text, &services).await;
+        let first = sidecar.get("orders", "/").await;
+        assert_eq!((first.status, first.text().replace(" . ", " r ").as_str()), (200, expected), "{lines}");
+        let second = sidecar.get("orders", "/").await;
+        assert_eq!(second.text(), expected, "the session is resumed: {lines}");
+    }
+    // nginx answers a request without the certificate that it wants by itself; the app gets that.
+    let Some((addr, _child)) = nginx(&ours, &verifies).await else { return };
+    let services = Services::default().and_at("orders", "a", addr, "");
+    let refused = Sidecar::start(&settings(&trusting(&ours)), &services).await.get("orders", "/").await;
+    assert!(
+        refused.status == 400 && refused.text().contains("No required SSL certificate"),
+        "{}",
+        refused.text()
+    );
+}
+
+#[tokio::test]
+async fn connections_of_bytes_go_by_tls_and_a_bad_certificate_costs_none() {
+    let ours = TestAuthority::new("ours");
+    let tcp = format!(
+        "upstreams: [{{service: orders, protocol: tcp, listen: \"127.0.0.1:0\", tls: {{{}}}}}]",
+        trusting(&ours)
+    );
+    let all = Fronts::start([good(&ours), expired(&ours)]).await;
+    let sidecar = all.sidecar(&tcp).await;
+    for _ in 0..6 {
+        let mut client = Client::connect(sidecar.upstream_addr("orders")).await;
+        assert_eq!(client.get("any", "/").await.instance(), "a");
+    }
+    assert!(attempts(&sidecar, "tls_failed") >= 1.0);
+    assert!(why(&sidecar, "b").contains("expired on 2025-11-01"), "{}", why(&sidecar, "b"));
+    assert_eq!(ejected(&sidecar, "hard"), 1.0);
+    // Alone, it is told and not ejected, and the app's connection ends.
+    let all = Fronts::start([expired(&ours)]).await;
+    let sidecar = all.sidecar(&tcp).await;
+    Client::connect(sidecar.upstream_addr("orders")).await.wait_closed().await;
+    assert!(sidecar.proxy.tls_warnings()[0].contains("expired on 2025-11-01"));
+    assert_eq!(ejected(&sidecar, "hard"), 0.0);
 }

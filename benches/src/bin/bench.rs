@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 use outrigger_benches::{
-    Effort, Error, locks,
+    Effort, Error, balancers, locks,
     machine::{Machine, Noise, load_average},
     names,
     peers::{self, Figure, PeerOptions},
@@ -66,6 +66,8 @@ enum Part {
     Tcp,
     /// Zones: a simulation, which is not part of `all`.
     Zones,
+    /// One slow instance: a simulation, which is not part of `all`.
+    Balancers,
     /// All of these.
     All,
 }
@@ -177,6 +179,7 @@ fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section,
         Part::Names => names::run(effort),
         Part::Tcp => peers::tcp::run(&binary(arguments), effort, arguments.rounds),
         Part::Zones => zones::run(effort),
+        Part::Balancers => balancers::run(effort),
         Part::Peers | Part::All => {
             let options = PeerOptions {
                 effort,

@@ -109,7 +109,7 @@ fn the_hint_for_a_value_that_cannot_be_parsed_has_an_example_or_the_range() {
     check(
         "defaults: {balance: roundrobin}\n",
         &[
-            "o.yaml:1:21 defaults.balance: \"roundrobin\" is not a value of this setting; did you mean round_robin? allowed: round_robin, random, weighted",
+            "o.yaml:1:21 defaults.balance: \"roundrobin\" is not a value of this setting; did you mean round_robin? allowed: round_robin, random, weighted, least_request, peak_ewma",
         ],
     );
     check(

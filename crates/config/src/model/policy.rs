@@ -74,11 +74,17 @@ pub enum Balance {
     Random,
     /// In turn, by the registry's weights.
     Weighted,
+    /// Of two at random, by the registry's weights, the one with fewer requests in flight for its weight.
+    LeastRequest,
+    /// Of two at random, by the registry's weights, the one at which a request is expected to take less time, by an average of
+    /// response times that rises at once and falls over 10 s. One pick in twenty takes the first of the two.
+    PeakEwma,
 }
 
 impl Balance {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::Random, Self::Weighted];
+    pub const ALL: [Self; 5] =
+        [Self::RoundRobin, Self::Random, Self::Weighted, Self::LeastRequest, Self::PeakEwma];
 
     /// Its name in a settings file, a metric and a page.
     pub const fn as_str(self) -> &'static str {
@@ -86,6 +92,8 @@ impl Balance {
             Self::RoundRobin => "round_robin",
             Self::Random => "random",
             Self::Weighted => "weighted",
+            Self::LeastRequest => "least_request",
+            Self::PeakEwma => "peak_ewma",
         }
     }
 }

@@ -36,7 +36,7 @@ impl Random {
 
 /// The next random number: step and output function of SplitMix64 (Steele, Lea and Flood,
 /// "Fast splittable pseudorandom number generators", 2014).
-fn next_random(random: u64) -> u64 {
+pub(super) fn next_random(random: u64) -> u64 {
     let mut bits = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

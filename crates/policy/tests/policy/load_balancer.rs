@@ -3,10 +3,10 @@
 use std::thread;
 
 use outrigger_config::Balance;
-use outrigger_policy::{Cursor, LoadBalancer};
+use outrigger_policy::{Cursor, LoadBalancer, LoadMeasure};
 use proptest::prelude::*;
 
-const KINDS: [Balance; 3] = [Balance::RoundRobin, Balance::Random, Balance::Weighted];
+const KINDS: [Balance; 5] = Balance::ALL;
 
 /// Any start, often near the end of 64 bits or of 63 bits.
 fn start() -> impl Strategy<Value = u64> {
@@ -231,4 +231,49 @@ fn nothing_is_chosen_from_an_empty_view() {
             assert_eq!(balancer.pick_first(&Cursor::new(5), 5, |_| true), None);
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn of_two_endpoints_the_one_with_less_load_for_its_weight_is_picked(
+        weights in prop::collection::vec(1..1000_u32, 2), loads in prop::collection::vec(0..1000_u64, 2), random: u64,
+    ) {
+        let balancer = LoadBalancer::new(Balance::LeastRequest, &weights);
+        let scaled = |at: usize| (loads[at] + 1) * u64::from(weights[1 - at]);
+        let picked = balancer.pick_first_by(&Cursor::new(0), random, |_| true, |at, measure| {
+            assert_eq!(measure, LoadMeasure::InFlight);
+            loads[at]
+        });
+        let picked = picked.unwrap();
+        prop_assert!(scaled(picked) <= scaled(1 - picked), "{picked}");
+    }
+}
+
+/// The share of each endpoint in 20,000 picks with these loads.
+fn shares(balance: Balance, weights: &[u32], loads: &[u64]) -> Vec<f64> {
+    let balancer = LoadBalancer::new(balance, weights);
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut counts = vec![0_u32; weights.len()];
+    for _ in 0..20_000 {
+        let random = random.u64(..);
+        counts[balancer.pick_first_by(&Cursor::new(0), random, |_| true, |at, _| loads[at]).unwrap()] += 1;
+    }
+    counts.into_iter().map(|count| f64::from(count) / 20_000.0).collect()
+}
+
+#[test]
+fn with_loads_by_weight_the_shares_are_by_weight_and_a_loaded_endpoint_gets_few() {
+    let near = |found: &[f64], expected: &[f64]| {
+        found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 0.02)
+    };
+    // Load + 1 in proportion to the weights.
+    let even = shares(Balance::LeastRequest, &[1, 2, 1], &[9, 19, 9]);
+    assert!(near(&even, &[0.25, 0.5, 0.25]), "{even:?}");
+    // The loaded one of ten is picked when it is drawn twice alone, which never happens, so not at all.
+    let mut loads = [1; 10];
+    loads[3] = 100;
+    assert_eq!(shares(Balance::LeastRequest, &[1; 10], &loads)[3], 0.0);
+    // Its floor of exploration: one pick in twenty goes by the draw alone.
+    let explored = shares(Balance::PeakEwma, &[1; 10], &loads)[3];
+    assert!((0.003..0.008).contains(&explored), "{explored}");
 }

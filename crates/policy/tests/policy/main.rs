@@ -10,6 +10,7 @@ mod hedge;
 mod load_balancer;
 mod outcome;
 mod outlier_detection;
+mod peak_ewma;
 mod retry;
 
 use std::time::{Duration, Instant};

@@ -12,7 +12,7 @@ use std::{
 use outrigger_config as config;
 use outrigger_net::{DialError, Purpose, Stream, connect_to_any, tls::ClientTls};
 use outrigger_policy::{
-    Cursor, LoadBalancer, Outcome,
+    Cursor, LoadBalancer, LoadMeasure, Outcome, PeakEwma,
     outlier_detection::{EjectionState, EndpointStats, LossEvent, stall::Stall},
 };
 use outrigger_registry::{InstanceId, NamedHost};
@@ -53,6 +53,8 @@ pub(crate) struct Endpoint {
     pub(crate) stats: EndpointStats,
     pub(crate) stall: Stall,
     pub(crate) losses: LossEvent,
+    /// Recorded only while the balancer goes by it.
+    pub(crate) response_time: PeakEwma,
     /// Picks, and attempts that count against the instance; read by a scrape.
     pub(crate) picks: AtomicU64,
     pub(crate) failures: AtomicU64,
@@ -115,6 +117,7 @@ impl Endpoint {
             stats: EndpointStats::new(now),
             stall: Stall::new(now),
             losses: LossEvent::new(now),
+            response_time: PeakEwma::new(now),
             picks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             is_http10: AtomicBool::new(false),
@@ -278,6 +281,14 @@ impl Endpoint {
         self.permits.used()
     }
 
+    /// Its load by a measure of the balancer.
+    fn load(&self, measure: LoadMeasure) -> u64 {
+        match measure {
+            LoadMeasure::InFlight => self.in_flight() as u64,
+            LoadMeasure::ResponseTime => self.response_time.load(self.in_flight(), Instant::now().into_std()),
+        }
+    }
+
     /// A permit, if one is free and no request waits for it.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<InFlight> {
         self.permits.try_take().then(|| InFlight { endpoint: self.clone() })
@@ -382,7 +393,8 @@ pub(crate) fn pick_among(
     }
     let random = fastrand::u64(..);
     let responsive = |at: usize| is_usable(&endpoints[at]) && !endpoints[at].is_stalled();
-    match balancer.pick_first(cursor, random, responsive) {
+    let load = |at: usize, measure| endpoints[at].load(measure);
+    match balancer.pick_first_by(cursor, random, responsive, load) {
         Some(at) => Some(endpoints[at].clone()),
         None => pick_stalled(endpoints, balancer, cursor, is_usable),
     }
@@ -396,7 +408,8 @@ fn pick_stalled(
     cursor: &Cursor,
     is_usable: impl Fn(&Endpoint) -> bool,
 ) -> Option<Arc<Endpoint>> {
-    let at = balancer.pick_first(cursor, fastrand::u64(..), |at| is_usable(&endpoints[at]))?;
+    let load = |at: usize, measure| endpoints[at].load(measure);
+    let at = balancer.pick_first_by(cursor, fastrand::u64(..), |at| is_usable(&endpoints[at]), load)?;
     Some(endpoints[at].clone())
 }
 
@@ -408,7 +421,9 @@ fn pick_for_retry(
     cursor: &Cursor,
     is_usable: impl Fn(&Endpoint) -> bool,
 ) -> Option<Arc<Endpoint>> {
-    let pick = |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry(cursor, fastrand::u64(..), wanted);
+    let load = |at: usize, measure| endpoints[at].load(measure);
+    let pick =
+        |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry_by(cursor, fastrand::u64(..), wanted, load);
     let at = pick(&|at| is_usable(&endpoints[at]) && !endpoints[at].is_stalled())
         .or_else(|| pick(&|at| is_usable(&endpoints[at])))?;
     Some(endpoints[at].clone())

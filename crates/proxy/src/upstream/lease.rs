@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_config::Balance;
 use outrigger_policy::{
     Outcome, Sent, Verdict,
     outlier_detection::{AttemptEpoch, AttemptGuard, FailureAttribution},
@@ -98,7 +99,9 @@ impl Lease {
         ) {
             cluster.note_connect_failure(endpoint);
         }
-        if let (Some(tls), Some(_)) = (&endpoint.tls, outcome.status()) {
+        if let Some(tls) = &endpoint.tls
+            && (outcome.status().is_some() || outcome == Outcome::Connected)
+        {
             tls.note_works();
         }
         // A fault of this side's settings is none of the instance.
@@ -107,6 +110,10 @@ impl Lease {
         if let (Some(_), Some(given_at)) = (outcome.status(), end.given_at) {
             endpoint.stall.record_response();
             cluster.peak_latency.record(now - given_at);
+        }
+        let is_measured = settings.policy.balance == Balance::PeakEwma;
+        if let (true, Some(given_at)) = (is_measured, end.given_at) {
+            Self::record_response_time(endpoint, outcome, now - given_at, now);
         }
         match outcome.verdict() {
             Verdict::Failure => endpoint.count_failure(),
@@ -180,6 +187,15 @@ impl Lease {
         let breaker = settings.policy.circuit_breaker.as_ref();
         let is_old = breaker.is_some_and(|breaker| flowed >= breaker.window);
         if is_old || self.is_local(cluster, true, now) { Verdict::Ignore } else { Verdict::Failure }
+    }
+
+    /// Notes how long a response took, or that none came in this time.
+    #[cold]
+    fn record_response_time(endpoint: &Endpoint, outcome: Outcome, took: Duration, now: Instant) {
+        let is_late = matches!(outcome, Outcome::PerTryTimeout | Outcome::Timeout);
+        if is_late || outcome.status().is_some() {
+            endpoint.response_time.record(took, now.into_std());
+        }
     }
 
     /// Whether an attempt that ended so failed by this side's TLS settings.

@@ -39,6 +39,8 @@ mod file_registry;
 mod framing;
 mod headers;
 mod hedging;
+mod http2;
+mod http2_frames;
 mod id_conflict;
 mod identity;
 mod ipv6;

@@ -3,6 +3,7 @@
 //!
 //! | module | its job |
 //! |---|---|
+//! | [`http2`] | HTTP/2 on both sides: a client, an instance, frames written by hand |
 //! | [`instance`] | an HTTP instance that answers by a script, and remembers what it saw |
 //! | [`client`], [`load`] | the app: one raw connection, or steady traffic that is counted |
 //! | [`wire`], [`pattern`] | HTTP/1 as bytes, read strictly; bodies of any size with known bytes |
@@ -22,6 +23,7 @@
 pub mod client;
 pub mod consul;
 pub mod dns;
+pub mod http2;
 pub mod instance;
 pub mod load;
 pub mod memory;

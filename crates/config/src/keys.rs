@@ -137,7 +137,7 @@ pub(crate) const FAILOVER_TARGET: &[KeySpec] = keys! { datacenter service };
 pub(crate) const ON_EMPTY: &[KeySpec] = keys! { subset };
 
 const RETRY: &[KeySpec] = keys! {
-    max_retries backoff_base backoff_max statuses non_idempotent max_retry_after stalled max_body
+    max_retries backoff_base backoff_max statuses non_idempotent grpc_methods max_retry_after stalled max_body
     budget { ratio min_per_second window }
 };
 

@@ -12,6 +12,7 @@ mod dynamic_config;
 mod listeners;
 mod policy;
 mod process;
+mod protocol;
 mod registry;
 mod routing;
 mod service;
@@ -37,6 +38,7 @@ pub use process::{
     AppProcess, AwaitApp, Drain, InheritedToken, Log, LogFormat, OnAppExit, ProcessGroup, Propagation,
     WorkerThreads,
 };
+pub use protocol::Protocol;
 pub use registry::{
     ConsulAddress, ConsulSettings, DiscoverySettings, MassLoss, Registry, Secret, Tls, TlsVerify, Token,
 };
@@ -47,7 +49,7 @@ pub use traffic::{
     Pattern, PolicyTuning, Route, RouteMatch, RouteTarget, SUBSET_FIELDS, Split, SplitEntry, SplitTarget,
     Sticky, Subset, SubsetFilter, TrafficRules, ValueMatch, ValueTest, ZoneRouting, ZoneSource,
 };
-pub use upstream::{Protocol, ProxyProtocol, TcpSettings, Upstream};
+pub use upstream::{ProxyProtocol, TcpSettings, Upstream};
 
 /// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]

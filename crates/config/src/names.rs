@@ -116,6 +116,20 @@ pub(crate) fn tag(text: &str) -> Result<String, InvalidValue> {
     printable(text, 255, "cannot be a tag")
 }
 
+/// Methods of gRPC: a path, perhaps with `*` at its end.
+pub(crate) fn grpc_method(text: &str) -> Result<String, InvalidValue> {
+    let path = text.strip_suffix('*').unwrap_or(text);
+    let is_path = path.starts_with('/')
+        && !path.contains(['*', '?', '#'])
+        && path.bytes().all(|b| b.is_ascii_graphic());
+    if is_path && text.len() <= 255 {
+        Ok(text.to_owned())
+    } else {
+        let hint = "write /package.Service/Method; a * at the end stands for any text";
+        Err(InvalidValue::new("is no method of gRPC", hint))
+    }
+}
+
 /// A registration's id.
 pub(crate) fn id(text: &str) -> Result<String, InvalidValue> {
     if text.contains(char::is_whitespace) {

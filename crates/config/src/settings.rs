@@ -378,6 +378,7 @@ impl SettingList {
         self.text(join(path, "backoff_max"), format_duration(retry.backoff_max));
         self.list(join(path, "statuses"), &retry.statuses);
         self.text(join(path, "non_idempotent"), retry.non_idempotent);
+        self.list(join(path, "grpc_methods"), &retry.grpc_methods);
         self.text(join(path, "max_retry_after"), format_duration(retry.max_retry_after));
         self.text(join(path, "stalled"), if retry.stalled { "on" } else { "off" });
         self.text(join(path, "max_body"), format_size(retry.max_body));

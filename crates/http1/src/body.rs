@@ -47,6 +47,8 @@ pub struct BodyDecoder {
 struct TrailerSection {
     /// Names of fields that end at this hop, because `Connection` named them.
     dropped: Vec<Vec<u8>>,
+    /// No line is dropped.
+    keeps_all: bool,
     /// The lines that may be passed on.
     lines: Vec<u8>,
     /// Fields and bytes that were read.
@@ -103,6 +105,13 @@ impl BodyDecoder {
             }
         }
         decoder
+    }
+
+    /// The same decoder, which passes every trailer on: the body is one that this process wrote.
+    #[must_use]
+    pub fn keeping_trailers(mut self) -> Self {
+        self.trailers.get_or_insert_default().keeps_all = true;
+        self
     }
 
     /// Whether the whole body was decoded.
@@ -297,7 +306,7 @@ impl TrailerSection {
         let is_dropped = field.known.is_forbidden_in_trailers()
             || Name::has_strict_prefix(name)
             || self.dropped.iter().any(|dropped| name.eq_ignore_ascii_case(dropped));
-        if !is_dropped {
+        if !is_dropped || self.keeps_all {
             self.lines.extend_from_slice(&data[field.line.range()]);
         }
         Ok(())

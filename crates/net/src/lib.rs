@@ -26,6 +26,7 @@ mod stream;
 mod timer;
 pub mod tls;
 mod unix;
+mod virtual_stream;
 
 pub use accept::{Acceptor, accept_queued};
 pub use address::{AddressError, format_host_port, parse_ip};
@@ -43,3 +44,4 @@ pub use reserved::reserve_addr;
 pub use stream::{ByteCounts, Stream};
 pub use timer::LazyTimer;
 pub use unix::{BoundUnixSocket, SocketFile, bind_unix};
+pub use virtual_stream::VirtualStream;

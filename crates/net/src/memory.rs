@@ -13,6 +13,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::virtual_stream::VirtualStream;
+
 /// One end of a connection in memory.
 #[derive(Debug)]
 pub(crate) struct MemoryStream {
@@ -143,17 +145,23 @@ impl MemoryStream {
         let (one, other) = (Arc::new(Pipe::new(capacity)), Arc::new(Pipe::new(capacity)));
         (Self { incoming: one.clone(), outgoing: other.clone() }, Self { incoming: other, outgoing: one })
     }
+}
 
-    pub(crate) fn is_readable(&self) -> bool {
+impl VirtualStream for MemoryStream {
+    fn is_readable(&mut self) -> bool {
         self.incoming.lock().is_readable()
     }
 
-    pub(crate) fn is_read_closed(&self) -> bool {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.incoming.lock().poll_readable(cx)
+    }
+
+    fn is_read_closed(&mut self) -> bool {
         let incoming = self.incoming.lock();
         incoming.is_ended || incoming.is_broken
     }
 
-    pub(crate) fn poll_read_closed(&self, cx: &Context<'_>) -> Poll<()> {
+    fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut incoming = self.incoming.lock();
         if incoming.is_ended || incoming.is_broken {
             return Poll::Ready(());
@@ -162,11 +170,7 @@ impl MemoryStream {
         Poll::Pending
     }
 
-    pub(crate) fn poll_read_ready(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        self.incoming.lock().poll_readable(cx).map(Ok)
-    }
-
-    pub(crate) fn set_reset_on_close(&self, resets: bool) {
+    fn set_reset_on_close(&mut self, resets: bool) {
         self.incoming.lock().resets = resets;
     }
 }
@@ -258,7 +262,7 @@ mod tests {
     async fn a_reader_waits_for_bytes_and_a_writer_for_room() {
         let (mut near, mut far) = MemoryStream::pair(4);
         let written = tokio::spawn(async move { near.write_all(b"more than four bytes").await });
-        poll_fn(|cx| far.poll_read_ready(cx)).await.unwrap();
+        poll_fn(|cx| far.poll_readable(cx)).await;
         let mut all = String::new();
         far.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "more than four bytes");
@@ -267,7 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_the_other_side_is_seen_before_its_bytes_are_read() {
-        let (near, mut far) = MemoryStream::pair(64);
+        let (mut near, mut far) = MemoryStream::pair(64);
         far.write_all(b"still unread").await.unwrap();
         assert!(!near.is_read_closed());
         let ended = tokio::spawn(async move {
@@ -284,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn an_idle_stream_is_readable_once_something_came() {
         for ends in [false, true] {
-            let (near, mut far) = MemoryStream::pair(64);
+            let (mut near, mut far) = MemoryStream::pair(64);
             assert!(!near.is_readable());
             if ends {
                 drop(far)

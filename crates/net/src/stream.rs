@@ -26,6 +26,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 #[cfg(feature = "testing")]
 use crate::memory::MemoryStream;
+use crate::virtual_stream::VirtualStream;
 
 /// Bytes that a stream has carried, readable while another owner drives the stream. Of an encrypted
 /// stream these are the bytes within the encryption.
@@ -47,7 +48,7 @@ impl ByteCounts {
     }
 }
 
-/// A connection to a peer: TCP, or TLS over TCP.
+/// A connection to a peer: TCP, TLS over TCP, or what stands for one ([`VirtualStream`]).
 #[derive(Debug)]
 pub struct Stream {
     transport: Transport,
@@ -60,8 +61,7 @@ enum Transport {
     Tcp(TcpStream),
     // Boxed: the state of a TLS session is much larger than a socket.
     Tls(Box<TlsStream<CountedSocket>>),
-    #[cfg(feature = "testing")]
-    Memory(MemoryStream),
+    Virtual(Box<dyn VirtualStream>),
 }
 
 /// The socket below a TLS session, with the number of encrypted bytes that the system has accepted.
@@ -139,12 +139,16 @@ impl Stream {
         Ok(Self { transport: Transport::Tls(Box::new(tls)), counts: None })
     }
 
+    /// A stream without a socket of its own.
+    pub fn of_virtual(stream: Box<dyn VirtualStream>) -> Self {
+        Self { transport: Transport::Virtual(stream), counts: None }
+    }
+
     /// Two ends of one connection in memory, for tests. `capacity`: the bytes of one direction that may be unread, at least 1.
     #[cfg(feature = "testing")]
     pub fn in_memory(capacity: usize) -> (Self, Self) {
         let (near, far) = MemoryStream::pair(capacity);
-        let stream = |end| Self { transport: Transport::Memory(end), counts: None };
-        (stream(near), stream(far))
+        (Self::of_virtual(Box::new(near)), Self::of_virtual(Box::new(far)))
     }
 
     /// The counts of this stream, from the first call on; they stay readable after the stream is closed.
@@ -157,8 +161,7 @@ impl Stream {
         match &self.transport {
             Transport::Tls(stream) => Some(stream.get_ref().1),
             Transport::Tcp(_) => None,
-            #[cfg(feature = "testing")]
-            Transport::Memory(_) => None,
+            Transport::Virtual(_) => None,
         }
     }
 
@@ -174,8 +177,7 @@ impl Stream {
         match &self.transport {
             Transport::Tls(stream) => Some(stream.get_ref().0.written),
             Transport::Tcp(_) => None,
-            #[cfg(feature = "testing")]
-            Transport::Memory(_) => None,
+            Transport::Virtual(_) => None,
         }
     }
 
@@ -187,8 +189,7 @@ impl Stream {
         match &self.transport {
             Transport::Tcp(stream) => stream.local_addr(),
             Transport::Tls(stream) => stream.get_ref().0.socket.local_addr(),
-            #[cfg(feature = "testing")]
-            Transport::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+            Transport::Virtual(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -215,42 +216,37 @@ impl Stream {
                 let read = unconstrained(poll_fn(|cx| Pin::new(&mut **stream).poll_fill_buf(cx).map(drop)));
                 pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_ready()
             }
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => stream.is_readable(),
+            Transport::Virtual(stream) => stream.is_readable(),
         }
     }
 
     /// Writes some of `data` without asking the reactor, which reports room only when a third of the system's buffer is free: with a
-    /// large buffer and a slow peer that may take minutes. Through TLS nothing is written so.
+    /// large buffer and a slow peer that may take minutes. Through TLS, or without a socket, nothing is written so.
     ///
     /// # Errors
     /// `WouldBlock` when the buffer is full; else those of send(2).
     pub fn write_past_reactor(&self, data: &[u8]) -> io::Result<usize> {
         match &self.transport {
             Transport::Tcp(stream) => SockRef::from(stream).send(data),
-            Transport::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
-            #[cfg(feature = "testing")]
-            Transport::Memory(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Transport::Tls(_) | Transport::Virtual(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
     /// Whether the peer has ended its side or broken the connection, as far as the reactor knows; whether there are bytes to read
     /// does not matter.
-    pub fn is_read_closed(&self) -> bool {
-        #[cfg(feature = "testing")]
-        if let Transport::Memory(stream) = &self.transport {
+    pub fn is_read_closed(&mut self) -> bool {
+        if let Transport::Virtual(stream) = &mut self.transport {
             return stream.is_read_closed();
         }
         pin!(self.read_closed()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Waits until the peer has ended its side or broken the connection. Reads nothing.
-    pub async fn read_closed(&self) {
-        let socket = match &self.transport {
-            Transport::Tcp(stream) => stream,
+    pub async fn read_closed(&mut self) {
+        let socket = match &mut self.transport {
+            Transport::Tcp(stream) => &*stream,
             Transport::Tls(stream) => &stream.get_ref().0.socket,
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => return poll_fn(|cx| stream.poll_read_closed(cx)).await,
+            Transport::Virtual(stream) => return poll_fn(|cx| stream.poll_read_closed(cx)).await,
         };
         // The interest in priority data stands for "read closed, and not readable", which has no interest of its own.
         #[cfg(target_os = "linux")]
@@ -267,21 +263,20 @@ impl Stream {
     }
 
     /// Closing the stream resets the connection instead of ending it in order, also where the end of the process closes it.
-    pub fn reset_on_close(&self) {
+    pub fn reset_on_close(&mut self) {
         self.set_reset_on_close(true);
     }
 
     /// Takes [`Stream::reset_on_close`] back.
-    pub fn end_on_close(&self) {
+    pub fn end_on_close(&mut self) {
         self.set_reset_on_close(false);
     }
 
-    fn set_reset_on_close(&self, resets: bool) {
-        let socket = match &self.transport {
-            Transport::Tcp(stream) => stream,
+    fn set_reset_on_close(&mut self, resets: bool) {
+        let socket = match &mut self.transport {
+            Transport::Tcp(stream) => &*stream,
             Transport::Tls(stream) => &stream.get_ref().0.socket,
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => return stream.set_reset_on_close(resets),
+            Transport::Virtual(stream) => return stream.set_reset_on_close(resets),
         };
         // An error means that the connection is gone already.
         let _ = SockRef::from(socket).set_linger(resets.then_some(Duration::ZERO));
@@ -293,8 +288,7 @@ impl Stream {
         match &mut self.transport {
             Transport::Tcp(stream) => stream.poll_read_ready(cx),
             Transport::Tls(stream) => Pin::new(&mut **stream).poll_fill_buf(cx).map_ok(drop),
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => stream.poll_read_ready(cx),
+            Transport::Virtual(stream) => stream.poll_readable(cx).map(Ok),
         }
     }
 
@@ -321,8 +315,7 @@ impl AsyncRead for Stream {
         let polled = match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Virtual(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         };
         if let (true, Some(counts)) = (polled.is_ready(), &self.counts) {
             add(&counts.read, buf.filled().len() - before);
@@ -336,8 +329,7 @@ impl AsyncWrite for Stream {
         let polled = match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Virtual(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
         };
         self.count_written(polled)
     }
@@ -350,8 +342,7 @@ impl AsyncWrite for Stream {
         let polled = match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Virtual(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
         };
         self.count_written(polled)
     }
@@ -364,8 +355,7 @@ impl AsyncWrite for Stream {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Virtual(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
@@ -373,8 +363,7 @@ impl AsyncWrite for Stream {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            #[cfg(feature = "testing")]
-            Transport::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Virtual(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

@@ -129,7 +129,7 @@ async fn an_idle_stream_is_stale_once_its_peer_has_ended_it_or_has_sent_somethin
 
 #[tokio::test]
 async fn a_stream_that_is_reset_on_close_ends_with_an_error_at_its_peer() {
-    let (client, mut server) = pair(false).await;
+    let (mut client, mut server) = pair(false).await;
     client.reset_on_close();
     drop(client);
     let error = within(server.read(&mut [0; 1])).await.unwrap_err();

@@ -19,6 +19,9 @@ pub enum Sent {
 pub enum Outcome {
     /// The instance responded with this status.
     Status(u16),
+    /// The call of gRPC ended with a status that says something of the instance, and with nothing else: UNKNOWN (2),
+    /// DEADLINE_EXCEEDED (4), INTERNAL (13), UNAVAILABLE (14) or DATA_LOSS (15).
+    Grpc(u8),
     /// The response carries `x-outrigger-error`: it comes from a sidecar further down. It is passed on and
     /// never retried, because each sidecar on the way would multiply the load. Outlier detection compares the
     /// instance with its siblings by it.
@@ -53,6 +56,11 @@ pub enum Outcome {
     /// This machine has no way to the instance, although it reaches others: no route, no local address, a local firewall
     /// rule. Nothing was sent. The instance is of no use from here, and may serve others well.
     UnreachableFromHere,
+    /// The instance said that it did not process the request (HTTP/2: the stream was refused, or is above the last one of a
+    /// GOAWAY). It did not fail: it ends a connection in order.
+    Unprocessed,
+    /// The instance speaks HTTP/1, and the settings or the registry say HTTP/2. Nothing was processed; the instance did not fail.
+    Http1Instance,
     /// The app's request body was malformed.
     BadRequest,
     /// The app closed its connection.
@@ -71,13 +79,18 @@ pub enum Verdict {
 }
 
 impl Outcome {
+    /// The outcome of a call of gRPC that ended with this status and nothing else; `None`: it says nothing of the instance.
+    pub fn of_grpc(code: u8) -> Option<Self> {
+        matches!(code, 2 | 4 | 13..=15).then_some(Self::Grpc(code))
+    }
+
     /// The verdict on the service.
     ///
     /// Gateway statuses, transport failures and time-outs are failures. A 500 and any 4xx come from a
     /// service that works: a bug of one endpoint must not stop the requests to all others.
     pub fn verdict(self) -> Verdict {
         match self {
-            Self::Status(502..=504) => Verdict::Failure,
+            Self::Status(502..=504) | Self::Grpc(_) => Verdict::Failure,
             Self::Status(_) | Self::Connected => Verdict::Success,
             Self::ConnectRefused
             | Self::ConnectTimeout
@@ -93,6 +106,8 @@ impl Outcome {
             | Self::Overloaded
             | Self::Resource
             | Self::UnreachableFromHere
+            | Self::Unprocessed
+            | Self::Http1Instance
             | Self::BadRequest
             | Self::ClientGone => Verdict::Ignore,
         }
@@ -125,17 +140,23 @@ impl Outcome {
             Self::UnreachableFromHere => 20,
             Self::TlsFailed => 21,
             Self::Connected => 22,
+            Self::Unprocessed => 23,
+            Self::Http1Instance => 24,
+            Self::Grpc(_) => 25,
         }
     }
 
     /// The status of the response, if there is one.
     pub fn status(self) -> Option<u16> {
-        let (Self::Status(status) | Self::SidecarError(status)) = self else { return None };
-        Some(status)
+        match self {
+            Self::Status(status) | Self::SidecarError(status) => Some(status),
+            Self::Grpc(_) => Some(200),
+            _ => None,
+        }
     }
 
     /// Every value of [`label`](Self::label).
-    pub const LABELS: [&'static str; 23] = [
+    pub const LABELS: [&'static str; 26] = [
         "1xx",
         "2xx",
         "3xx",
@@ -159,5 +180,8 @@ impl Outcome {
         "unreachable_from_here",
         "tls_failed",
         "connected",
+        "unprocessed",
+        "http1_instance",
+        "grpc_failure",
     ];
 }

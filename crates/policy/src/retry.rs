@@ -109,7 +109,17 @@ impl<'a> RetryEligibility<'a> {
 
     /// The status is one that is retried.
     pub fn is_retried(&self, outcome: Outcome) -> bool {
-        matches!(outcome, Outcome::Status(status) if self.settings.statuses.contains(&status))
+        match outcome {
+            Outcome::Status(status) => self.settings.statuses.contains(&status),
+            // UNAVAILABLE: of a call that is safe to repeat.
+            Outcome::Grpc(14) => self.is_repeatable(),
+            _ => false,
+        }
+    }
+
+    /// Retries that were counted before this attempt.
+    pub fn retries(&self) -> u32 {
+        self.retries
     }
 
     /// Why another attempt is not allowed, if it is not. `reason_if_unsafe` is the reason when repeating
@@ -148,7 +158,7 @@ pub struct LastAttempt {
 }
 
 impl LastAttempt {
-    /// The next attempt is not counted as a retry, because no connection was made and another instance may
+    /// The next attempt is not counted as a retry, because no connection was made, or nothing was processed, and another instance may
     /// accept one. Nothing was sent, the attempt costs no instance anything, and the dead one is ejected by
     /// now; if it counted, the death of most instances would fail requests that the others could serve.
     /// The deadline and the number of instances bound such attempts.
@@ -160,6 +170,8 @@ impl LastAttempt {
                 | Outcome::TlsFailed
                 | Outcome::ConnectTimeout
                 | Outcome::UnreachableFromHere
+                | Outcome::Unprocessed
+                | Outcome::Http1Instance
         );
         refused && self.sent == Sent::Nothing && self.has_other_instance
     }
@@ -311,14 +323,20 @@ enum Retryability {
 
 fn classify_outcome(eligibility: &RetryEligibility<'_>, outcome: Outcome) -> Retryability {
     match outcome {
-        Outcome::Status(_) if eligibility.is_retried(outcome) => Retryability::RetryableStatus,
-        Outcome::Status(_) | Outcome::SidecarError(_) | Outcome::Connected => Retryability::Done,
+        Outcome::Status(_) | Outcome::Grpc(_) if eligibility.is_retried(outcome) => {
+            Retryability::RetryableStatus
+        }
+        Outcome::Status(_) | Outcome::Grpc(_) | Outcome::SidecarError(_) | Outcome::Connected => {
+            Retryability::Done
+        }
         // Also an invalid response: none of it reached the app, and another instance may do better.
         Outcome::ConnectRefused
         | Outcome::ConnectTimeout
         | Outcome::ConnectFailed
         | Outcome::TlsFailed
         | Outcome::UnreachableFromHere
+        | Outcome::Unprocessed
+        | Outcome::Http1Instance
         | Outcome::Closed
         | Outcome::ClosedMidHead
         | Outcome::BadResponse

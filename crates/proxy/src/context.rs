@@ -292,7 +292,7 @@ impl ListenerState {
 }
 
 /// What the requests of one connection share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ConnectionInfo {
     pub(crate) worker: Arc<WorkerContext>,
     /// The state of the listener at the time of the accept.
@@ -301,6 +301,8 @@ pub(crate) struct ConnectionInfo {
     pub(crate) peer: SocketAddr,
     /// The address that the app connected to.
     pub(crate) local: SocketAddr,
+    /// The app speaks HTTP/2.
+    pub(crate) is_http2: bool,
 }
 
 impl ConnectionInfo {

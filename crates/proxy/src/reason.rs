@@ -98,6 +98,8 @@ reasons! {
     SentUnknown: 502, "sent_unknown", "The instance closed the connection; whether it acted is not known";
     /// The response of the instance is no valid HTTP.
     BadResponse: 502, "bad_response", "The response of the instance is no valid HTTP";
+    /// The settings or the registry say HTTP/2, and the instance answered its preface with HTTP/1.
+    Http1Instance: 502, "http1_instance", "The instance speaks HTTP/1, not HTTP/2";
     /// The body has no length, is too long to be kept, and the instance speaks HTTP/1.0, which has no chunks.
     LengthUnknown: 502, "length_unknown", "The instance takes no body of an unknown length";
     /// No response head arrived in time.
@@ -106,6 +108,9 @@ reasons! {
     DeadlineExceeded: 504, "deadline_exceeded", "The request's deadline has passed";
     /// The app stopped sending in the middle of its request body.
     BodyTimeout: 408, "body_timeout", "The request body stopped arriving";
+    /// The app took more of a connection of HTTP/2 than is allowed: streams that it reset at once, frames without data, a head without
+    /// an end. Never sent: the connection ends with ENHANCE_YOUR_CALM. In metrics.
+    Http2Abuse: 429, "http2_abuse", "The connection of HTTP/2 took more than is allowed";
     /// The app disconnected. Never sent; in metrics and logs.
     ClientGone: 499, "client_gone", "The app disconnected";
     /// The sidecar is stopping: it watches no new service, or it has ended the request, which is then not sent.
@@ -124,6 +129,7 @@ impl Reason {
             405 => "Method Not Allowed",
             408 => "Request Timeout",
             414 => "URI Too Long",
+            429 => "Too Many Requests",
             421 => "Misdirected Request",
             431 => "Request Header Fields Too Large",
             500 => "Internal Server Error",

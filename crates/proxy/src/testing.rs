@@ -24,7 +24,7 @@ use crate::{
         ConnectionInfo, ConnectionTable, DownstreamSettings, ListenerKind, ListenerState, ProxyContext,
         WorkerContext,
     },
-    downstream::serve,
+    listener::worker::serve_connection,
     metrics::Metrics,
     proxy::StartError,
     reason::Reason,
@@ -108,8 +108,9 @@ impl StreamProxy {
     pub fn serve(&self, stream: Stream) -> impl Future<Output = ()> + Send + use<> {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (worker, listener) = (self.worker.clone(), self.listener.clone());
-        let info = ConnectionInfo { worker, listener, peer: loopback(1), local: loopback(2) };
-        serve(info, Channel::new(stream), ())
+        let info =
+            ConnectionInfo { worker, listener, peer: loopback(1), local: loopback(2), is_http2: false };
+        serve_connection(info, Channel::new(stream), ())
     }
 
     /// Retires the listener, as a hand-over does, or a reload that removes it.

@@ -11,7 +11,7 @@ use crate::{
     AddressKind, Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget,
     RetryPolicy,
     error::InvalidValue,
-    keys,
+    keys, names,
     raw::{KeyNode, Node, NodeValue, Position},
     units::{
         DAY, HOUR, MIB, MINUTE, MS, SECOND, duration_in, integer, on_or_off, one_of, percent, ratio_in,
@@ -132,6 +132,7 @@ fn read_retry_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryPolicy
     check_not_above(r, s, ("backoff_base", out.backoff_base), ("backoff_max", out.backoff_max));
     r.set_list(s, "statuses", &mut out.statuses, integer(400..=599));
     r.set(s, "non_idempotent", &mut out.non_idempotent, switch);
+    r.set_list(s, "grpc_methods", &mut out.grpc_methods, names::grpc_method);
     r.tune(s, "max_retry_after", &mut out.max_retry_after, duration_in(Duration::ZERO..=HOUR));
     r.set(s, "stalled", &mut out.stalled, on_or_off);
     r.tune(s, "max_body", &mut out.max_body, size_in(0..=MIB));

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Keys about requests, which a connection of bytes does not have.
-const ABOUT_REQUESTS: [&str; 19] = [
+const ABOUT_REQUESTS: [&str; 20] = [
     "hosts",
     "sticky",
     "routes",
@@ -22,6 +22,7 @@ const ABOUT_REQUESTS: [&str; 19] = [
     "pending_timeout",
     "retry.statuses",
     "retry.non_idempotent",
+    "retry.grpc_methods",
     "retry.max_retry_after",
     "retry.stalled",
     "retry.max_body",

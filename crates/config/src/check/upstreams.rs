@@ -96,6 +96,7 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy, domain:
     r.set_list(s, "tags", &mut out.tags, names::tag);
     out.datacenter = r.get(s, "datacenter", names::datacenter);
     out.policy = read_policy(r, s, defaults);
+    out.policy.protocol = out.protocol;
     out
 }
 

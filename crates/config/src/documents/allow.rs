@@ -8,8 +8,13 @@ use crate::{
 
 /// The settings of a policy that are in no group, by their key in a document.
 ///
-/// `retry.non_idempotent` makes requests that the app sent once arrive twice.
-const NEVER: [&str; 2] = ["retry.non_idempotent", "routes[].retry.non_idempotent"];
+/// `retry.non_idempotent` and `retry.grpc_methods` make requests that the app sent once arrive twice.
+const NEVER: [&str; 4] = [
+    "retry.non_idempotent",
+    "routes[].retry.non_idempotent",
+    "retry.grpc_methods",
+    "routes[].retry.grpc_methods",
+];
 
 /// Keys at the top of a document, beside the sections of a settings file, that no document will ever have.
 const NEVER_AT_TOP: [&str; 5] = ["tls", "protocol", "allow_origins", "api", "dns"];

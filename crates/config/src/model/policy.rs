@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use super::protocol::Protocol;
+
 /// How a service is called.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -9,6 +11,8 @@ pub struct Policy {
     pub balance: Balance,
     /// At which of its addresses an instance is called. Default `auto`.
     pub address: AddressKind,
+    /// How requests are carried to an instance: that of its upstream. Default `auto`.
+    pub protocol: Protocol,
     /// From the later of head accepted and last byte of the request body to the response head, over all
     /// attempts. Default 15s, range 1ms–1h.
     pub timeout: Duration,
@@ -48,6 +52,7 @@ impl Default for Policy {
         Self {
             balance: Balance::RoundRobin,
             address: AddressKind::Auto,
+            protocol: Protocol::Auto,
             timeout: Duration::from_secs(15),
             per_try_timeout: None,
             deadline: None,
@@ -146,6 +151,9 @@ pub struct RetryPolicy {
     /// Treat every method as safe to repeat. Default false: idempotent methods (RFC 9110 §9.2.2) and
     /// requests with an `Idempotency-Key` only.
     pub non_idempotent: bool,
+    /// Methods of gRPC that are safe to repeat, as `/pkg.Service/Get*`: a `*` at the end stands for any text. Such a call is repeated as a
+    /// request of an idempotent method is, and where the response is the status UNAVAILABLE (14) alone. Default none.
+    pub grpc_methods: Vec<String>,
     /// Longest wait that a response may ask for before a retry (`Retry-After`, `grpc-retry-pushback-ms`). Default
     /// 1s, range 0s–1h. A response that asks for more goes to the app.
     pub max_retry_after: Duration,
@@ -158,6 +166,16 @@ pub struct RetryPolicy {
     pub budget: RetryBudget,
 }
 
+impl RetryPolicy {
+    /// Whether `grpc_methods` names the method of a call, by its path.
+    pub fn repeats_grpc(&self, path: &[u8]) -> bool {
+        self.grpc_methods.iter().any(|method| match method.strip_suffix('*') {
+            Some(start) => path.starts_with(start.as_bytes()),
+            None => path == method.as_bytes(),
+        })
+    }
+}
+
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
@@ -166,6 +184,7 @@ impl Default for RetryPolicy {
             backoff_max: Duration::from_millis(250),
             statuses: vec![502, 503, 504],
             non_idempotent: false,
+            grpc_methods: Vec::new(),
             max_retry_after: Duration::from_secs(1),
             stalled: true,
             max_body: 64 * 1024,

@@ -2,33 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Listen, Policy, Tls, TrafficRules};
-
-/// How the connections of an upstream are carried; the words are Consul's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Protocol {
-    /// As HTTP/1.1.
-    #[default]
-    Auto,
-    /// As HTTP/1.1.
-    Http,
-    /// As bytes both ways: its listener makes one connection to an instance for each connection of the app.
-    Tcp,
-}
-
-impl Protocol {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Http, Self::Tcp];
-
-    /// Its name in a settings file and on a page.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Http => "http",
-            Self::Tcp => "tcp",
-        }
-    }
-}
+use super::{Listen, Policy, Tls, TrafficRules, protocol::Protocol};
 
 /// The connections of an upstream with [`Protocol::Tcp`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

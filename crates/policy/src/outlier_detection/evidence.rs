@@ -58,6 +58,10 @@ impl Evidence {
             Outcome::Status(502..=504) => Self::Failure,
             Outcome::Status(501 | 505) => Self::Success,
             Outcome::Status(500..=599) => Self::UncertainFailure,
+            Outcome::Grpc(14) => Self::Failure,
+            // DEADLINE_EXCEEDED: as a time-out.
+            Outcome::Grpc(4) if first => Self::Failure,
+            Outcome::Grpc(_) => Self::UncertainFailure,
             Outcome::SidecarError(400..) => Self::UncertainFailure,
             Outcome::Status(_) | Outcome::SidecarError(_) | Outcome::Connected => Self::Success,
             // Nothing was sent: the time was spent in the sidecar's queue.
@@ -72,7 +76,12 @@ impl Evidence {
             Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::TlsFailed => Self::Unreachable,
             Outcome::UnreachableFromHere => Self::UnreachableFromHere,
             Outcome::ConnectTimeout => Self::ConnectTimeout,
-            Outcome::Overloaded | Outcome::Resource | Outcome::BadRequest | Outcome::ClientGone => Self::None,
+            Outcome::Overloaded
+            | Outcome::Resource
+            | Outcome::Unprocessed
+            | Outcome::Http1Instance
+            | Outcome::BadRequest
+            | Outcome::ClientGone => Self::None,
         }
     }
 }

@@ -129,7 +129,7 @@ fn follow(
         origins,
         clusters,
         now: Instant::now(),
-        traits: Call::traits_of(&head, &facts.changes),
+        traits: Call::traits_of(&head, &facts.changes, facts.is_grpc, &named.placed.policy),
         own_deadline: facts.deadline.timeout,
     };
     let mut walk = Walk { inquiry, head: &head, out, policy: None, tuning: None, on_empty: None };

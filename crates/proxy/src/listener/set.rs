@@ -202,7 +202,7 @@ impl ListenerPlan {
             let kind = match upstream.and_then(|upstream| Some((upstream.protocol, cluster(upstream)?))) {
                 None => ListenerKind::ByName,
                 Some((Protocol::Tcp, cluster)) => ListenerKind::Tcp(cluster),
-                Some((Protocol::Auto | Protocol::Http, cluster)) => ListenerKind::Service(cluster),
+                Some((_, cluster)) => ListenerKind::Service(cluster),
             };
             match socket {
                 Socket::Kept(listener) if listener.state.load().kind.is_same(&kind) => {

@@ -40,6 +40,7 @@ use crate::{
     listener::set::BoundListener,
     metrics::cells::{Block, WorkerCells},
     reason::Reason,
+    streams::serve_streams,
     tcp,
     transport::channel::Channel,
 };
@@ -298,7 +299,7 @@ impl OwnWorker {
             Ok((info, channel)) => match &info.listener.kind {
                 ListenerKind::ByName | ListenerKind::Service(_) => {
                     // Contained: a panic ends one connection.
-                    self.spawn(serve(info, channel, guard));
+                    self.spawn(serve_connection(info, channel, guard));
                 }
                 ListenerKind::Tcp(own) => {
                     let own = own.clone();
@@ -335,8 +336,25 @@ impl OwnWorker {
         let stream = TcpStream::from_std(stream)?;
         // Only a listener on every address of the machine leaves open which one was called.
         let local = if listener_addr.ip().is_unspecified() { stream.local_addr()? } else { listener_addr };
-        let info = ConnectionInfo { worker: self.shared.clone(), listener: state, peer, local };
+        let info =
+            ConnectionInfo { worker: self.shared.clone(), listener: state, peer, local, is_http2: false };
         Ok((info, Channel::new(stream.into())))
+    }
+}
+
+/// Serves a connection of either version of HTTP until its end. `guard` is dropped then.
+#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+pub(crate) fn serve_connection(
+    info: ConnectionInfo,
+    channel: Channel,
+    guard: impl Send,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let _guard = &guard;
+        if let Some(channel) = serve(&info, channel).await {
+            // Boxed: an idle connection of HTTP/1.1 does not carry the room.
+            Box::pin(serve_streams(info, channel)).await;
+        }
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct Downstream<'r> {
     is_http10: bool,
     /// The method is HEAD.
     is_head: bool,
+    /// The app reads errors as those of gRPC.
+    pub(crate) is_grpc: bool,
 }
 
 impl<'r> Downstream<'r> {
@@ -85,6 +87,7 @@ impl<'r> Downstream<'r> {
             is_last: head.wants_close(),
             is_http10: head.minor() == 0,
             is_head: head.method() == b"HEAD",
+            is_grpc: false,
         }
     }
 
@@ -161,6 +164,7 @@ impl<'r> Downstream<'r> {
         let style = RejectionStyle {
             attempts: account.attempts,
             is_head: self.is_head,
+            is_grpc: self.is_grpc,
             connection_line: self.connection_line(closes),
         };
         self.channel.queue(|outbox| write_rejection(refusal, style, outbox));

@@ -11,6 +11,7 @@ use std::{
 };
 
 use outrigger_http1::Framing;
+use outrigger_http2::StreamFault;
 use outrigger_policy::{
     Outcome, Sent,
     outlier_detection::{FailureAttribution, stall::StallWait},
@@ -25,11 +26,13 @@ use crate::{
     },
     transport::{
         channel::Channel,
-        exchange::{Exchange, ExchangeError, ResponseHead},
+        exchange::Exchange,
+        exchange_end::{ExchangeError, ResponseHead},
+        pool::CheckoutError,
         upload::{BrokenUpload, Upload},
     },
     upstream::{
-        endpoint::{CheckoutError, CheckoutRequest, Endpoint, InFlight},
+        endpoint::{CheckoutRequest, ConnectRequest, Endpoint, InFlight},
         lease::{Lease, LeaseEnd},
     },
 };
@@ -122,7 +125,7 @@ impl<'r> Attempt<'r> {
     /// Takes an idle connection, or waits for a permit and a new one.
     fn begin(&mut self, call: &Call<'r>, upload: &mut Upload, now: Instant) {
         let endpoint = self.lease.endpoint();
-        let checkout = call.checkout(&self.bounds, now);
+        let checkout = call.checkout(&self.bounds, endpoint, now);
         let permit = endpoint.try_acquire();
         let idle = permit.as_ref().and_then(|_| endpoint.take_idle(&checkout));
         match (permit, idle) {
@@ -146,6 +149,8 @@ impl<'r> Attempt<'r> {
             let cluster = call.with_owner(&endpoint, |owner, _| owner.clone());
             let (connecting, worker) = (connecting.clone(), call.worker);
             let is_repeatable = self.bounds.retry.accepts_race();
+            let is_http2 = call.speaks_http2(&endpoint);
+            let head = call.response_limits.bytes;
             async move {
                 let cells = settings.cells(worker);
                 let permit = match permit {
@@ -158,6 +163,7 @@ impl<'r> Attempt<'r> {
                             policy: &settings.policy,
                             cells,
                             is_repeatable,
+                            is_http2,
                             now: Instant::now(),
                         };
                         if let Some(exchange) = endpoint.take_idle(&checkout) {
@@ -168,7 +174,8 @@ impl<'r> Attempt<'r> {
                 };
                 let _ = connecting.set(Instant::now());
                 let reaches_another = || cluster.serves_besides(&endpoint);
-                let exchange = endpoint.connect(cells, connect_within, reaches_another).await?;
+                let request = ConnectRequest { worker, cells, timeout: connect_within, head, is_http2 };
+                let exchange = endpoint.connect(request, reaches_another).await?;
                 Ok((permit, exchange))
             }
         });
@@ -189,7 +196,8 @@ impl<'r> Attempt<'r> {
         self.check_stall_at = now + STALL_CHECK_AFTER;
         upload.restart_hold(now);
         let is_http10 = self.lease.endpoint().is_http10();
-        call.begin(&mut exchange, upload, is_http10, now);
+        let retries = self.bounds.retry.retries();
+        call.begin(&mut exchange, upload, is_http10, retries, now);
         self.stage = Stage::Exchanging(exchange);
     }
 
@@ -435,6 +443,17 @@ fn closed(exchange: &Exchange) -> Outcome {
 
 fn failure(error: &ExchangeError, exchange: &Exchange, endpoint: &Endpoint) -> Failed {
     let (outcome, detail) = match error {
+        ExchangeError::Stream(fault @ StreamFault::NotExpressible(_)) => {
+            let reason = Some(Reason::BadRequest);
+            return Failed { reason, ..Failed::unsent(Outcome::BadRequest, fault.to_string()) };
+        }
+        ExchangeError::Stream(fault @ StreamFault::Http1Instance) => (
+            Outcome::Http1Instance,
+            format!("{fault}; set protocol: http, or register a port that speaks HTTP/2"),
+        ),
+        ExchangeError::Stream(fault @ StreamFault::Unprocessed(_)) => {
+            (Outcome::Unprocessed, format!("the instance did not process the request: {fault}"))
+        }
         ExchangeError::Closed(detail) => (closed(exchange), detail.clone()),
         ExchangeError::OwnShortage(detail) => (Outcome::Resource, detail.clone()),
         ExchangeError::Invalid(detail) => (Outcome::BadResponse, detail.clone()),

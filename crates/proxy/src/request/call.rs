@@ -3,7 +3,7 @@
 //! A [`Call`] has the head and how it is written, the settings and the deadline. [`Bounds`] are those of an attempt;
 //! [`AttemptResult`] says how it can end.
 
-use std::{fmt::Display, sync::Arc};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use outrigger_config::{self as config, format_size};
 use outrigger_http1::{Edits, Framing, Head, HeadLimits, Name, NameSet, writer::write_head};
@@ -23,6 +23,7 @@ use crate::{
         app::RequestAccount,
         applied::AppliedRules,
         fields::{ClientDeadline, HeadChanges},
+        grpc,
     },
     transport::{
         channel::{Channel, give_head},
@@ -58,6 +59,8 @@ pub(crate) struct Call<'r> {
     pub(crate) traits: RequestTraits,
     pub(crate) client_deadline: &'r ClientDeadline,
     pub(crate) deadline: Deadline,
+    /// The request is one of gRPC.
+    pub(crate) is_grpc: bool,
     /// The request is a probe of the half-open circuit breaker.
     pub(crate) is_probe: bool,
     pub(crate) response_limits: &'r HeadLimits,
@@ -232,9 +235,33 @@ impl<'r> Call<'r> {
         self.deadline.expires_at(last_byte(upload).map(Instant::into_std)).0.into()
     }
 
+    /// The longest silence in either body. A stream of gRPC may be silent for as long as a tunnel: pings tell whether the instance is
+    /// alive.
+    pub(crate) fn body_idle(&self, tunnel_idle: Duration) -> Duration {
+        let idle = self.settings.policy.body_idle;
+        if self.is_grpc { idle.max(tunnel_idle) } else { idle }
+    }
+
+    /// Whether the request goes to an endpoint as HTTP/2. A switch to another protocol is one of HTTP/1.1.
+    #[inline]
+    pub(crate) fn speaks_http2(&self, endpoint: &Endpoint) -> bool {
+        let speaks = match self.settings.policy.protocol {
+            config::Protocol::Http | config::Protocol::Tcp => false,
+            config::Protocol::Auto => self.is_grpc || endpoint.speaks_http2(),
+            config::Protocol::Http2 | config::Protocol::Grpc => true,
+        };
+        speaks && !self.changes.upgrades
+    }
+
     /// Which idle connections the request may take.
-    pub(crate) fn checkout(&self, bounds: &Bounds<'_>, now: Instant) -> CheckoutRequest<'r> {
+    pub(crate) fn checkout(
+        &self,
+        bounds: &Bounds<'_>,
+        endpoint: &Endpoint,
+        now: Instant,
+    ) -> CheckoutRequest<'r> {
         CheckoutRequest {
+            is_http2: self.speaks_http2(endpoint),
             worker: self.worker,
             policy: &self.settings.policy,
             cells: self.cells(),
@@ -246,7 +273,14 @@ impl<'r> Call<'r> {
     /// Begins the request on `exchange`, with the head as the instance gets it; `is_http10`: the instance speaks HTTP/1.0. Where
     /// there is a deadline, the head says what is left of it; with a body that is still being read, the end of the time-out is
     /// not known yet.
-    pub(crate) fn begin(&self, exchange: &mut Exchange, upload: &Upload, is_http10: bool, now: Instant) {
+    pub(crate) fn begin(
+        &self,
+        exchange: &mut Exchange,
+        upload: &Upload,
+        is_http10: bool,
+        retries: u32,
+        now: Instant,
+    ) {
         let mut drop = self.dropped();
         let asks = !self.changes.expects_continue || upload.expects_continue() && !is_http10;
         if !(self.changes.keeps_expect && asks) {
@@ -254,9 +288,15 @@ impl<'r> Call<'r> {
         }
         let mut add: &[u8] = &self.changes.add;
         let mut with_deadline;
+        let mut with_attempts;
+        if self.is_grpc && retries > 0 {
+            with_attempts = self.changes.add.clone();
+            grpc::write_attempts(retries, &mut with_attempts);
+            add = &with_attempts;
+        }
         if let Some(cap) = self.deadline.cap() {
             let ends = if upload.is_ended() { self.ends(upload) } else { cap.into() };
-            with_deadline = self.changes.add.clone();
+            with_deadline = add.to_vec();
             self.client_deadline.write_fields(&mut with_deadline, ends, now);
             add = &with_deadline;
             drop = drop.union(self.client_deadline.replaced());
@@ -294,8 +334,11 @@ impl<'r> Call<'r> {
         if framing == Framing::Tunnel && !self.changes.accepts_upgrade(self.head, head) {
             return invalid("the instance switched to a protocol that was not asked for");
         }
+        let grpc = self.is_grpc.then(|| grpc::status_of(head)).flatten().and_then(Outcome::of_grpc);
         let outcome = if head.has(Name::OutriggerError) {
             Outcome::SidecarError(head.status())
+        } else if let Some(failed) = grpc {
+            failed
         } else {
             Outcome::Status(head.status())
         };
@@ -333,9 +376,17 @@ impl<'r> Call<'r> {
     }
 
     /// Whether the request may be sent again, by its method and its fields.
-    pub(crate) fn traits_of(head: &Head, changes: &HeadChanges) -> RequestTraits {
+    pub(crate) fn traits_of(
+        head: &Head,
+        changes: &HeadChanges,
+        is_grpc: bool,
+        policy: &config::Policy,
+    ) -> RequestTraits {
+        let target = || changes.target.as_deref().unwrap_or_else(|| head.target());
         RequestTraits {
-            idempotent: changes.has_idempotency_key || retry::is_idempotent(head.method()),
+            idempotent: is_grpc && policy.retry.repeats_grpc(target())
+                || changes.has_idempotency_key
+                || retry::is_idempotent(head.method()),
             safe: retry::is_safe(head.method()),
             allowed: changes.allows_retries,
         }
@@ -351,8 +402,10 @@ pub(crate) struct Bounds<'a> {
     pub(crate) begun: Instant,
     /// What may follow this attempt.
     pub(crate) retry: RetryEligibility<'a>,
-    /// The attempt's own time, counted as the service's time-out is, and the longest silence in the request's body.
+    /// The attempt's own time, counted as the service's time-out is.
     pub(crate) policy: &'a config::Policy,
+    /// The longest silence in the request's body.
+    pub(crate) body_idle: Duration,
 }
 
 /// The bound that is reached first.
@@ -383,7 +436,7 @@ impl Bounds<'_> {
 
     /// The bound of a body that moves, of which the last byte moved at `last`.
     pub(crate) fn moving(&self, last: Instant) -> (Instant, Bound) {
-        let idle = last + self.policy.body_idle;
+        let idle = last + self.body_idle;
         match self.deadline.cap().map(Instant::from_std) {
             Some(cap) if cap < idle => (cap, Bound::Deadline),
             _ => (idle, Bound::BodyIdle),
@@ -474,13 +527,17 @@ impl Failed {
             }
             Outcome::Closed | Outcome::ClosedMidHead => Reason::UpstreamClosed,
             Outcome::BadResponse => Reason::BadResponse,
+            Outcome::Unprocessed => Reason::UpstreamClosed,
+            Outcome::Http1Instance => Reason::Http1Instance,
             Outcome::PerTryTimeout | Outcome::Timeout => Reason::Timeout,
             Outcome::Deadline => Reason::DeadlineExceeded,
             Outcome::Overloaded => Reason::Overloaded,
             Outcome::Resource => Reason::LocalResource,
             Outcome::BadRequest => Reason::BadBody,
             Outcome::ClientGone => Reason::ClientGone,
-            Outcome::Status(_) | Outcome::SidecarError(_) | Outcome::Connected => Reason::Internal,
+            Outcome::Status(_) | Outcome::Grpc(_) | Outcome::SidecarError(_) | Outcome::Connected => {
+                Reason::Internal
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use outrigger_http1::{Field, Framing, Head, Name, NameSet, head::list_members, request_framing};
+use outrigger_http2::fields::is_grpc;
 use tokio::time::Instant;
 
 use crate::{
@@ -58,6 +59,8 @@ pub(crate) struct RequestFacts {
     pub(crate) browser: BrowserCheck,
     /// There is a Host field.
     pub(crate) has_host: bool,
+    /// It is a call of gRPC, by its content type.
+    pub(crate) is_grpc: bool,
     /// `Max-Forwards` of a TRACE or OPTIONS is 0: this proxy answers the request itself (RFC 9110 §7.6.2).
     pub(crate) ends_here: bool,
 }
@@ -109,6 +112,7 @@ impl RequestFacts {
             changes: HeadChanges { allows_retries: true, ..HeadChanges::default() },
             browser: BrowserCheck::new(guards_browsers),
             has_host: false,
+            is_grpc: false,
             ends_here: false,
         }
     }
@@ -162,6 +166,7 @@ impl RequestFacts {
             Name::Origin | Name::SecFetchSite => self.browser.mark(),
             // A browser's GET from a page of plain http carries neither Origin nor Sec-Fetch-Site.
             Name::UserAgent if value.starts_with(b"Mozilla/") => self.browser.mark(),
+            Name::ContentType => self.is_grpc = is_grpc(Some(value)),
             Name::IdempotencyKey => self.changes.has_idempotency_key = true,
             // The app's credentials for its proxy are no business of the instance (RFC 9110 §11.7.2).
             Name::ProxyAuthorization => self.changes.drop = self.changes.drop.with(Name::ProxyAuthorization),
@@ -229,9 +234,9 @@ impl HeadChanges {
     }
 
     /// Adds this hop to `Via` (RFC 9110 §7.6.3).
-    pub(crate) fn add_via(&mut self, head: &Head) {
-        let minor = head.minor();
-        self.add.extend_from_slice(format!("Via: 1.{minor} outrigger\r\n").as_bytes());
+    pub(crate) fn add_via(&mut self, head: &Head, is_http2: bool) {
+        let version = if is_http2 { "2".to_owned() } else { format!("1.{}", head.minor()) };
+        self.add.extend_from_slice(format!("Via: {version} outrigger\r\n").as_bytes());
     }
 
     /// Adds this sidecar to `x-outrigger-via`, behind what is there.

@@ -15,24 +15,25 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config as config;
 use outrigger_http1::{Edits, Framing, Head, Name, writer::write_head};
 use outrigger_net::LazyTimer;
-use outrigger_policy::{Deadline, Verdict, circuit_breaker::Permit, deadline::add_saturating};
+use outrigger_policy::{Deadline, Outcome, Verdict, circuit_breaker::Permit, deadline::add_saturating};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     context::{ConnectionInfo, DownstreamSettings},
     host::ServiceName,
-    metrics::labels::{Rejected, Tolerated},
+    metrics::labels::Tolerated,
     reason::{Reason, Refusal},
     request::{
+        admission::refuse_open,
         app::{AfterRequest, Downstream, RequestAccount},
         attempt::EndedAttempt,
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
-        explain::{describe_open, own_deadline},
+        explain::own_deadline,
         fields::{ClientDeadline, RequestFacts, has_passed, keep_upgrade},
+        grpc,
         mirror::send_copy,
         route::{self, Destination},
         rules::RoutedService,
@@ -40,15 +41,11 @@ use crate::{
     },
     transport::{
         channel::{Channel, give_head},
-        exchange::{DownloadError, Exchange},
+        exchange::Exchange,
+        exchange_end::DownloadError,
         upload::{BrokenUpload, Upload},
     },
-    upstream::{
-        bulkhead::{Bulkhead, Slot},
-        cluster::Cluster,
-        lease::Lease,
-        subset::Subset,
-    },
+    upstream::{cluster::Cluster, lease::Lease},
 };
 
 /// Carries one request.
@@ -75,6 +72,7 @@ pub(crate) fn handle(
         };
         let upload = Upload::new(&head, framing, expects, accepted);
         let mut app = Downstream::new(info, settings, channel, timer, &head, upload, accepted);
+        app.is_grpc = facts.is_grpc && info.is_http2;
         let after = match read {
             Err(refusal) if refusal.is_connect() => app.connect(&head, &mut account, &mut service).await,
             Err(refusal) => app.refuse(&refusal, &mut account).await,
@@ -151,7 +149,7 @@ impl Downstream<'_> {
                 facts.changes.add_forwarded(head, self.info.peer.ip());
             }
             if outbound.via {
-                facts.changes.add_via(head);
+                facts.changes.add_via(head, self.info.is_http2);
             }
             if outbound.loop_guard {
                 facts.changes.add_loop_id(&self.info.worker.context.loop_id);
@@ -161,11 +159,12 @@ impl Downstream<'_> {
                 settings,
                 rules: routed.rules(),
                 worker: self.info.worker.index,
-                traits: Call::traits_of(head, &facts.changes),
+                traits: Call::traits_of(head, &facts.changes, facts.is_grpc, policy),
                 head,
                 changes: &facts.changes,
                 client_deadline: &facts.deadline,
                 deadline,
+                is_grpc: facts.is_grpc,
                 is_probe: permit.is_probe(),
                 response_limits: &self.settings.response_heads,
             };
@@ -248,35 +247,6 @@ impl Downstream<'_> {
             send_copy(mirror, call, &self.upload, self.info.clusters());
         }
     }
-
-    /// A place in the service's bulkhead. `None`: the app is gone.
-    pub(crate) async fn find_slot(
-        &mut self,
-        bulkhead: &Bulkhead,
-        cluster: &Cluster,
-        deadline: Deadline,
-    ) -> Result<Option<Slot>, Refusal> {
-        if let Some(slot) = bulkhead.try_acquire() {
-            return Ok(Some(slot));
-        }
-        let (ends, _) = deadline.expires_at(None);
-        let acquired = Box::pin(self.unless_gone(bulkhead.acquire(ends.into()))).await.transpose();
-        acquired.map_err(|rejected| {
-            let is_late = deadline.cap().is_some_and(|cap| Instant::now() >= cap.into());
-            if rejected == Rejected::TimedOut && is_late {
-                let detail = format!(
-                    "{}: the deadline passed while the request waited for others to end; {}",
-                    cluster.label,
-                    bulkhead.limit(&cluster.label)
-                );
-                return Refusal::new(Reason::DeadlineExceeded, detail);
-            }
-            cluster.view.load().settings.cells(self.info.worker.index).record_rejection(rejected);
-            let detail = format!("{}: {}", cluster.label, bulkhead.explain(&cluster.label, rejected));
-            let retry_after = Some(Duration::from_secs(1));
-            Refusal { retry_after, ..Refusal::new(Reason::BulkheadFull, detail) }
-        })
-    }
 }
 
 /// Refuses a request that this sidecar has carried before.
@@ -292,17 +262,6 @@ pub(crate) fn check_loop(
         return Err(Refusal::new(Reason::LoopDetected, detail));
     }
     Ok(())
-}
-
-/// The refusal of a request that the circuit breaker does not admit.
-fn refuse_open(
-    cluster: &Cluster,
-    subset: Option<&Subset>,
-    policy: &config::Policy,
-    retry_after: Duration,
-) -> Refusal {
-    cluster.request_refresh();
-    describe_open(&cluster.label, subset.map(|subset| &**subset.name()), policy, retry_after)
 }
 
 /// When the app's own deadline passes.
@@ -329,6 +288,23 @@ enum BodyEnd {
     Unread,
     /// The deadline passed.
     Late,
+}
+
+impl BodyEnd {
+    /// For the message of a call of gRPC.
+    fn describe(&self) -> &'static str {
+        match self {
+            Self::Complete => "the response is complete",
+            Self::Cut => {
+                "the instance ended the call before its status: its connection closed, or its stream was reset"
+            }
+            Self::Silent => "the instance sent nothing for the time of body_idle",
+            Self::OwnShortage => "the sidecar lacks memory or buffers",
+            Self::AppGone | Self::Unread => "the app has left the call",
+            Self::AppSilent => "the app sent nothing for the time of body_idle",
+            Self::Late => "the deadline passed within the response",
+        }
+    }
 }
 
 /// A response of which the head is queued for the app.
@@ -392,7 +368,8 @@ impl Downstream<'_> {
         }
         exchange.begin_download(framing, now);
         let ends = call.deadline.cap().map(Instant::from_std);
-        let relay = Relay::new(call.settings.policy.body_idle, ends, self.channel.written, now);
+        let body_idle = call.body_idle(self.settings.outbound.limits.tunnel_idle);
+        let relay = Relay::new(body_idle, ends, self.channel.written, now);
         Some(OpenResponse { lease: attempt.lease, exchange, permit, verdict, framing, closes, relay })
     }
 }
@@ -423,22 +400,29 @@ impl OpenResponse<'_> {
         self,
         end: &BodyEnd,
         call: &Call<'_>,
-        app: &Downstream<'_>,
+        app: &mut Downstream<'_>,
         account: &mut RequestAccount<'_>,
     ) -> AfterRequest {
         let Self { mut lease, mut exchange, permit, verdict, framing, closes, relay } = self;
         let now = relay.ended_at(&exchange);
         account.ended_at = Some(now);
         let is_clean = *end == BodyEnd::Complete;
+        account.reason = reason_of(end, &app.upload);
+        let failed_call = is_clean
+            .then(|| call.is_grpc.then(|| grpc::status_in(exchange.trailers())).flatten())
+            .flatten()
+            .and_then(Outcome::of_grpc);
         // An app that leaves in the middle of a body is no failure of the instance.
-        if is_clean
+        if is_clean && !matches!(failed_call, Some(Outcome::Grpc(4 | 14)))
             || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread)
                 && app.channel.written > relay.written_first)
         {
             lease.record_body_end(now);
         }
-        account.reason = reason_of(end, &app.upload);
-        let is_cut = account.reason == Some(Reason::UpstreamClosed);
+        // UNAVAILABLE and DEADLINE_EXCEEDED behind a begun response count as its cut.
+        let is_cut = account.reason == Some(Reason::UpstreamClosed)
+            || matches!(failed_call, Some(Outcome::Grpc(4 | 14)));
+        let verdict = failed_call.map_or(verdict, Outcome::verdict);
         let cut = is_cut.then(|| {
             let head_at = account.answered_at.unwrap_or(now);
             // Of a silent body, the silence is the news.
@@ -452,6 +436,18 @@ impl OpenResponse<'_> {
             call.cluster.record_verdict(|| call.subset(), permit, cut.unwrap_or(verdict), now);
         }
         let is_unread = !app.upload.is_ended();
+        if let (true, Some(reason)) = (app.is_grpc, account.reason)
+            && !matches!(end, BodyEnd::AppGone | BodyEnd::Unread)
+        {
+            // A call of gRPC ends with a status, not with a reset.
+            let mut trailers = Vec::new();
+            grpc::write_status(reason, end.describe(), &mut trailers);
+            if exchange.end_cut_body(&trailers, app.channel) {
+                drop(exchange);
+                drop(lease);
+                return AfterRequest::Close;
+            }
+        }
         if is_clean && framing == Framing::UntilClose {
             app.channel.stream.end_on_close();
         }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     reason::{Reason, Refusal},
-    request::fields,
+    request::{fields, grpc},
 };
 
 /// What a response of the sidecar itself depends on, beside its reason.
@@ -15,6 +15,8 @@ pub(crate) struct RejectionStyle {
     pub(crate) attempts: u32,
     /// The request's method is HEAD.
     pub(crate) is_head: bool,
+    /// The app reads errors as those of gRPC.
+    pub(crate) is_grpc: bool,
     /// The `Connection` field line, with its CRLF; may be empty.
     pub(crate) connection_line: &'static str,
 }
@@ -24,7 +26,8 @@ pub(crate) const CLOSE_LINE: &str = "Connection: close\r\n";
 
 impl RejectionStyle {
     /// For a connection that is closed because no request could be read from it.
-    pub(crate) const CLOSING: Self = Self { attempts: 0, is_head: false, connection_line: CLOSE_LINE };
+    pub(crate) const CLOSING: Self =
+        Self { attempts: 0, is_head: false, is_grpc: false, connection_line: CLOSE_LINE };
 }
 
 /// The problem body of RFC 9457. `type` names the reason; `detail` says what was known.
@@ -47,6 +50,9 @@ fn problem(refusal: &Refusal, attempts: u32) -> String {
 /// Writes the response of a refusal.
 pub(crate) fn write_rejection(refusal: &Refusal, style: RejectionStyle, outbox: &mut Outbox) {
     let reason = refusal.reason;
+    if style.is_grpc {
+        return write_grpc_rejection(refusal, outbox);
+    }
     let body = problem(refusal, style.attempts);
     let mut head = format!(
         "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n{}: {}\r\n\
@@ -72,6 +78,19 @@ pub(crate) fn write_rejection(refusal: &Refusal, style: RejectionStyle, outbox: 
     if !style.is_head {
         outbox.push(body.as_bytes());
     }
+}
+
+/// Writes the response of a refusal as gRPC reads it: HTTP 200, and nothing but fields ("Trailers-Only" of "gRPC over HTTP2").
+fn write_grpc_rejection(refusal: &Refusal, outbox: &mut Outbox) {
+    let mut head = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\n".to_vec();
+    grpc::write_status(refusal.reason, &refusal.detail, &mut head);
+    if let Some(after) = refusal.retry_after {
+        head.extend_from_slice(
+            format!("retry-after: {}\r\n", after.as_millis().div_ceil(1000).max(1)).as_bytes(),
+        );
+    }
+    head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    outbox.push(&head);
 }
 
 /// Writes the response to a TRACE or OPTIONS with `Max-Forwards: 0` (RFC 9110 §7.6.2). A TRACE is not echoed, because its

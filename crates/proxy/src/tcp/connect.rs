@@ -21,9 +21,9 @@ use crate::{
     limit::service_limit,
     reason::{Reason, Refusal},
     request::{attempt::HURRY, attempts::MAX_PASSED, call::Failed, explain::describe_open},
-    transport::pool::OpenConnection,
+    transport::pool::{CheckoutError, OpenConnection},
     upstream::{
-        endpoint::{CheckoutError, Endpoint, InFlight},
+        endpoint::{Endpoint, InFlight},
         lease::{Lease, LeaseEnd},
     },
 };

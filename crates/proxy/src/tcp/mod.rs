@@ -128,7 +128,7 @@ struct Ends {
 impl Drop for Ends {
     fn drop(&mut self) {
         if self.resets {
-            for channel in [Some(&self.app), self.instance.as_ref()].into_iter().flatten() {
+            for channel in [Some(&mut self.app), self.instance.as_mut()].into_iter().flatten() {
                 channel.stream.reset_on_close();
             }
         }

@@ -12,6 +12,7 @@ use outrigger_http1::{
     BodyDecoder, Edits, Framing, Head, HeadKind, HeadLimits, HeadParser, Piece, response_framing,
     writer::{write_chunk_end, write_chunk_start, write_head, write_last_chunk},
 };
+use outrigger_http2::{InstanceStream, StreamFault};
 use outrigger_net::{Stream, is_own_shortage, tls::TlsFault};
 use outrigger_policy::Sent;
 use tokio::time::Instant;
@@ -20,6 +21,7 @@ use crate::{
     limit::refused_head,
     transport::{
         channel::{Channel, LARGE, SMALL, Turn, take_fields, take_incoming},
+        exchange_end::{DownloadError, ExchangeError, ResponseHead},
         foreign::foreign_protocol,
         pool::OpenConnection,
         upload::{BrokenUpload, Upload},
@@ -30,49 +32,14 @@ use crate::{
 const MAX_INTERIM: u32 = 32;
 const MAX_INTERIM_BYTES: u32 = 64 * 1024;
 
-/// A head from the instance, which [`Exchange::take_response`] gives.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum ResponseHead {
-    /// 1xx, except 101.
-    Interim,
-    /// The response, and how its body ends.
-    Final(Framing),
-}
-
-/// Why no head came.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ExchangeError {
-    /// The connection ended.
-    Closed(String),
-    /// This process is out of memory or buffers.
-    OwnShortage(String),
-    /// The response is no valid HTTP.
-    Invalid(String),
-    /// The instance refused the TLS session for want of a certificate that it accepts, in place of an answer (RFC 8446 §4.4.2.4). It
-    /// has read nothing of the request.
-    TlsRefused(String),
-    /// The app's body broke.
-    Upload(BrokenUpload),
-}
-
-/// Why a body that was being passed on was cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum DownloadError {
-    /// The instance ended it early, or broke its framing.
-    Cut(String),
-    /// This process is out of memory or buffers.
-    OwnShortage(String),
-    /// The app takes no more bytes.
-    AppGone,
-}
-
 /// A connection to an instance, and one request at a time on it.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     channel: Channel,
     /// Another request used the connection before.
     is_reused: bool,
-    _open: OpenConnection,
+    /// `None`: a stream, of a connection that is shared.
+    open: Option<OpenConnection>,
     /// The state of one request. The next request on the connection begins with a new one.
     state: ExchangeState,
 }
@@ -116,6 +83,8 @@ struct ExchangeState {
     is_deaf: bool,
     /// The last write failed for want of memory or buffers in this process.
     is_short: bool,
+    /// The instance has said that it processed nothing.
+    is_unprocessed: bool,
     /// The last write found the socket full.
     is_blocked: bool,
     /// Bytes have come back.
@@ -151,6 +120,7 @@ impl ExchangeState {
             is_sent: false,
             is_deaf: false,
             is_short: false,
+            is_unprocessed: false,
             is_blocked: false,
             has_answered: false,
             is_single: false,
@@ -215,7 +185,17 @@ impl Exchange {
         Box::new(Self {
             channel: Channel::new(stream),
             is_reused: false,
-            _open: open,
+            open: Some(open),
+            state: ExchangeState::new(false, Framing::None, 0, now),
+        })
+    }
+
+    /// A stream of a connection of HTTP/2. `is_reused`: the connection has carried another one before.
+    pub(crate) fn on_stream(stream: InstanceStream, is_reused: bool, now: Instant) -> Box<Self> {
+        Box::new(Self {
+            channel: Channel::new(Stream::of_virtual(Box::new(stream))),
+            is_reused,
+            open: None,
             state: ExchangeState::new(false, Framing::None, 0, now),
         })
     }
@@ -269,7 +249,7 @@ impl Exchange {
             0 => self.written() == 0,
             before => self.channel.stream.encrypted_written() == Some(before),
         };
-        if is_unsent {
+        if is_unsent || self.state.is_unprocessed {
             Sent::Nothing
         } else if self.state.has_body_begun {
             Sent::Body
@@ -358,7 +338,11 @@ impl Exchange {
 
     /// The connection broke within a head, or before it.
     #[cold]
-    fn broken(&self, error: &io::Error) -> ExchangeError {
+    fn broken(&mut self, error: &io::Error) -> ExchangeError {
+        if let Some(fault) = StreamFault::of(error) {
+            self.state.is_unprocessed = true;
+            return ExchangeError::Stream(fault.clone());
+        }
         let is_first = !self.is_reused && !self.state.has_answered;
         if is_first && TlsFault::of(error) == Some(TlsFault::ClientCertificate) {
             return ExchangeError::TlsRefused(error.to_string());
@@ -567,6 +551,21 @@ impl Exchange {
         }
     }
 
+    /// Ends a body that was cut with trailers that say so. False: it is in the middle of a chunk, or has no place for trailers.
+    pub(crate) fn end_cut_body(&mut self, trailers: &[u8], app: &mut Channel) -> bool {
+        let framer = &mut self.state.to_app;
+        let can_end = framer.is_chunked && framer.chunk_left == 0 && !framer.is_end_queued;
+        if can_end {
+            framer.end(trailers, app);
+        }
+        can_end
+    }
+
+    /// The trailers of the response, as field lines.
+    pub(crate) fn trailers(&self) -> &[u8] {
+        self.state.body.trailers()
+    }
+
     /// The position of the attempt in the kept part of the request body.
     pub(crate) fn position(&self) -> usize {
         self.state.position
@@ -576,7 +575,8 @@ impl Exchange {
     pub(crate) fn settle(&mut self) -> bool {
         self.is_reused = true;
         self.channel.release_inbox();
-        self.state.is_sent
+        self.open.is_some()
+            && self.state.is_sent
             && !self.state.is_deaf
             && !self.state.is_single
             && self.state.body.is_end()

@@ -2,7 +2,9 @@
 
 pub(crate) mod channel;
 pub(crate) mod exchange;
+pub(crate) mod exchange_end;
 pub(crate) mod foreign;
 pub(crate) mod pool;
+pub(crate) mod streams;
 pub(crate) mod tunnel;
 pub(crate) mod upload;

@@ -16,9 +16,17 @@ use std::{
     time::Duration,
 };
 
+use outrigger_policy::Outcome;
 use tokio::time::Instant;
 
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex};
+
+/// Why there is no connection.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckoutError {
+    pub(crate) outcome: Outcome,
+    pub(crate) detail: String,
+}
 
 struct Idle<T> {
     connection: T,

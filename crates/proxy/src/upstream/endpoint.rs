@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -28,7 +28,8 @@ use crate::{
     },
     transport::{
         exchange::Exchange,
-        pool::{ConnectionPool, OpenConnection, Permits},
+        pool::{CheckoutError, ConnectionPool, OpenConnection, Permits},
+        streams::{ALPN_HTTP2, SharedConnections},
     },
     upstream::{
         connect::{connect_detail, connect_outcome},
@@ -60,6 +61,13 @@ pub(crate) struct Endpoint {
     pub(crate) failures: AtomicU64,
     /// Its last response was one of HTTP/1.0.
     is_http10: AtomicBool,
+    /// The registry says that it speaks HTTP/2.
+    says_http2: bool,
+    /// It chose HTTP/2 in a TLS handshake (ALPN).
+    chose_http2: AtomicBool,
+    /// The connections of HTTP/2, of an endpoint that has had any.
+    streams: OnceLock<Box<SharedConnections>>,
+    workers: usize,
     retired: AtomicBool,
     /// The registry lists it as draining.
     draining: AtomicBool,
@@ -75,22 +83,29 @@ impl AsRef<EndpointStats> for Endpoint {
     }
 }
 
-/// Why there is no connection.
-#[derive(Debug)]
-pub(crate) struct CheckoutError {
-    pub(crate) outcome: Outcome,
-    pub(crate) detail: String,
-}
-
 /// Which idle connections a request may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CheckoutRequest<'a> {
     pub(crate) worker: usize,
     pub(crate) policy: &'a config::Policy,
     pub(crate) cells: &'a Block<ServiceCells>,
+    /// The request goes as HTTP/2.
+    pub(crate) is_http2: bool,
     /// Whether the request may be sent again if the connection turns out to be closed.
     pub(crate) is_repeatable: bool,
     pub(crate) now: Instant,
+}
+
+/// For which request a connection is made, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectRequest<'a> {
+    pub(crate) worker: usize,
+    pub(crate) cells: &'a Block<ServiceCells>,
+    pub(crate) timeout: Duration,
+    /// Most bytes of the fields of a response.
+    pub(crate) head: usize,
+    /// The request goes as HTTP/2.
+    pub(crate) is_http2: bool,
 }
 
 /// A connection that is idle for less is not peeked at before a request that may be repeated: the
@@ -121,6 +136,10 @@ impl Endpoint {
             picks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             is_http10: AtomicBool::new(false),
+            says_http2: false,
+            chose_http2: AtomicBool::new(false),
+            streams: OnceLock::new(),
+            workers,
             retired: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             refused: AtomicBool::new(false),
@@ -136,6 +155,21 @@ impl Endpoint {
     /// The same of a host name.
     pub(crate) fn with_name(self, named: Option<Arc<NamedHost>>) -> Self {
         Self { named, ..self }
+    }
+
+    /// The same, of which the registry says whether it speaks HTTP/2.
+    pub(crate) fn speaking_http2(self, says_http2: bool) -> Self {
+        Self { says_http2, ..self }
+    }
+
+    /// Whether the registry says that it speaks HTTP/2.
+    pub(crate) fn says_http2(&self) -> bool {
+        self.says_http2
+    }
+
+    /// Whether it speaks HTTP/2: the registry says so, or it chose so in a TLS handshake.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.says_http2 || self.chose_http2.load(Relaxed)
     }
 
     /// The same, called with TLS. After [`Endpoint::of_service`].
@@ -274,6 +308,9 @@ impl Endpoint {
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
         self.pool.close();
+        if let Some(streams) = self.streams.get() {
+            streams.close();
+        }
     }
 
     /// Requests in flight.
@@ -318,6 +355,11 @@ impl Endpoint {
 
     /// An idle connection that is still good.
     pub(crate) fn take_idle(&self, request: &CheckoutRequest<'_>) -> Option<Box<Exchange>> {
+        if request.is_http2 {
+            let stream = self.streams.get()?.open(request.worker, request.now)?;
+            request.cells.record_pool_event(PoolEvent::Reused);
+            return Some(stream);
+        }
         let pool = &request.policy.pool;
         let (limit, skip_peek) = if request.is_repeatable {
             (pool.idle_timeout, SKIP_PEEK_WITHIN)
@@ -331,14 +373,22 @@ impl Endpoint {
         Some(idle)
     }
 
-    /// A new connection, made within `timeout`. `reaches_another`: as of [`connect_to_any`].
+    /// A new connection, or a stream of one of HTTP/2 that the requests of the worker share: of one that takes one more, else of a new
+    /// one, which one request at a time makes. `reaches_another`: as of [`connect_to_any`].
     pub(crate) async fn connect(
         &self,
-        cells: &Block<ServiceCells>,
-        timeout: Duration,
+        request: ConnectRequest<'_>,
         reaches_another: impl FnOnce() -> bool,
     ) -> Result<Box<Exchange>, CheckoutError> {
-        let (stream, open) = self.connect_stream(cells, timeout, reaches_another).await?;
+        let connect = self.connect_stream(request.cells, request.timeout, reaches_another);
+        if request.is_http2 {
+            return self.streams().open_or_connect(request.worker, request.head, connect).await;
+        }
+        let (stream, open) = connect.await?;
+        if stream.alpn() == Some(ALPN_HTTP2) {
+            self.chose_http2.store(true, Relaxed);
+            return self.streams().add(request.worker, request.head, stream, open).await;
+        }
         Ok(Exchange::new(stream, open, Instant::now()))
     }
 
@@ -359,6 +409,18 @@ impl Endpoint {
         let stream = Box::pin(self.open(timeout, Purpose::Traffic, reaches_another)).await?;
         cells.record_pool_event(PoolEvent::Opened);
         Ok((stream, open))
+    }
+
+    fn streams(&self) -> &SharedConnections {
+        self.streams.get_or_init(|| Box::new(SharedConnections::new(self.workers)))
+    }
+
+    /// Closes the connections that have been idle for `limit`.
+    pub(crate) fn sweep(&self, limit: Duration, now: Instant) {
+        self.pool.sweep(limit, now);
+        if let Some(streams) = self.streams.get() {
+            streams.sweep(limit, now);
+        }
     }
 }
 

@@ -499,7 +499,7 @@ impl ClusterManager {
                 links::report_own_datacenter(&cluster);
                 let view = cluster.view.load_full();
                 for endpoint in view.all_endpoints() {
-                    endpoint.pool.sweep(view.settings.policy.pool.idle_timeout, now);
+                    endpoint.sweep(view.settings.policy.pool.idle_timeout, now);
                 }
             }
         }

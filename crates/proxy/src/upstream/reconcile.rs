@@ -266,7 +266,8 @@ impl Reconciler {
                     if old.addr == addr
                         && old.create_index == newest.create_index
                         && old.named == newest.named
-                        && old.has_tls(settings.tls.as_ref()) =>
+                        && old.has_tls(settings.tls.as_ref())
+                        && old.says_http2() == says_http2(newest) =>
                 {
                     old
                 }
@@ -280,6 +281,7 @@ impl Reconciler {
                         &settings.policy,
                         now,
                     );
+                    let endpoint = endpoint.speaking_http2(says_http2(newest));
                     let endpoint = endpoint.of_service(&self.cluster.label).with_name(newest.named.clone());
                     Arc::new(endpoint.with_tls(settings.tls.as_ref()))
                 }
@@ -415,6 +417,19 @@ fn take_known(
             Ordering::Equal => return known.next(),
             Ordering::Greater => return None,
         }
+    }
+}
+
+/// Whether the registry says that an instance speaks HTTP/2: the metadata `protocol`, or a tag `protocol=…`, in Consul's words.
+fn says_http2(instance: &Instance) -> bool {
+    const KEY: &str = "protocol";
+    let is_http2 = |value: &str| matches!(value, "http2" | "grpc" | "h2c");
+    match instance.meta.get(KEY) {
+        Some(value) => is_http2(value),
+        None => instance
+            .tags
+            .iter()
+            .any(|tag| tag.strip_prefix(KEY).and_then(|rest| rest.strip_prefix('=')).is_some_and(is_http2)),
     }
 }
 

@@ -123,7 +123,7 @@ impl Peer {
     }
 
     pub(crate) fn reset(&mut self) {
-        if let Some(stream) = self.stream.take() {
+        if let Some(mut stream) = self.stream.take() {
             stream.reset_on_close();
         }
     }

@@ -131,3 +131,14 @@ async fn a_panic_in_a_connections_task_is_counted_and_ends_no_other() {
     wait_until(|| pool.connections() == 0).await;
     pool.stop(Duration::from_secs(20)).await;
 }
+
+fn size_of_serve<F: Future>(_: impl FnOnce(ConnectionInfo, Channel, [usize; 1]) -> F) -> usize {
+    size_of::<F>()
+}
+
+/// Thousands of connections are idle: each is this future, and its socket.
+#[test]
+fn an_idle_connection_is_a_small_future() {
+    let len = size_of_serve(serve_connection);
+    assert!(len <= 352, "{len} bytes");
+}

@@ -449,6 +449,7 @@ async fn the_settings_and_the_port_must_fit_together() {
 /// nginx with this certificate and these lines in its `server`. `None`: this machine has none. Ends with the test.
 async fn nginx(
     authority: &TestAuthority,
+    listen: &str,
     lines: &str,
 ) -> Option<(std::net::SocketAddr, tokio::process::Child)> {
     let program = match tool::find("nginx.sh", &[]) {
@@ -470,7 +471,7 @@ async fn nginx(
         .collect();
     let text = format!(
         "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/errors;\nevents {{}}\nhttp {{\n{temporary}access_log off;\n\
-         server {{\nlisten {addr} ssl;\nssl_certificate {};\nssl_certificate_key {};\n{lines}\n\
+         server {{\nlisten {addr} ssl {listen};\nssl_certificate {};\nssl_certificate_key {};\n{lines}\n\
          location / {{ return 200 \"$ssl_protocol $ssl_session_reused $ssl_server_name $ssl_client_verify\"; }}\n}}\n}}\n",
         cert.display(),
         key.display()
@@ -505,7 +506,7 @@ async fn nginx_serves_by_tls() {
             "TLSv1.3 r orders.service.consul SUCCESS",
         ),
     ] {
-        let Some((addr, _child)) = nginx(&ours, &lines).await else { return };
+        let Some((addr, _child)) = nginx(&ours, "", &lines).await else { return };
         let services = Services::default().and_at("orders", "a", addr, "");
         let text = format!("{}\ndefaults: {{pool: {{idle_timeout: 0s}}}}", settings(&tls));
         let sidecar = Sidecar::start(&text, &services).await;
@@ -515,7 +516,7 @@ async fn nginx_serves_by_tls() {
         assert_eq!(second.text(), expected, "the session is resumed: {lines}");
     }
     // nginx answers a request without the certificate that it wants by itself; the app gets that.
-    let Some((addr, _child)) = nginx(&ours, &verifies).await else { return };
+    let Some((addr, _child)) = nginx(&ours, "", &verifies).await else { return };
     let services = Services::default().and_at("orders", "a", addr, "");
     let refused = Sidecar::start(&settings(&trusting(&ours)), &services).await.get("orders", "/").await;
     assert!(
@@ -523,6 +524,25 @@ async fn nginx_serves_by_tls() {
         "{}",
         refused.text()
     );
+}
+
+#[tokio::test]
+async fn an_instance_that_chooses_http_2_in_the_handshake_is_called_by_it() {
+    let ours = TestAuthority::new("ours");
+    let Some((addr, _child)) = nginx(&ours, "http2", "add_header x-protocol $server_protocol;").await else {
+        return;
+    };
+    let services = Services::default().and_at("orders", "a", addr, "");
+    for (protocol, expected) in [("auto", "HTTP/2.0"), ("http", "HTTP/1.1"), ("http2", "HTTP/2.0")] {
+        let text = settings(&trusting(&ours))
+            .replace("service: orders", &format!("service: orders, protocol: {protocol}"));
+        let sidecar = Sidecar::start(&text, &services).await;
+        for _ in 0..3 {
+            let response = sidecar.get("orders", "/").await;
+            let found = (response.status, response.field("x-protocol"));
+            assert_eq!(found, (200, expected), "{protocol}: {}", response.text());
+        }
+    }
 }
 
 #[tokio::test]

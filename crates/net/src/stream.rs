@@ -125,7 +125,8 @@ impl From<TcpStream> for Stream {
 }
 
 impl Stream {
-    /// Makes a TLS session over `socket`, as its client. The caller bounds the time that this takes.
+    /// Makes a TLS session over `socket`, as its client. The caller bounds the time that this takes. `alpn`: the one protocol that is
+    /// offered; `None`: those of `config`.
     ///
     /// # Errors
     /// When the peer's certificate is not valid for `name`, or the handshake fails otherwise.
@@ -133,9 +134,14 @@ impl Stream {
         socket: TcpStream,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
+        alpn: Option<&[u8]>,
     ) -> io::Result<Self> {
         let socket = CountedSocket { socket, written: 0 };
-        let tls = TlsConnector::from(config).connect(name, socket).await?;
+        let connector = TlsConnector::from(config);
+        let tls = match alpn {
+            Some(one) => connector.with_alpn(vec![one.to_vec()]).connect(name, socket).await?,
+            None => connector.connect(name, socket).await?,
+        };
         Ok(Self { transport: Transport::Tls(Box::new(tls)), counts: None })
     }
 

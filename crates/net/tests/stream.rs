@@ -74,7 +74,7 @@ async fn try_pair(encrypted: bool, name: &str) -> std::io::Result<(Stream, Box<d
     std::fs::write(&ca_file, ca).unwrap();
     let settings = Tls { ca_file: Some(ca_file), ..Tls::default() };
     let (tls, sessions) = (ClientTls::new(settings, Vec::new()), TlsSessions::default());
-    let connect = tls.connect(client, &sessions, name);
+    let connect = tls.connect(client, &sessions, name, None);
     let (client, server) = within(async { tokio::join!(connect, acceptor.accept(server)) }).await;
     let client = client.map_err(std::io::Error::other)?;
     Ok((client.stream, Box::new(server.unwrap()) as Box<dyn Peer>))

@@ -120,7 +120,7 @@ async fn echo(stream: &mut TlsStream<TcpStream>) {
 async fn exchange(tls: &ClientTls, sessions: &TlsSessions, addr: std::net::SocketAddr) -> io::Result<()> {
     within(async {
         let socket = connect(addr, LONG).await.unwrap();
-        let mut stream = match tls.connect(socket, sessions, "").await {
+        let mut stream = match tls.connect(socket, sessions, "", None).await {
             Ok(connection) => connection.stream,
             Err(TlsConnectError::Handshake { source, .. }) => return Err(source),
             Err(TlsConnectError::Files(error)) => return Err(io::Error::other(error)),
@@ -344,7 +344,7 @@ async fn a_session_is_resumed_and_the_protocol_that_was_chosen_is_known() {
     let sessions = TlsSessions::default();
     for _ in 0..2 {
         let socket = connect(bound.addr, LONG).await.unwrap();
-        let connection = within(tls.connect(socket, &sessions, "")).await.unwrap();
+        let connection = within(tls.connect(socket, &sessions, "", None)).await.unwrap();
         assert!(connection.not_after.is_some());
         let mut stream = connection.stream;
         assert_eq!(stream.alpn(), Some(&b"http/1.1"[..]));

@@ -136,8 +136,8 @@ impl ClientTls {
         Loaded::read_blocking(&self.settings, &self.alpn, 0).map(drop)
     }
 
-    /// Makes a session over `stream`. `host` is the name that the certificate must have where the settings have none. The caller
-    /// bounds the time.
+    /// Makes a session over `stream`. `host` is the name that the certificate must have where the settings have none. `alpn`: the one
+    /// protocol that is offered; `None`: those that this was made with. The caller bounds the time.
     ///
     /// # Errors
     /// When the files cannot be used, or the handshake fails.
@@ -146,12 +146,14 @@ impl ClientTls {
         stream: TcpStream,
         sessions: &TlsSessions,
         host: &str,
+        alpn: Option<&[u8]>,
     ) -> Result<TlsConnection, TlsConnectError> {
         let loaded = self.loaded().await?;
         let name = server_name(&self.settings, host)?;
         let generation = loaded.generation;
         let failed = |source| TlsConnectError::Handshake { generation, source };
-        let stream = Stream::connect_tls(stream, sessions.config(&loaded), name).await.map_err(failed)?;
+        let stream =
+            Stream::connect_tls(stream, sessions.config(&loaded), name, alpn).await.map_err(failed)?;
         let session = stream.tls_session();
         let certificate = session.and_then(|session| session.peer_certificates()?.first());
         let facts = certificate.and_then(|certificate| CertificateFacts::of(certificate));

@@ -149,7 +149,7 @@ impl<'r> Attempt<'r> {
             let cluster = call.with_owner(&endpoint, |owner, _| owner.clone());
             let (connecting, worker) = (connecting.clone(), call.worker);
             let is_repeatable = self.bounds.retry.accepts_race();
-            let is_http2 = call.speaks_http2(&endpoint);
+            let (is_http2, upgrades) = (call.speaks_http2(&endpoint), call.changes.upgrades);
             let head = call.response_limits.bytes;
             async move {
                 let cells = settings.cells(worker);
@@ -174,7 +174,8 @@ impl<'r> Attempt<'r> {
                 };
                 let _ = connecting.set(Instant::now());
                 let reaches_another = || cluster.serves_besides(&endpoint);
-                let request = ConnectRequest { worker, cells, timeout: connect_within, head, is_http2 };
+                let request =
+                    ConnectRequest { worker, cells, timeout: connect_within, head, is_http2, upgrades };
                 let exchange = endpoint.connect(request, reaches_another).await?;
                 Ok((permit, exchange))
             }

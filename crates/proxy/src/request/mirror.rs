@@ -23,7 +23,7 @@ use crate::{
         matching::MIRROR_MARK,
         rules::{MAX_SERVICES, is_usable},
     },
-    transport::upload::Upload,
+    transport::{streams::ALPN_HTTP1, upload::Upload},
     upstream::{
         cluster::Cluster,
         endpoint::Endpoint,
@@ -82,7 +82,9 @@ async fn send(
     let exchange = async {
         let Some(endpoint) = find_endpoint(&mirror, &clusters).await else { return MirrorResult::NoInstance };
         // Another instance is not tried, so this one counts as the only one.
-        let Ok(mut stream) = endpoint.open(connect_timeout, Purpose::Traffic, || false).await else {
+        let Ok(mut stream) =
+            endpoint.open(connect_timeout, Purpose::Traffic, Some(ALPN_HTTP1), || false).await
+        else {
             return MirrorResult::Failed;
         };
         #[expect(clippy::disallowed_methods, reason = "a copy is sent once, however much of it arrives")]

@@ -192,7 +192,7 @@ impl TcpAttempts<'_> {
             };
             let cells = route.settings.cells(self.info.worker.index);
             let serves = || route.with_owner(endpoint, |owner, _| owner.serves_besides(endpoint));
-            let (stream, open) = endpoint.connect_stream(cells, connect_within, serves).await?;
+            let (stream, open) = endpoint.connect_stream(cells, connect_within, None, serves).await?;
             Ok((permit, stream, open))
         };
         match timeout_at(self.ends, opened).await {

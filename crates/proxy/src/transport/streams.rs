@@ -16,6 +16,8 @@ use crate::transport::{
     pool::{CheckoutError, OpenConnection},
 };
 
+/// The name of HTTP/1.1 in a TLS handshake (RFC 7301 §6).
+pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// The name of HTTP/2 in a TLS handshake (RFC 9113 §3.2).
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 

@@ -29,7 +29,7 @@ use crate::{
     transport::{
         exchange::Exchange,
         pool::{CheckoutError, ConnectionPool, OpenConnection, Permits},
-        streams::{ALPN_HTTP2, SharedConnections},
+        streams::{ALPN_HTTP1, ALPN_HTTP2, SharedConnections},
     },
     upstream::{
         connect::{connect_detail, connect_outcome},
@@ -106,6 +106,8 @@ pub(crate) struct ConnectRequest<'a> {
     pub(crate) head: usize,
     /// The request goes as HTTP/2.
     pub(crate) is_http2: bool,
+    /// The request asks for another protocol.
+    pub(crate) upgrades: bool,
 }
 
 /// A connection that is idle for less is not peeked at before a request that may be repeated: the
@@ -187,12 +189,13 @@ impl Endpoint {
         }
     }
 
-    /// A new connection to the instance for bytes of the app, within `within`, encrypted where the settings say so. `reaches_another`: as
-    /// for [`connect_to_any`].
+    /// A new connection to the instance for bytes of the app, within `within`, encrypted where the settings say so. `alpn`: the one
+    /// protocol that a TLS handshake offers; `None`: those of the settings. `reaches_another`: as for [`connect_to_any`].
     pub(crate) async fn open(
         &self,
         within: Duration,
         purpose: Purpose,
+        alpn: Option<&[u8]>,
         reaches_another: impl FnOnce() -> bool,
     ) -> Result<Stream, CheckoutError> {
         let deadline = Instant::now() + within;
@@ -202,7 +205,7 @@ impl Endpoint {
             detail: connect_detail(&error),
         })?;
         let Some(tls) = &self.tls else { return Ok(socket.into()) };
-        match timeout_at(deadline, tls.connect(socket, self.addr)).await {
+        match timeout_at(deadline, tls.connect(socket, self.addr, alpn)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(refusal)) => {
                 let outcome = if refusal.is_fault { Outcome::TlsFailed } else { Outcome::ConnectFailed };
@@ -380,7 +383,13 @@ impl Endpoint {
         request: ConnectRequest<'_>,
         reaches_another: impl FnOnce() -> bool,
     ) -> Result<Box<Exchange>, CheckoutError> {
-        let connect = self.connect_stream(request.cells, request.timeout, reaches_another);
+        // A switch to another protocol is one of HTTP/1.1 (RFC 9113 §8.6).
+        let alpn = match (request.is_http2, request.upgrades) {
+            (true, _) => Some(ALPN_HTTP2),
+            (false, true) => Some(ALPN_HTTP1),
+            (false, false) => None,
+        };
+        let connect = self.connect_stream(request.cells, request.timeout, alpn, reaches_another);
         if request.is_http2 {
             return self.streams().open_or_connect(request.worker, request.head, connect).await;
         }
@@ -397,6 +406,7 @@ impl Endpoint {
         &self,
         cells: &Block<ServiceCells>,
         timeout: Duration,
+        alpn: Option<&[u8]>,
         reaches_another: impl FnOnce() -> bool,
     ) -> Result<(Stream, OpenConnection), CheckoutError> {
         // A permit includes a connection, also when a reload has reduced the number since.
@@ -406,7 +416,7 @@ impl Endpoint {
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
         // Boxed, because it is large.
-        let stream = Box::pin(self.open(timeout, Purpose::Traffic, reaches_another)).await?;
+        let stream = Box::pin(self.open(timeout, Purpose::Traffic, alpn, reaches_another)).await?;
         cells.record_pool_event(PoolEvent::Opened);
         Ok((stream, open))
     }

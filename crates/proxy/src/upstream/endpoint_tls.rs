@@ -107,9 +107,14 @@ impl EndpointTls {
         Some(self.not_after.load(Relaxed)).filter(|time| *time != 0)
     }
 
-    /// Makes a session over `socket`. The caller bounds the time.
-    pub(crate) async fn connect(&self, socket: TcpStream, addr: SocketAddr) -> Result<Stream, TlsRefusal> {
-        match self.client.connect(socket, &self.sessions, "").await {
+    /// Makes a session over `socket`. The caller bounds the time. `alpn`: the one protocol that is offered; `None`: those of the settings.
+    pub(crate) async fn connect(
+        &self,
+        socket: TcpStream,
+        addr: SocketAddr,
+        alpn: Option<&[u8]>,
+    ) -> Result<Stream, TlsRefusal> {
+        match self.client.connect(socket, &self.sessions, "", alpn).await {
             Ok(connection) => {
                 self.generation.store(connection.generation, Relaxed);
                 if let Some(not_after) = connection.not_after {

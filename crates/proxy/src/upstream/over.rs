@@ -149,7 +149,7 @@ impl Cluster {
             .or_else(|| own(Rank::Any))
             .or_else(|| {
                 // The pick itself begins panic mode.
-                let is_late = self.ejector.is_relieved() && !failover.has_healthy(None);
+                let is_late = self.ejector.is_relieved() && !failover.has_healthy(subset);
                 let mut endpoints = self.with_set(subset, |set, _| set.endpoints.to_vec());
                 endpoints.retain(|one| !one.is_retired());
                 (is_late && !endpoints.is_empty()).then_some(NextPick {

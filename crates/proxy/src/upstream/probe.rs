@@ -80,15 +80,16 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
 /// Tries a connection to an ejected endpoint, and closes it at once.
 async fn probe_ejected(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let within = cluster.view.load().settings.policy.connect_timeout;
-    let connected = match endpoint.open(within, Purpose::Probe, || cluster.serves_besides(&endpoint)).await {
-        Ok(_) => true,
-        // The sidecar's own shortage says nothing about the instance; the detector asks again.
-        Err(error) if error.outcome == Outcome::Resource => return,
-        Err(_) => {
-            cluster.note_connect_failure(&endpoint);
-            false
-        }
-    };
+    let connected =
+        match endpoint.open(within, Purpose::Probe, None, || cluster.serves_besides(&endpoint)).await {
+            Ok(_) => true,
+            // The sidecar's own shortage says nothing about the instance; the detector asks again.
+            Err(error) if error.outcome == Outcome::Resource => return,
+            Err(_) => {
+                cluster.note_connect_failure(&endpoint);
+                false
+            }
+        };
     let settings = cluster.view.load().settings.clone();
     if cluster.ejector.report_probe(settings.policy.outlier.as_ref(), &endpoint, connected) {
         cluster.half_open_breakers(&endpoint);

@@ -69,7 +69,7 @@ impl Dialer {
                     connect(addr, CONNECT_TIMEOUT).await.map_err(|error| Failure::Io(error.source))?;
                 let Some(tls) = tls else { return Ok((addr, Stream::from(stream))) };
                 let (tls, sessions) = &*tls;
-                match timeout_at(deadline, tls.connect(stream, sessions, &host)).await {
+                match timeout_at(deadline, tls.connect(stream, sessions, &host, None)).await {
                     Ok(Ok(connection)) => Ok((addr, connection.stream)),
                     Ok(Err(TlsConnectError::Files(error))) => Err(Failure::Files(error)),
                     Ok(Err(TlsConnectError::Handshake { source, .. })) => Err(Failure::Io(with_hint(source))),

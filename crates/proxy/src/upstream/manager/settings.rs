@@ -7,7 +7,11 @@ use outrigger_discovery::ChainRules;
 use outrigger_net::tls::{ClientTls, TlsError};
 use outrigger_registry::Query;
 
-use crate::{host::HostNames, transport::streams::ALPN_HTTP2, upstream::cluster::ClusterKey};
+use crate::{
+    host::HostNames,
+    transport::streams::{ALPN_HTTP1, ALPN_HTTP2},
+    upstream::cluster::ClusterKey,
+};
 
 /// The settings until the next reload. A copy is cheap: a chain that changes makes one.
 #[derive(Debug, Clone)]
@@ -261,8 +265,8 @@ impl ManagerSettings {
 /// TLS to the instances of an upstream, which are offered the protocol that is spoken with them.
 fn client_tls(upstream: &config::Upstream) -> Option<Arc<ClientTls>> {
     let alpn = match upstream.protocol {
-        config::Protocol::Auto => vec![ALPN_HTTP2.to_vec(), b"http/1.1".to_vec()],
-        config::Protocol::Http => vec![b"http/1.1".to_vec()],
+        config::Protocol::Auto => vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()],
+        config::Protocol::Http => vec![ALPN_HTTP1.to_vec()],
         config::Protocol::Http2 | config::Protocol::Grpc => vec![ALPN_HTTP2.to_vec()],
         config::Protocol::Tcp => Vec::new(),
     };

@@ -73,9 +73,10 @@ pub(crate) async fn serve_streams(info: ConnectionInfo, channel: Channel) {
             match is_ending {
                 None if info.listener.ends_connections() => Poll::Ready(Event::End),
                 None if streams.is_empty() && idle_since + idle <= Instant::now() => Poll::Ready(Event::End),
-                // An app that does not answer the GOAWAY of an idle connection is left.
+                // An app that does not answer the GOAWAY is left, once it had time for the last response.
                 Some(since) if streams.is_empty() => {
-                    timer.poll_until(since + CLOSE_WITHIN, cx).map(|()| Event::Accepted(None))
+                    let due = idle_since.max(since) + CLOSE_WITHIN;
+                    timer.poll_until(due, cx).map(|()| Event::Accepted(None))
                 }
                 _ => Poll::Pending,
             }

@@ -466,7 +466,7 @@ mod tests {
         check("? [a, b]\n: 1\n", "1:3 a key must be a word");
         check("~: 1\n", "1:1 a key must be a word");
         check("a: b: c\n", "1:5 mapping values are not allowed in this context");
-        check("a: \"x\n", "2:1 invalid indentation in multiline quoted scalar");
+        check("a: \"x\n", "1:4 unclosed quote");
         check("a: @x\n", "1:4 unexpected character: `@'");
     }
 

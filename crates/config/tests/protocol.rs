@@ -28,7 +28,7 @@ fn each_protocol_is_read_and_http_is_not_asked_for_by_default() {
     check(
         "upstreams: [{service: db, protocol: udp}]\n",
         &[
-            "o.yaml:1:37 upstreams[0].protocol: \"udp\" is not a value of this setting; allowed: auto, http, tcp",
+            "o.yaml:1:37 upstreams[0].protocol: \"udp\" is not a value of this setting; allowed: auto, http, http2, grpc, tcp",
         ],
     );
 }

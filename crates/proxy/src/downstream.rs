@@ -39,36 +39,32 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// Serves a connection until either side ends it. `Some`: it is one of HTTP/2, of which the preface was read.
+/// Serves a connection until either side ends it. Whether it is one of HTTP/2, of which the preface was read.
 #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
-pub(crate) fn serve(
-    info: &ConnectionInfo,
-    mut channel: Channel,
-) -> impl Future<Output = Option<Channel>> + Send {
+pub(crate) fn serve(info: &ConnectionInfo, channel: &mut Channel) -> impl Future<Output = bool> + Send {
     async move {
         let mut parked = Parked { info, place: None };
         loop {
-            let wakeup = parked.wait(&mut channel).await;
+            let wakeup = parked.wait(channel).await;
             if wakeup == Wakeup::End {
-                return None;
+                return false;
             }
             // Boxed: an idle connection does not carry the room of a request.
-            match Box::pin(run(info, &mut channel, wakeup == Wakeup::Last)).await {
+            match Box::pin(run(info, channel, wakeup == Wakeup::Last)).await {
                 Next::Park => {}
-                Next::Close => return None,
+                Next::Close => return false,
                 Next::Http2 => break,
                 Next::Linger => {
-                    Box::pin(linger(&mut channel)).await;
-                    return None;
+                    Box::pin(linger(channel)).await;
+                    return false;
                 }
                 Next::Reset => {
                     channel.stream.reset_on_close();
-                    return None;
+                    return false;
                 }
             }
         }
-        drop(parked);
-        Some(channel)
+        true
     }
 }
 

@@ -265,7 +265,10 @@ impl Layers<'_> {
             policy: base.map_or(defaults, |upstream| &upstream.policy),
             traffic: base.map(|upstream| &upstream.traffic),
         };
-        reader.read(subject, section, documents)
+        let (mut policy, traffic) = reader.read(subject, section, documents);
+        // That of the file, which no document sets.
+        policy.protocol = upstream.map_or(policy.protocol, |upstream| upstream.protocol);
+        (policy, traffic)
     }
 
     /// A service that the file does not declare.

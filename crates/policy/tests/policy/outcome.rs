@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use outrigger_policy::{Outcome, Verdict};
 
 /// Every outcome with its verdict and its label.
-const OUTCOMES: [(Outcome, Verdict, &str); 30] = [
+const OUTCOMES: [(Outcome, Verdict, &str); 34] = [
     (Outcome::Connected, Verdict::Success, "connected"),
     (Outcome::Status(101), Verdict::Success, "1xx"),
     (Outcome::Status(200), Verdict::Success, "2xx"),
@@ -34,6 +34,10 @@ const OUTCOMES: [(Outcome, Verdict, &str); 30] = [
     (Outcome::Overloaded, Verdict::Ignore, "overloaded"),
     (Outcome::Resource, Verdict::Ignore, "resource"),
     (Outcome::UnreachableFromHere, Verdict::Ignore, "unreachable_from_here"),
+    (Outcome::Unprocessed, Verdict::Ignore, "unprocessed"),
+    (Outcome::Http1Instance, Verdict::Ignore, "http1_instance"),
+    (Outcome::Grpc(2), Verdict::Failure, "grpc_failure"),
+    (Outcome::Grpc(14), Verdict::Failure, "grpc_failure"),
     (Outcome::BadRequest, Verdict::Ignore, "bad_request"),
     (Outcome::ClientGone, Verdict::Ignore, "client_gone"),
 ];

@@ -346,12 +346,12 @@ impl OwnWorker {
 #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
 pub(crate) fn serve_connection(
     info: ConnectionInfo,
-    channel: Channel,
+    mut channel: Channel,
     guard: impl Send,
 ) -> impl Future<Output = ()> + Send {
     async move {
         let _guard = &guard;
-        if let Some(channel) = serve(&info, channel).await {
+        if serve(&info, &mut channel).await {
             // Boxed: an idle connection of HTTP/1.1 does not carry the room.
             Box::pin(serve_streams(info, channel)).await;
         }

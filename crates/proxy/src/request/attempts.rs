@@ -154,9 +154,13 @@ impl<'r> Attempts<'_, 'r> {
         };
         // The attempt before holds its endpoint's permit: dropped before another permit is asked for, which may be the same.
         drop(self.before.take());
-        let policy = &call.settings.policy;
-        let body_idle = call.body_idle(app.settings.outbound.limits.tunnel_idle);
-        let bounds = Bounds { deadline: call.deadline, begun, retry, policy, body_idle };
+        let bounds = Bounds {
+            deadline: call.deadline,
+            begun,
+            retry,
+            policy: &call.settings.policy,
+            is_grpc: call.is_grpc,
+        };
         if account.attempts > 0 {
             let cells = call.cells();
             cells.inc(&cells.retried);

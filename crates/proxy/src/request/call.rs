@@ -235,11 +235,9 @@ impl<'r> Call<'r> {
         self.deadline.expires_at(last_byte(upload).map(Instant::into_std)).0.into()
     }
 
-    /// The longest silence in either body. A stream of gRPC may be silent for as long as a tunnel: pings tell whether the instance is
-    /// alive.
-    pub(crate) fn body_idle(&self, tunnel_idle: Duration) -> Duration {
-        let idle = self.settings.policy.body_idle;
-        if self.is_grpc { idle.max(tunnel_idle) } else { idle }
+    /// The longest silence in either body.
+    pub(crate) fn body_idle(&self) -> Duration {
+        body_idle(&self.settings.policy, self.is_grpc)
     }
 
     /// Whether the request goes to an endpoint as HTTP/2. A switch to another protocol is one of HTTP/1.1.
@@ -393,6 +391,14 @@ impl<'r> Call<'r> {
     }
 }
 
+/// How long a stream of gRPC may be silent, where `body_idle` is shorter: pings tell whether the instance is alive.
+const STREAM_IDLE: Duration = Duration::from_secs(3600);
+
+/// The longest silence in either body.
+fn body_idle(policy: &config::Policy, is_grpc: bool) -> Duration {
+    if is_grpc { policy.body_idle.max(STREAM_IDLE) } else { policy.body_idle }
+}
+
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds<'a> {
@@ -404,8 +410,8 @@ pub(crate) struct Bounds<'a> {
     pub(crate) retry: RetryEligibility<'a>,
     /// The attempt's own time, counted as the service's time-out is.
     pub(crate) policy: &'a config::Policy,
-    /// The longest silence in the request's body.
-    pub(crate) body_idle: Duration,
+    /// The request is one of gRPC.
+    pub(crate) is_grpc: bool,
 }
 
 /// The bound that is reached first.
@@ -436,7 +442,7 @@ impl Bounds<'_> {
 
     /// The bound of a body that moves, of which the last byte moved at `last`.
     pub(crate) fn moving(&self, last: Instant) -> (Instant, Bound) {
-        let idle = last + self.body_idle;
+        let idle = last + body_idle(self.policy, self.is_grpc);
         match self.deadline.cap().map(Instant::from_std) {
             Some(cap) if cap < idle => (cap, Bound::Deadline),
             _ => (idle, Bound::BodyIdle),

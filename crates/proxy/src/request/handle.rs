@@ -368,8 +368,7 @@ impl Downstream<'_> {
         }
         exchange.begin_download(framing, now);
         let ends = call.deadline.cap().map(Instant::from_std);
-        let body_idle = call.body_idle(self.settings.outbound.limits.tunnel_idle);
-        let relay = Relay::new(body_idle, ends, self.channel.written, now);
+        let relay = Relay::new(call.body_idle(), ends, self.channel.written, now);
         Some(OpenResponse { lease: attempt.lease, exchange, permit, verdict, framing, closes, relay })
     }
 }

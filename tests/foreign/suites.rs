@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::suite::{Suite, file};
 
 /// All, in the order in which they begin: the longest first, and those that wait for the same installation apart.
-pub(crate) const ALL: [Suite; 10] = [
+pub(crate) const ALL: [Suite; 11] = [
     Suite {
         name: "py-consul",
         about: "the own test suite of the Python library py-consul 1.8.0",
@@ -49,6 +49,13 @@ pub(crate) const ALL: [Suite; 10] = [
         about: "psql, pgbench, redis-cli and redis-benchmark with their servers through TCP upstreams of a sidecar",
         tool: "tcp-clients",
         arguments: || vec![file("programs/tcp_clients.sh")],
+        ..SHORT
+    },
+    Suite {
+        name: "grpc",
+        about: "calls of Python's grpcio 1.85.3 as client and as instances through a sidecar",
+        tool: "grpc",
+        arguments: || vec![file("programs/grpc_calls.py")],
         ..SHORT
     },
     Suite {

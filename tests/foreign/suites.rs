@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::suite::{Suite, file};
 
 /// All, in the order in which they begin: the longest first, and those that wait for the same installation apart.
-pub(crate) const ALL: [Suite; 11] = [
+pub(crate) const ALL: [Suite; 12] = [
     Suite {
         name: "py-consul",
         about: "the own test suite of the Python library py-consul 1.8.0",
@@ -56,6 +56,13 @@ pub(crate) const ALL: [Suite; 11] = [
         about: "calls of Python's grpcio 1.85.3 as client and as instances through a sidecar",
         tool: "grpc",
         arguments: || vec![file("programs/grpc_calls.py")],
+        ..SHORT
+    },
+    Suite {
+        name: "http2-clients",
+        about: "curl, nghttp and h2load with nginx through a sidecar, in every combination of HTTP/1.1 and HTTP/2",
+        tool: "http2-clients",
+        arguments: || vec![file("programs/http2_clients.py")],
         ..SHORT
     },
     Suite {

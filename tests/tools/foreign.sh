@@ -4,7 +4,7 @@
 # target/tools/foreign; nothing is installed elsewhere, and no root is needed. Versions are fixed here.
 #
 #     foreign.sh py-consul | python-consul | python-consul2 | patroni | node-consul | consul-commands | dns-clients | tcp-clients |
-#         chromium | grpc
+#         chromium | grpc | http2-clients
 #
 # Exit 0: a path on stdout. Exit 3: it cannot be had, and stdout says why in a sentence. Takes at most about five minutes, once.
 set -euo pipefail
@@ -136,6 +136,12 @@ chromium)
 grpc)
     need_python
     place_once with_pip bin/python grpcio==1.85.3 grpcio-health-checking==1.85.1 protobuf==7.36.2
+    ;;
+http2-clients)
+    # It runs a script with these on its PATH.
+    has python3 || none "There is no python3 for $wanted."
+    if ! said=$("$here/http2.sh" 2>/dev/null); then none "$said"; fi
+    echo "$said"
     ;;
 *)
     echo "foreign.sh knows no program $wanted"

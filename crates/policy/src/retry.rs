@@ -140,6 +140,9 @@ impl<'a> RetryEligibility<'a> {
     }
 }
 
+/// Attempts of a request up to which one that the instance did not process is not counted.
+const MAX_LEFT_OUT: u32 = 10;
+
 /// The end of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastAttempt {
@@ -153,6 +156,8 @@ pub struct LastAttempt {
     pub pushback: Option<Pushback>,
     /// An instance that this request has not tried could take it.
     pub has_other_instance: bool,
+    /// Attempts of the request so far.
+    pub attempts: u32,
     /// Another instance has asked this request before to retry later.
     pub earlier_pushback: bool,
 }
@@ -173,7 +178,9 @@ impl LastAttempt {
                 | Outcome::Unprocessed
                 | Outcome::Http1Instance
         );
-        refused && self.sent == Sent::Nothing && self.has_other_instance
+        // Each connection of an instance that ends its connections in order may leave out the same request.
+        let is_left_out = self.outcome == Outcome::Unprocessed && self.attempts < MAX_LEFT_OUT;
+        self.sent == Sent::Nothing && (refused && self.has_other_instance || is_left_out)
     }
 }
 

@@ -30,6 +30,7 @@ fn first_attempt(outcome: Outcome, sent: Sent) -> LastAttempt {
         pushback: None,
         has_other_instance: true,
         earlier_pushback: false,
+        attempts: 1,
     }
 }
 
@@ -173,6 +174,14 @@ fn a_refused_connection_is_not_counted_while_another_instance_may_accept() {
             assert_eq!(decide_after(request, 1, alone), RETRY, "{outcome:?}");
         }
     }
+    // A single instance may leave a request out on one connection after the other, and not for ever.
+    let left_out =
+        LastAttempt { has_other_instance: false, ..first_attempt(Outcome::Unprocessed, Sent::Nothing) };
+    for request in [GET, POST] {
+        assert_eq!(decide_after(request, 2, left_out), UNCOUNTED);
+        let often = LastAttempt { attempts: 10, ..left_out };
+        assert_eq!(decide_after(request, 2, often), give_up(GiveUp::Attempts));
+    }
     for (outcome, sent) in [(Outcome::Closed, Sent::Nothing), (Outcome::Overloaded, Sent::Nothing)] {
         assert_eq!(
             decide_after(GET, 2, first_attempt(outcome, sent)),
@@ -284,6 +293,7 @@ fn attempt() -> impl Strategy<Value = LastAttempt> {
             pushback,
             has_other_instance: elsewhere,
             earlier_pushback: pushed_before,
+            attempts: 1,
         },
     )
 }

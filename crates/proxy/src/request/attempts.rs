@@ -230,6 +230,7 @@ impl<'r> Attempts<'_, 'r> {
             pushback,
             has_other_instance: !is_decided && (pushback.is_some() || sent == Sent::Nothing) && has_other(),
             earlier_pushback: self.pushed_before,
+            attempts: account.attempts,
         };
         let ends = call.ends(&app.upload).into_std();
         let random = if is_decided { 0 } else { fastrand::u64(..) };

@@ -138,6 +138,7 @@ impl TcpAttempts<'_> {
                 pushback: None,
                 has_other_instance: has_other,
                 earlier_pushback: false,
+                attempts: 0,
             };
             let budget = &route.cluster.budget;
             let (at, ends) = (now.into_std(), self.ends.into_std());

@@ -21,11 +21,13 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::{InstanceStream, fault::io_error, shared::Shared};
+use crate::{
+    InstanceStream,
+    fault::io_error,
+    reader::{CONNECTION_WINDOW, STREAM_WINDOW},
+    shared::Shared,
+};
 
-/// What a stream may have in flight before the app takes it, and a connection with all of its streams.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Streams before the instance has said how many it takes (RFC 9113 §6.5.2 recommends at least 100).
 const FIRST_STREAMS: usize = 100;
 /// How often a connection with streams is asked whether it is alive, and how long its answer may take.
@@ -106,10 +108,9 @@ impl InstanceConnection {
 
 /// Moves a connection to its end, and asks now and then whether it is alive.
 async fn run(mut connection: h2::client::Connection<FirstBytes, Bytes>, shared: Arc<Shared>) {
-    let pings = connection.ping_pong();
+    let mut pings = connection.ping_pong();
     let mut connection = pin!(connection);
     let mut timer = pin!(sleep_until(Instant::now() + PING_INTERVAL));
-    let mut pings = pings;
     let mut is_waiting = false;
     let ended = poll_fn(|cx| {
         loop {

@@ -12,6 +12,10 @@ use tokio::io::ReadBuf;
 
 use crate::{fault::io_error, fields::write_trailers};
 
+/// What a stream may have in flight before the other side of the sidecar takes it, and a connection with all of its streams.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+
 /// What is read of a stream: the head, then the body as it is framed in HTTP/1.1.
 #[derive(Debug)]
 pub(crate) struct Reader {

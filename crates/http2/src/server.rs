@@ -15,11 +15,12 @@ use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-use crate::{AppStream, fault::io_error};
+use crate::{
+    AppStream,
+    fault::io_error,
+    reader::{CONNECTION_WINDOW, STREAM_WINDOW},
+};
 
-/// What a stream may have in flight before the instance takes it, and a connection with all of its streams.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Most bytes that wait in one stream for the socket of the app.
 const SEND_BUFFER: usize = 256 * 1024;
 

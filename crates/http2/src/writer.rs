@@ -66,8 +66,7 @@ impl Writer {
         };
     }
 
-    /// Whether the message ends with what was taken so far: `Some(true)` without a body, `Some(false)` with trailers alone. `None`: a
-    /// body follows, or it is not known yet (`false` inside).
+    /// What follows the head, as far as what was taken tells it. [`End::Here`]: the message counts as written to its end.
     pub(crate) fn ends_at_once(&mut self) -> io::Result<End> {
         let Body::Decoded(decoder) = &mut self.body else { return Ok(End::Body) };
         match decoder.decode(&mut self.inbox).map_err(broken)? {

@@ -382,7 +382,8 @@ impl<'r> RequestAccount<'r> {
     }
 }
 
-fn to_millis(duration: Duration) -> f64 {
+/// For a line of the access log.
+pub(crate) fn to_millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_config as config;
 use outrigger_http1::Framing;
 use outrigger_http2::StreamFault;
 use outrigger_policy::{
@@ -40,7 +41,7 @@ use crate::{
 /// A connection that was given less time than this, and `connect_timeout`, says nothing about the instance: the request was in
 /// a hurry. (A handshake within a datacenter takes a hundredth of it; a lost first packet, five times as long.) A request
 /// that was given to the instance later than this has spent its time elsewhere.
-pub(crate) const HURRY: Duration = Duration::from_millis(200);
+const HURRY: Duration = Duration::from_millis(200);
 /// How long a response may be waited for before the instance is checked, and the time between two checks.
 const STALL_CHECK_AFTER: Duration = Duration::from_secs(1);
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -278,7 +279,9 @@ impl<'r> Attempt<'r> {
                     }
                     Err(error) => {
                         let outcome = match error.outcome {
-                            Outcome::ConnectTimeout => refused_within(opening.connect_within, call),
+                            Outcome::ConnectTimeout => {
+                                refused_within(opening.connect_within, &call.settings.policy)
+                            }
                             outcome => outcome,
                         };
                         let detail = match error.outcome {
@@ -405,7 +408,9 @@ impl Opening {
     fn expired(&self, call: &Call<'_>, connected: bool) -> Failed {
         let outcome = match self.bound {
             Bound::PerTry => match self.connecting.get() {
-                Some(at) if !connected => refused_within(self.due.saturating_duration_since(*at), call),
+                Some(at) if !connected => {
+                    refused_within(self.due.saturating_duration_since(*at), &call.settings.policy)
+                }
                 _ => Outcome::PerTryTimeout,
             },
             Bound::Deadline => Outcome::Deadline,
@@ -424,8 +429,8 @@ impl Opening {
 }
 
 /// The instance accepted no connection within `given`. Only for as long as it usually takes does that say something of it.
-fn refused_within(given: Duration, call: &Call<'_>) -> Outcome {
-    match given < call.settings.policy.connect_timeout.min(HURRY) {
+pub(crate) fn refused_within(given: Duration, policy: &config::Policy) -> Outcome {
+    match given < policy.connect_timeout.min(HURRY) {
         true => Outcome::PerTryTimeout,
         false => Outcome::ConnectTimeout,
     }

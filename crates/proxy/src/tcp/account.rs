@@ -1,6 +1,6 @@
 //! What is counted of a connection, and its line in the access log.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_registry::InstanceId;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use crate::{
         labels::TcpResult,
     },
     reason::{Reason, Refusal},
+    request::app::to_millis,
     upstream::{
         cluster::{Cluster, ClusterSettings},
         endpoint::Endpoint,
@@ -144,10 +145,6 @@ impl TcpAccount {
             "connection"
         );
     }
-}
-
-fn to_millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 impl Drop for TcpAccount {

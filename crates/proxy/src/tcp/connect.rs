@@ -4,9 +4,9 @@
 //! tried cost no retry; the time for all of them is `timeout`, and `connect_timeout` for each. The circuit breaker and the outlier
 //! detection judge connects alone: what a connection carries says nothing that the sidecar understands.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use outrigger_config::{Policy, format_duration};
+use outrigger_config::format_duration;
 use outrigger_net::Stream;
 use outrigger_policy::{
     Outcome, Sent, Verdict,
@@ -20,7 +20,7 @@ use crate::{
     context::ConnectionInfo,
     limit::service_limit,
     reason::{Reason, Refusal},
-    request::{attempt::HURRY, attempts::MAX_PASSED, call::Failed, explain::describe_open},
+    request::{admission::refuse_open, attempt::refused_within, attempts::MAX_PASSED, call::Failed},
     transport::pool::{CheckoutError, OpenConnection},
     upstream::{
         endpoint::{Endpoint, InFlight},
@@ -52,11 +52,8 @@ pub(crate) async fn connect(
 ) -> Result<Connected, Refusal> {
     let TcpRoute { cluster, settings, .. } = route;
     let admitted = cluster.admit(route.subset(), settings.policy.circuit_breaker.as_ref(), Instant::now());
-    let permit = admitted.map_err(|open| {
-        cluster.request_refresh();
-        let subset = route.subset().map(|subset| &**subset.name());
-        describe_open(&cluster.label, subset, &settings.policy, open.retry_after)
-    })?;
+    let permit =
+        admitted.map_err(|open| refuse_open(cluster, route.subset(), &settings.policy, open.retry_after))?;
     let mut attempts = TcpAttempts {
         route,
         info,
@@ -194,11 +191,11 @@ impl TcpAttempts<'_> {
             let cells = route.settings.cells(self.info.worker.index);
             let serves = || route.with_owner(endpoint, |owner, _| owner.serves_besides(endpoint));
             let (stream, open) = endpoint.connect_stream(cells, connect_within, None, serves).await?;
-            Ok((permit, stream, open))
+            Ok::<_, CheckoutError>((permit, stream, open))
         };
         match timeout_at(self.ends, opened).await {
-            Ok(Err(error)) => {
-                Err(CheckoutError { outcome: evidence(&error, connect_within, policy), ..error })
+            Ok(Err(error)) if error.outcome == Outcome::ConnectTimeout => {
+                Err(CheckoutError { outcome: refused_within(connect_within, policy), ..error })
             }
             Ok(opened) => opened,
             Err(_) => Err(CheckoutError {
@@ -206,14 +203,6 @@ impl TcpAttempts<'_> {
                 detail: format!("no connection to {} in time", endpoint.addr),
             }),
         }
-    }
-}
-
-/// A connect that was in a hurry says nothing about the instance.
-fn evidence(error: &CheckoutError, given: Duration, policy: &Policy) -> Outcome {
-    match error.outcome {
-        Outcome::ConnectTimeout if given < policy.connect_timeout.min(HURRY) => Outcome::PerTryTimeout,
-        outcome => outcome,
     }
 }
 

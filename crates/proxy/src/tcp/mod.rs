@@ -38,9 +38,10 @@ use crate::{
     reason::{Reason, Refusal},
     transport::{
         channel::Channel,
+        pool::OpenConnection,
         tunnel::{self, TunnelBounds, TunnelEnd},
     },
-    upstream::cluster::{Cluster, TcpPlace},
+    upstream::cluster::Cluster,
 };
 
 /// Carries a connection of a listener of `own` until its end. `guard` is dropped at the end.
@@ -83,7 +84,7 @@ async fn open(
     own: &Arc<Cluster>,
     tcp: TcpSettings,
     account: &mut TcpAccount,
-) -> Result<(TcpRoute, Connected, Option<TcpPlace>), Refusal> {
+) -> Result<(TcpRoute, Connected, Option<OpenConnection>), Refusal> {
     let place = match tcp.max_connections {
         None => None,
         Some(most) => Some(own.take_tcp_place(most).ok_or_else(|| {

@@ -30,6 +30,7 @@ use crate::{
     host::ServiceName,
     limit::limit,
     reason::{Reason, Refusal},
+    transport::pool::OpenConnection,
     upstream::{
         chain_state::ChainState,
         ejection::OutlierEjector,
@@ -140,16 +141,6 @@ pub(crate) struct Cluster {
     tcp_places: Arc<AtomicUsize>,
 }
 
-/// A place among `tcp.max_connections`, free again when dropped.
-#[derive(Debug)]
-pub(crate) struct TcpPlace(Arc<AtomicUsize>);
-
-impl Drop for TcpPlace {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Cluster {
     pub(crate) fn new(
         key: ClusterKey,
@@ -256,10 +247,9 @@ impl Cluster {
         self.had_instances.store(true, Relaxed);
     }
 
-    /// A place for one more connection of its TCP listener. `None`: `most` are open.
-    pub(crate) fn take_tcp_place(&self, most: usize) -> Option<TcpPlace> {
-        let place = TcpPlace(self.tcp_places.clone());
-        (self.tcp_places.fetch_add(1, Relaxed) < most).then_some(place)
+    /// A place for one more connection of its TCP listener, free again when dropped. `None`: `most` are open.
+    pub(crate) fn take_tcp_place(&self, most: usize) -> Option<OpenConnection> {
+        OpenConnection::reserve(&self.tcp_places, most)
     }
 
     /// Publishes a new View. Returns the old one, which a request must not drop.
